@@ -1,0 +1,1 @@
+"""A declarative data-and-training pipeline for biomedical image segmentation."""

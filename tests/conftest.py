@@ -1,0 +1,23 @@
+"""Fixtures that many tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+SAMPLES = Path(os.environ.get("MEDSEG_SAMPLES", PROJECT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of this checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder with small real samples of the public data sets; tests that need it are skipped without it."""
+    if not SAMPLES.is_dir():
+        pytest.skip(f"the sample pictures are not at {SAMPLES}; MEDSEG_SAMPLES can name their folder")
+    return SAMPLES
