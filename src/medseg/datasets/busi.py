@@ -1,0 +1,49 @@
+"""BUSI: breast ultrasound in three folders, `benign`, `malignant` and `normal`.
+
+`benign (4).png` has the mask `benign (4)_mask.png`, and `benign (4)_mask_1.png` where there is a second lesion: the
+lesion area is the union of all. The folder is the label. Nothing says which pictures show one patient.
+
+Source: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 28 (2020) 104863.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+from medseg.archives import ArchiveParams
+from medseg.datasets.layout import files_in, find_folder, require_pictures
+from medseg.datasets.records import Record
+
+LABELS = ("benign", "malignant", "normal")
+MASK = re.compile(r"(?P<picture>.+)_mask(_[0-9]+)?")
+
+
+class BusiParams(ArchiveParams):
+    """Where BUSI comes from."""
+
+    name: Literal["busi"]
+
+
+def scan_busi_layout(root: Path) -> list[Record]:
+    """One record per picture of the folders `benign`, `malignant` and `normal`, which lie at or below `root`.
+
+    The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
+    """
+    top = find_folder(root, LABELS)
+    return [record for label in LABELS for record in _scan_label(root, top / label)]
+
+
+def _scan_label(root: Path, folder: Path) -> list[Record]:
+    masks: dict[str, list[str]] = defaultdict(list)
+    pictures = []
+    for path in files_in(folder, ".png"):
+        if match := MASK.fullmatch(path.stem):
+            masks[match["picture"]].append(path.relative_to(root).as_posix())
+        else:
+            pictures.append(path)
+    require_pictures(pictures, folder, f"'{folder.name} (1).png' and '{folder.name} (1)_mask.png'")
+    return [
+        Record(file=path.relative_to(root).as_posix(), masks=tuple(sorted(masks[path.stem])), label=folder.name)
+        for path in pictures
+    ]

@@ -1,0 +1,71 @@
+"""Finding one's way in a folder of pictures: where a layout begins, which files it holds, in which order."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from medseg.errors import UserError
+
+SHOWN = 10  # so many names stand in a message, the rest is counted
+DEBRIS = "__MACOSX"  # the folder with file attributes that macOS adds to its archives
+
+
+def find_folder(root: Path, children: Iterable[str]) -> Path:
+    """The one folder at or below `root` that holds all the folders `children`.
+
+    Archives differ in how many folders they wrap around a data set. Raises `UserError` where no folder or more than
+    one has the layout.
+    """
+    wanted = set(children)
+    found = [Path(folder) for folder, names, _ in _walk(root) if wanted <= set(names)]
+    if not found:
+        raise UserError(f"{root}: expected a folder that holds {_listed(wanted)}, here or below; there is none")
+    if len(found) > 1:
+        raise UserError(f"{root}: holds the data set more than once ({_listed(map(str, found))}); keep one of them")
+    return found[0]
+
+
+def files_below(root: Path) -> list[str]:
+    """Every file at or below `root` but hidden ones, relative to it with `/` between the parts, in plain order."""
+    return sorted(
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, names in _walk(root)
+        for name in names
+        if not name.startswith(".")
+    )
+
+
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """The files directly in `folder` whose names have this ending in any case (`.png`), in natural order."""
+    names = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted((path for path in names if path.name.lower().endswith(ending)), key=lambda path: natural(path.name))
+
+
+def natural(text: str) -> tuple[list[int | str], str]:
+    """A sorting key that puts `benign (2)` before `benign (10)`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(part) if position % 2 else part for position, part in enumerate(parts)], text
+
+
+def require_pictures(found: list[Path], folder: Path, expected: str) -> None:
+    """Raise `UserError` where no picture was found; `expected` says what their names look like."""
+    if not found:
+        raise UserError(f"{folder}: holds no picture; expected files like {expected}")
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first ten names, and how many there are in all where there are more."""
+    names = list(names)
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _walk(root: Path) -> Iterable[tuple[str, list[str], list[str]]]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != DEBRIS and not name.startswith("."))
+        yield folder, folders, files
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
