@@ -1,27 +1,265 @@
-"""Bringing the files of a data set into a folder: from local folders, local archives, or the network."""
+"""Bringing the files of a data set into a folder: from a local folder, from local archives, or from the network.
 
+Nothing that an archive says is trusted: its members are written by this module, below the destination or not at all,
+as plain files with the permissions that the user's own new files have.
+"""
+
+import hashlib
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import pooch  # type: ignore[import-untyped]
 from pydantic import Field
+from tqdm import tqdm
 
+from medseg.errors import UserError
 from medseg.params import Section
+
+DATA_VARIABLE = "MEDSEG_DATA"  # the environment variable that names a folder with data sets that are already here
+PLAIN = (".csv", ".txt")  # published beside the archives and kept as they are
+
+TIMEOUT = 30.0  # seconds that a server may take to answer, or between two pieces
+ATTEMPTS = 3  # per address, where the connection failed; a wrong checksum is not asked for again
+PAUSE = 1.0  # seconds before the second attempt, twice that before the third
+PIECE = 1 << 20  # bytes that are moved at once
+
+MAX_BYTES = 200 << 30  # unpacked; the largest data set in use (ISIC 2017) has 12 GiB
+MAX_MEMBERS = 2_000_000
+MAX_RATIO = 200  # unpacked to packed: pictures reach 2, uncompressed masks 100, a bomb 1000 and more
+HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
+
+UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
 class Address(Section):
-    """One place on the network that serves an archive; mirrors may serve other bytes."""
+    """One place on the network that serves an archive; mirrors may serve other bytes, so each has its checksum."""
 
     url: str = Field(pattern=r"^https?://")
     checksum: str | None = Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
 
 
 class Archive(Section):
-    """One file to fetch, and the addresses to ask for it, in turn."""
+    """One file to fetch, and the addresses that are asked for it, in turn."""
 
     file: str = Field(pattern=r"^[^/\\]+$")
     addresses: tuple[Address, ...]
 
 
 class ArchiveParams(Section):
-    """Where a data set comes from that somebody else published."""
+    """Where a published data set comes from. `path` is a local folder or archive."""
 
     name: str
     path: str | None
     archives: tuple[Archive, ...]
+
+
+def fetch_archives(params: ArchiveParams, destination: Path) -> None:
+    """Fill the existing empty folder `destination` with the data set's files, as their archives hold them.
+
+    Looked for in this order: the folder `$MEDSEG_DATA/NAME`, the archives in `$MEDSEG_DATA`, `params.path`, the
+    addresses. What lies here already is taken as it is; a download must have its checksum. Raises `UserError`.
+    """
+    here = _data_folder()
+    if here is not None and (here / params.name).is_dir():
+        copy_folder(here / params.name, destination)
+    elif params.path is not None and not _has_archives(params, here):
+        _take(Path(params.path).expanduser(), destination)
+    elif params.archives:
+        for archive in params.archives:
+            _place(_find(archive, here), archive.file, destination)
+    else:
+        raise UserError(
+            f"{params.name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
+            f"its folder at {params.name}/ in a folder that the environment variable {DATA_VARIABLE} names"
+        )
+
+
+def copy_folder(source: Path, destination: Path) -> None:
+    """Copy all files below `source` (links followed) to the same places below `destination`. Raises `UserError`."""
+    if destination.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{source}: holds the folder to copy to, {destination}; name the data set's own folder")
+    files = [Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names]
+    if not files:
+        raise UserError(f"{source}: holds no file")
+    try:
+        for file in tqdm(files, desc=f"copy {source.name}", unit="file", disable=None):
+            target = destination / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)  # the contents alone: the copy of a read-only file can be written
+    except OSError as error:
+        raise UserError(f"{source}: not copied: {error}") from error
+
+
+def download(archive: Archive) -> Path:
+    """The archive's file in the user's cache, from the first address that gives it whole. Raises `UserError`."""
+    known = sorted(archive.addresses, key=lambda address: not _cached(archive, address).is_file())
+    failures = []
+    for address in known:
+        try:
+            return _retrieve(archive, address)
+        except (OSError, ValueError) as error:
+            failures.append(f"{address.url}: {error}")
+    reasons = "\n       ".join(failures or ["no address is known"])
+    raise UserError(
+        f"{archive.file}: not here and not downloaded\n       {reasons}\n"
+        f"       To place it by hand, put {archive.file} into a folder and name the folder in the environment "
+        f"variable {DATA_VARIABLE}, or name a folder or archive with the whole data set in 'data.path'"
+    )
+
+
+def unpack(file: Path, destination: Path) -> None:
+    """Write the members of a zip or tar archive (plain, gz, bz2, xz) below the existing folder `destination`.
+
+    Raises `UserError` where the file is no archive, is damaged or encrypted, or holds what a data set never does: an
+    absolute name, `..`, a link, a device, or more than `MAX_BYTES`, `MAX_MEMBERS` or `MAX_RATIO` allow.
+    """
+    try:
+        total = 0
+        members = tqdm(_members(file), desc=f"unpack {file.name}", unit="file", disable=None)
+        for count, member in enumerate(members, 1):
+            total += member.size
+            _refuse_bomb(file, count, total)
+            _write(member, destination / _safe_name(file, member))
+    except UNREADABLE as error:
+        raise UserError(f"{file}: damaged, or no archive that can be read: {error}") from error
+    except (OSError, RuntimeError) as error:  # no space, a name too long; an encrypted zip is a RuntimeError
+        raise UserError(f"{file}: not unpacked: {error}") from error
+
+
+def _data_folder() -> Path | None:
+    named = os.environ.get(DATA_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise UserError(f"{DATA_VARIABLE}={named}: this folder does not exist; correct or unset the variable")
+    return Path(named)
+
+
+def _has_archives(params: ArchiveParams, here: Path | None) -> bool:
+    return here is not None and any((here / archive.file).is_file() for archive in params.archives)
+
+
+def _find(archive: Archive, here: Path | None) -> Path:
+    if here is not None and (here / archive.file).is_file():
+        return here / archive.file
+    return download(archive)
+
+
+def _take(path: Path, destination: Path) -> None:
+    if path.is_dir():
+        copy_folder(path, destination)
+    elif path.is_file():
+        unpack(path, destination)
+    else:
+        raise UserError(f"{path}: no such folder or archive; correct 'data.path'")
+
+
+def _place(file: Path, name: str, destination: Path) -> None:
+    if name.lower().endswith(PLAIN):
+        shutil.copyfile(file, destination / name)
+    else:
+        unpack(file, destination)
+
+
+def _cached(archive: Archive, address: Address) -> Path:
+    """Each address has its own file in the cache, because two may serve different bytes."""
+    origin = hashlib.sha256(address.url.encode()).hexdigest()[:12]
+    return Path(pooch.os_cache("medseg")) / f"{origin}-{archive.file}"
+
+
+def _retrieve(archive: Archive, address: Address) -> Path:
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return _retrieve_once(archive, address)
+        except OSError as error:
+            # A server that answered (404) or an address that cannot be asked (ValueError) will not change its mind.
+            if isinstance(error, ValueError) or getattr(error, "response", None) is not None:
+                raise
+            time.sleep(PAUSE * attempt)
+    return _retrieve_once(archive, address)
+
+
+def _retrieve_once(archive: Archive, address: Address) -> Path:
+    target = _cached(archive, address)
+    # `total` only makes the bar true in a condition, as pooch asks; pooch sets it to the length that the server tells.
+    with tqdm(desc=archive.file, total=1, unit="B", unit_scale=True, disable=None) as bar:
+        loader = pooch.HTTPDownloader(progressbar=bar, chunk_size=PIECE, timeout=TIMEOUT)
+        pooch.retrieve(address.url, address.checksum, fname=target.name, path=target.parent, downloader=loader)
+    if address.checksum is None and not _is_plausible(target):
+        target.unlink()
+        raise ValueError("what came is not the file but perhaps a web page")
+    return target
+
+
+def _is_plausible(file: Path) -> bool:
+    if file.name.lower().endswith(PLAIN):
+        with file.open("rb") as content:
+            return not content.read(PIECE).lstrip().startswith(b"<")
+    return tarfile.is_tarfile(file) or zipfile.is_zipfile(file)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One entry of an archive, whatever its format."""
+
+    name: str
+    size: int  # bytes when unpacked
+    kind: int  # the file type bits of `stat`
+    open: Callable[[], IO[bytes] | None]
+
+
+def _members(file: Path) -> Iterator[_Member]:
+    # Tar first: a tar archive that ends with a zip file looks like a zip file.
+    return _tar_members(file) if tarfile.is_tarfile(file) else _zip_members(file)
+
+
+def _tar_members(file: Path) -> Iterator[_Member]:
+    with tarfile.open(file) as archive:
+        for info in archive:
+            kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else stat.S_IFLNK
+            yield _Member(info.name, info.size, kind, partial(archive.extractfile, info))
+
+
+def _zip_members(file: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            unix_kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
+            kind = stat.S_IFDIR if info.is_dir() else unix_kind or stat.S_IFREG
+            yield _Member(info.filename, info.file_size, kind, partial(archive.open, info))
+
+
+def _refuse_bomb(file: Path, count: int, total: int) -> None:
+    ratio = total / max(file.stat().st_size, 1)
+    if count > MAX_MEMBERS or total > MAX_BYTES or (total > HARMLESS_BYTES and ratio > MAX_RATIO):
+        raise UserError(
+            f"{file}: refused: its first {count} members unpack to {total} bytes, {ratio:.0f} times its size. If it is "
+            "sound, unpack it by hand and name the folder in 'data.path'"
+        )
+
+
+def _safe_name(file: Path, member: _Member) -> PurePosixPath:
+    name = PurePosixPath(member.name.replace("\\", "/"))  # some zip programs write backslashes
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{file}: refused: its member '{member.name}' lies outside the archive's own folder")
+    if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
+    return name
+
+
+def _write(member: _Member, target: Path) -> None:
+    folder = target if member.kind == stat.S_IFDIR else target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if member.kind == stat.S_IFREG and (source := member.open()):
+        with source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, PIECE)

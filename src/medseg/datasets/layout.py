@@ -42,6 +42,11 @@ def files_in(folder: Path, ending: str) -> list[Path]:
     return sorted((path for path in names if path.name.lower().endswith(ending)), key=lambda path: natural(path.name))
 
 
+def existing(root: Path, mask: Path) -> tuple[str, ...]:
+    """The path of a mask relative to `root`, or nothing where there is no such file."""
+    return (mask.relative_to(root).as_posix(),) if mask.is_file() else ()
+
+
 def natural(text: str) -> tuple[list[int | str], str]:
     """A sorting key that puts `benign (2)` before `benign (10)`."""
     parts = re.split(r"([0-9]+)", text)

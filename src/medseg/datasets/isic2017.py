@@ -1,0 +1,65 @@
+"""ISIC 2017, task 1: dermoscopic pictures of skin lesions, with the challenge's train, validation and test folders.
+
+`ISIC-2017_Training_Data/ISIC_0000000.jpg` has the mask `ISIC_0000000_segmentation.png` in
+`ISIC-2017_Training_Part1_GroundTruth`. The archives also hold `..._superpixels.png`, which are no masks. The diagnoses
+stand in the tables of part 3; without any of them every label is "lesion". Nothing says which pictures show one
+patient.
+
+Source: Codella et al., "Skin lesion analysis toward melanoma detection", ISBI 2017 challenge, arXiv:1710.05006.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from medseg.archives import ArchiveParams
+from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_pictures, shortened
+from medseg.datasets.records import Record, Split
+from medseg.datasets.tables import read_table
+from medseg.errors import UserError
+
+PARTS: dict[str, Split] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
+DIAGNOSES = ("melanoma", "seborrheic_keratosis")  # columns of the tables; where neither is 1 the lesion is a nevus
+
+
+class Isic2017Params(ArchiveParams):
+    """Where ISIC 2017 comes from."""
+
+    name: Literal["isic2017"]
+
+
+def scan_isic2017(root: Path) -> list[Record]:
+    """One record per picture below `root`: train, then validation, then test, each in the order of the names.
+
+    Raises `UserError` where one of the six folders is missing, or where there are tables of diagnoses but a picture
+    stands in none of them.
+    """
+    pictures = [found for part in PARTS for found in _scan_part(root, part)]
+    labels = _labels(root, [path.stem for path, _, _ in pictures])
+    return [
+        Record(path.relative_to(root).as_posix(), masks, labels[path.stem], official=PARTS[part])
+        for path, masks, part in pictures
+    ]
+
+
+def _scan_part(root: Path, part: str) -> list[tuple[Path, tuple[str, ...], str]]:
+    images, truth = f"ISIC-2017_{part}_Data", f"ISIC-2017_{part}_Part1_GroundTruth"
+    images_folder, truth_folder = find_folder(root, [images]) / images, find_folder(root, [truth]) / truth
+    pictures = files_in(images_folder, ".jpg")
+    require_pictures(pictures, images_folder, "'ISIC_0000000.jpg'")
+    return [(path, existing(root, truth_folder / f"{path.stem}_segmentation.png"), part) for path in pictures]
+
+
+def _labels(root: Path, names: list[str]) -> dict[str, str]:
+    tables = [root / file for file in files_below(root) if file.endswith("_Part3_GroundTruth.csv")]
+    if not tables:
+        return dict.fromkeys(names, "lesion")
+    rows = [row for table in tables for row in read_table(table, ("image_id", *DIAGNOSES))]
+    labels = {row["image_id"]: _diagnosis(row) for row in rows}
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise UserError(f"{', '.join(map(str, tables))}: no diagnosis of {shortened(missing)}")
+    return labels
+
+
+def _diagnosis(row: dict[str, str]) -> str:
+    return next((name for name in DIAGNOSES if row[name] in ("1", "1.0")), "nevus")
