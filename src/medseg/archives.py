@@ -34,9 +34,9 @@ ATTEMPTS = 3  # per address, where the connection failed; a wrong checksum is no
 PAUSE = 1.0  # seconds before the second attempt, twice that before the third
 PIECE = 1 << 20  # bytes that are moved at once
 
-MAX_BYTES = 200 << 30  # unpacked; the largest data set in use (ISIC 2017) has 12 GiB
+MAX_BYTES = 200 << 30  # unpacked; ISIC 2017, the largest data set in use, has about 12 GiB
 MAX_MEMBERS = 2_000_000
-MAX_RATIO = 200  # unpacked to packed: pictures reach 2, uncompressed masks 100, a bomb 1000 and more
+MAX_RATIO = 500  # unpacked to packed: pictures reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
 HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
 
 UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
@@ -229,6 +229,15 @@ def _tar_members(file: Path) -> Iterator[_Member]:
         for info in archive:
             kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else stat.S_IFLNK
             yield _Member(info.name, info.size, kind, partial(archive.extractfile, info))
+        _require_end(archive)
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise `tarfile.ReadError` where no empty block follows: `tarfile` takes a damaged header for the end."""
+    if content := archive.fileobj:
+        content.seek(archive.offset)
+        if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("a header is damaged, or the end is missing")
 
 
 def _zip_members(file: Path) -> Iterator[_Member]:

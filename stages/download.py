@@ -1,0 +1,25 @@
+"""Fetch the files of the data set that `params.yaml` names."""
+
+from pathlib import Path
+
+from medseg.console import run_stage
+
+
+def main(params: Path, raw: Path) -> None:
+    """Fill the folder RAW with the files of the data set that PARAMS names, as their archive holds them.
+
+    Example: `python -m stages.download params.yaml data/raw`
+    """
+    from medseg.datasets import DataParams, fetch
+    from medseg.machine import MachineParams, worker_count
+    from medseg.outputs import whole_folder
+    from medseg.params import read_section
+
+    data = read_section(params, "data", DataParams)
+    workers = worker_count(read_section(params, "machine", MachineParams))
+    with whole_folder(raw) as partial:
+        fetch(data, partial, workers)
+
+
+if __name__ == "__main__":
+    run_stage(main)
