@@ -1,0 +1,76 @@
+"""Simulated breast ultrasound in BUSI's layout: a data set that the project makes by itself, with no download.
+
+It is there to try the pipeline, not to stand for patients: a score on it says nothing of a score on BUSI.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from PIL import Image
+from pydantic import Field, model_validator
+from tqdm import tqdm
+
+from medseg.datasets.busi import LABELS, scan_busi_layout
+from medseg.datasets.records import Record
+from medseg.datasets.ultrasound import Kind, simulate
+from medseg.params import Section
+
+TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
+
+Count = Annotated[int, Field(ge=1)]  # a label without a picture would not be BUSI's layout
+Width = Annotated[int, Field(ge=64, le=1024)]
+Decibels = Annotated[float, Field(ge=0, le=40)]
+
+
+class PhantomParams(Section):
+    """How many pictures of which difficulty."""
+
+    name: Literal["phantom"]
+    seed: Annotated[int, Field(ge=0)]
+    benign: Count
+    malignant: Count
+    normal: Count
+    width: tuple[Width, Width]  # lowest and highest, pixels
+    contrast: tuple[Decibels, Decibels]  # lowest and highest, dB below the surroundings
+    looks: Annotated[int, Field(ge=1, le=16)]
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name, (low, high) in {"width": self.width, "contrast": self.contrast}.items():
+            if low > high:
+                raise ValueError(f"{name} = [{low}, {high}] must be [lowest, highest]")
+        return self
+
+
+def fetch(params: PhantomParams, destination: Path, workers: int) -> None:
+    """Write the pictures and masks below `destination`, which is made where it is missing.
+
+    Every picture draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
+    neither on the other pictures nor on `workers`, the number of processes.
+    """
+    todo = [(label, number) for label in LABELS for number in range(1, getattr(params, label) + 1)]
+    for label in LABELS:
+        (destination / TOP_FOLDER / label).mkdir(parents=True, exist_ok=True)
+    jobs = (delayed(_write)(params, destination / TOP_FOLDER / label, number) for label, number in todo)
+    done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, desc="phantom", total=len(todo), unit="picture", disable=None):
+        pass
+
+
+def scan(params: PhantomParams, root: Path) -> list[Record]:  # noqa: ARG001 - every source has this signature
+    """One record per picture that `fetch` wrote below `root`."""
+    return scan_busi_layout(root)
+
+
+def _write(params: PhantomParams, folder: Path, number: int) -> None:
+    label: Kind = folder.name  # type: ignore[assignment]
+    rng = np.random.default_rng(np.random.SeedSequence((params.seed, LABELS.index(label), number)))
+    width = int(rng.integers(*params.width, endpoint=True))
+    scan = simulate(label, width, params.contrast, params.looks, rng)
+    Image.fromarray(scan.picture).save(folder / f"{label} ({number}).png")
+    empty = np.zeros(scan.picture.shape, bool)
+    for position, mask in enumerate(scan.masks or (empty,)):
+        suffix = f"_{position}" if position else ""
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{label} ({number})_mask{suffix}.png")
