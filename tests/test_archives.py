@@ -25,9 +25,9 @@ FILES = {"Set/benign/benign (1).png": b"picture", "Set/benign/benign (1)_mask.pn
 
 def zipped(files: dict[str, bytes] = FILES) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # always of the same date
     return buffer.getvalue()
 
 
