@@ -1,0 +1,107 @@
+"""Picture and mask files to arrays, and arrays to files."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from medseg.errors import UserError
+from medseg.outputs import whole_file
+
+Pixels = NDArray[np.uint8]
+
+_GREY_MODES = {"1", "L", "LA"}
+_DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
+
+
+def read_image(path: Path) -> Pixels:
+    """Read a picture as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
+
+    Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255. Raises `UserError` that names the file where
+    it is no picture, is cut off, holds several pictures or floating-point values.
+    """
+    picture = _open(path)
+    if picture.mode in _DEEP_MODES:
+        return _from_16_bit(np.asarray(picture), path)
+    if picture.mode == "F":
+        raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
+    pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def read_mask(paths: Iterable[Path]) -> Pixels:
+    """Read one or more mask files as their union, (H, W) uint8, 0 background and 1 foreground.
+
+    1-bit, grey, palette, RGB and RGBA files are taken; a pixel is foreground where any colour is not 0, alpha is
+    ignored. Raises `UserError` where a file is unreadable, holds more than one value beside 0, or differs in size.
+    """
+    union: Pixels | None = None
+    for path in paths:
+        mask = _read_one_mask(path)
+        if union is not None and mask.shape != union.shape:
+            raise UserError(f"{path}: the masks of one picture differ in size: {_size(mask)} and {_size(union)}")
+        union = mask if union is None else union | mask
+    if union is None:
+        raise ValueError("no mask path was given")
+    return union
+
+
+def to_channels(image: Pixels, channels: int) -> Pixels:
+    """Turn (H, W, 1 or 3) into (H, W, channels): RGB to grey by ITU-R BT.601 weights, grey to RGB by repetition."""
+    if image.shape[2] == channels:
+        return image
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8)
+    return np.repeat(image, 3, axis=2)
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write (H, W) grey, (H, W, 1) grey or (H, W, 3) RGB uint8 as PNG; the bytes depend on the pixels alone."""
+    with whole_file(path) as partial:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image).save(
+            partial, format="PNG"
+        )
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1)
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not readable as a picture: {error}") from None
+    if frames > 1:
+        raise UserError(f"{path}: holds {frames} pictures; give one file for each")
+    return upright
+
+
+def _from_16_bit(values: NDArray[np.generic], path: Path) -> Pixels:
+    if values.min() < 0 or values.max() > 65535:
+        raise UserError(f"{path}: values outside 0..65535; convert it to 8 or 16 bits")
+    return np.round(values / 257).astype(np.uint8)[..., None]
+
+
+def _read_one_mask(path: Path) -> Pixels:
+    picture = _open(path)
+    values = np.asarray(picture.convert("RGB") if picture.mode in {"P", "RGBA", "CMYK"} else picture)
+    if picture.mode == "LA":
+        values = values[..., 0]
+    found = np.unique(values)
+    if np.count_nonzero(found) > 1:
+        shown = ", ".join(str(value) for value in found[:6])
+        raise UserError(
+            f"{path}: {len(found)} different values ({shown}{', ...' if len(found) > 6 else ''}); "
+            "a mask holds 0 for background and one other value"
+        )
+    foreground = values.any(axis=2) if values.ndim == 3 else values != 0
+    return foreground.astype(np.uint8)
+
+
+def _size(pixels: Pixels) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"

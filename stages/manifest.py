@@ -1,0 +1,35 @@
+"""The stage `manifest`: one row per picture, its group and its split, and an audit of the data."""
+
+from pathlib import Path
+
+from medseg.console import run_stage
+
+
+def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, audit_file: Path) -> None:
+    """Tabulate the pictures and masks under RAW, draw the split, and audit the data.
+
+    Example: `python -m stages.manifest params.yaml data/raw conf/lists data/manifest.csv data/splits
+    metrics/manifest.json`
+    """
+    import json
+
+    from medseg.audit import audit
+    from medseg.datasets import DataParams, scan
+    from medseg.machine import MachineParams
+    from medseg.manifest import ManifestParams, measure, write_manifest
+    from medseg.outputs import whole_folder, write_text
+    from medseg.params import read_section
+    from medseg.splits import SplitParams, assign, write_lists
+
+    records = scan(read_section(params, "data", DataParams), raw)
+    settings = read_section(params, "manifest", ManifestParams)
+    table, faults = measure(records, raw, settings, read_section(params, "machine", MachineParams))
+    table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
+    write_manifest(table, manifest)
+    write_text(audit_file, json.dumps(audit(table, faults), indent=2) + "\n")
+    with whole_folder(splits) as partial:
+        write_lists(table, partial)
+
+
+if __name__ == "__main__":
+    run_stage(main)
