@@ -1,0 +1,147 @@
+"""What augmentation means: variants of training samples, each drawn from a random stream of its own.
+
+The stream of a variant is seeded by (augment.seed, sample, variant), so any variant can be made again alone, and any
+number of workers writes the same bytes.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
+import albumentations as A  # noqa: N812
+
+from medseg.imaging import Pixels
+from medseg.machine import MachineParams, run_parallel
+from medseg.params import Section
+from medseg.store import Store, create_arrays, describe_arrays
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+_CHUNK = 64  # samples a task: large enough to hide the cost of starting it
+
+
+class Rotate(Section):
+    """Rotation about the centre; the corners are filled by mirroring."""
+
+    p: Probability
+    degrees: float = Field(ge=0, le=180)  # drawn from -degrees to +degrees
+
+
+class Scaling(Section):
+    """Zooming in and out about the centre."""
+
+    p: Probability
+    share: float = Field(ge=0, lt=1)  # drawn from 1 - share to 1 + share
+
+
+class Elastic(Section):
+    """Smooth random deformation (Simard et al., ICDAR 2003)."""
+
+    p: Probability
+    alpha: float = Field(gt=0)  # strength, pixels
+    sigma: float = Field(gt=0)  # smoothness, pixels
+
+
+class BrightnessContrast(Section):
+    """Brightness and contrast, each changed by up to its share."""
+
+    p: Probability
+    brightness: float = Field(ge=0, le=1)
+    contrast: float = Field(ge=0, le=1)
+
+
+class Gamma(Section):
+    """Gamma correction."""
+
+    p: Probability
+    percent: int = Field(ge=1, le=99)  # drawn from 100 - percent to 100 + percent
+
+
+class Noise(Section):
+    """Additive Gaussian noise."""
+
+    p: Probability
+    deviation: float = Field(ge=0, le=1)  # the largest standard deviation, as a share of 255
+
+
+class Blur(Section):
+    """Gaussian blur."""
+
+    p: Probability
+    sigma: float = Field(gt=0, le=16)  # the largest standard deviation, pixels
+
+
+class AugmentParams(Section):
+    """The section `augment`: how many variants of each training sample, and what may happen to one."""
+
+    seed: int = Field(ge=0)
+    factor: int = Field(ge=1, le=100)  # rows per sample; variant 0 is the sample as it was
+    horizontal_flip: Probability
+    vertical_flip: Probability
+    quarter_turns: Probability
+    rotate: Rotate
+    scale: Scaling
+    elastic: Elastic
+    brightness_contrast: BrightnessContrast
+    gamma: Gamma
+    gaussian_noise: Noise
+    blur: Blur
+
+
+def build_transform(params: AugmentParams) -> A.Compose:
+    """The transforms in the order in which they are applied: where pixels lie, then what value they have."""
+    steps = [
+        A.HorizontalFlip(p=params.horizontal_flip),
+        A.VerticalFlip(p=params.vertical_flip),
+        A.RandomRotate90(p=params.quarter_turns),
+        A.Rotate(limit=params.rotate.degrees, border_mode=4, p=params.rotate.p),  # 4: cv2.BORDER_REFLECT_101
+        A.Affine(scale=(1 - params.scale.share, 1 + params.scale.share), border_mode=4, p=params.scale.p),
+        A.ElasticTransform(alpha=params.elastic.alpha, sigma=params.elastic.sigma, border_mode=4, p=params.elastic.p),
+        A.RandomBrightnessContrast(
+            brightness_limit=params.brightness_contrast.brightness,
+            contrast_limit=params.brightness_contrast.contrast,
+            p=params.brightness_contrast.p,
+        ),
+        A.RandomGamma(gamma_limit=(100 - params.gamma.percent, 100 + params.gamma.percent), p=params.gamma.p),
+        A.GaussNoise(std_range=(0, params.gaussian_noise.deviation), p=params.gaussian_noise.p),
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, params.blur.sigma), p=params.blur.p),
+    ]
+    return A.Compose([step for step in steps if step.p > 0])
+
+
+def make_variant(
+    transform: A.Compose, image: Pixels, mask: Pixels, seed: int, sample: int, variant: int
+) -> tuple[Pixels, Pixels]:
+    """Variant number `variant` of a sample: image (H, W, C) and mask (H, W), uint8, same shapes; 0 is the original."""
+    if variant == 0:
+        return image, mask
+    transform.set_random_seed(int(np.random.SeedSequence([seed, sample, variant]).generate_state(1)[0]))
+    changed = transform(image=image, mask=mask)
+    return changed["image"].reshape(image.shape), changed["mask"]
+
+
+def augment(store: Store, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
+    """Write `factor` variants of every sample of `store` to packed arrays in `folder`, a sample's variants together."""
+    count, height, width, channels = store.images.shape
+    images, masks = create_arrays(folder, count * params.factor, height, width, channels)
+    chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+    work = partial(_write_variants, store=store, params=params, images=images, masks=masks)
+    run_parallel(machine.model_copy(update={"backend": "threading"}), work, chunks, "augment")
+    index = store.index.loc[np.repeat(np.arange(count), params.factor)].reset_index(drop=True)
+    index["variant"] = np.tile(np.arange(params.factor), count)
+    describe_arrays(folder, pd.DataFrame(index), store.geometry)
+
+
+def _write_variants(samples: range, store: Store, params: AugmentParams, images: Pixels, masks: Pixels) -> None:
+    transform = build_transform(params)  # one for each task: its random state is not to be shared
+    for sample in samples:
+        image, mask = np.array(store.images[sample]), np.array(store.masks[sample])
+        for variant in range(params.factor):
+            row = sample * params.factor + variant
+            images[row], masks[row] = make_variant(transform, image, mask, params.seed, sample, variant)

@@ -1,0 +1,87 @@
+"""Cutting a picture into patches, and putting patches back."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from patchify import patchify
+
+Border = Literal["drop", "pad"]
+Origin = tuple[int, int]  # top, left; pixels
+
+
+def origins(height: int, width: int, patch: int, stride: int, border: Border) -> list[Origin]:
+    """The top left corners of the patches of a (height, width) picture, row by row.
+
+    With `drop`, a border that no whole patch reaches is lost (512 at 128/20: 20 x 20 patches, the last 4 rows and
+    columns gone). With `pad`, the picture is thought larger at the bottom and right so that nothing is lost
+    (21 x 21 patches of 528).
+    """
+    tops, lefts = (_starts(side, patch, stride, border) for side in (height, width))
+    return [(top, left) for top in tops for left in lefts]
+
+
+def padded_size(side: int, patch: int, stride: int) -> int:
+    """The smallest length, at least `side`, that patches of `patch` pixels at `stride` cover exactly."""
+    steps = max(0, -(-(side - patch) // stride))
+    return patch + steps * stride
+
+
+def cut(image: NDArray[Any], patch: int, stride: int, border: Border) -> NDArray[Any]:
+    """Cut (H, W) or (H, W, C) into (N, patch, patch[, C]), in the order of `origins`.
+
+    With `pad` the missing pixels mirror the picture's own.
+    """
+    if border == "pad":
+        image = pad_to(image, *(padded_size(side, patch, stride) for side in image.shape[:2]))
+    if min(image.shape[:2]) < patch:
+        return np.empty((0, patch, patch, *image.shape[2:]), image.dtype)
+    window = (patch, patch, *image.shape[2:])
+    return patchify(image, window, step=stride).reshape(-1, *window)
+
+
+def stitch(
+    patches: NDArray[np.floating[Any]],
+    places: Sequence[Origin],
+    height: int,
+    width: int,
+    weight: NDArray[np.floating[Any]],
+) -> NDArray[np.float32]:
+    """Put (N, C, P, P) patches back at their places as (C, height, width) float32, their overlaps averaged by `weight`.
+
+    `weight` is (P, P) and positive. What lies beyond the bottom or right edge is cut off. Pixels that no patch
+    covers are 0.
+    """
+    size = patches.shape[-1]
+    bottom = max(height, max(top for top, _ in places) + size)
+    right = max(width, max(left for _, left in places) + size)
+    total = np.zeros((patches.shape[1], bottom, right), np.float32)
+    weights = np.zeros((bottom, right), np.float32)
+    for patch, (top, left) in zip(patches, places, strict=True):
+        total[:, top : top + size, left : left + size] += patch * weight
+        weights[top : top + size, left : left + size] += weight
+    covered = np.where(weights > 0, weights, 1)
+    return (total / covered)[:, :height, :width]
+
+
+def blending_weight(patch: int) -> NDArray[np.float32]:
+    """A (patch, patch) bell: a tile counts most at its centre, where the network saw most around each pixel.
+
+    A Gaussian with a standard deviation of an eighth of the patch, as in nnU-Net (Isensee et al., Nature Methods
+    2021), kept above 0 so that corners still count where nothing else covers them.
+    """
+    distance = np.arange(patch) - (patch - 1) / 2
+    bell = np.exp(-0.5 * (distance / (patch / 8)) ** 2)
+    return np.maximum(np.outer(bell, bell), 1e-3).astype(np.float32)
+
+
+def pad_to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Extend (H, W, ...) at the bottom and right to (height, width, ...) by mirroring, again and again if need be."""
+    padding = [(0, height - image.shape[0]), (0, width - image.shape[1])] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, padding, mode="symmetric")
+
+
+def _starts(side: int, patch: int, stride: int, border: Border) -> range:
+    covered = padded_size(side, patch, stride) if border == "pad" else side
+    return range(0, covered - patch + 1, stride)

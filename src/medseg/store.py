@@ -1,0 +1,63 @@
+"""The packed arrays: `images.npy`, `masks.npy`, `index.csv`, and `about.yaml` that says how they were made.
+
+images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
+masks.npy   (N, H, W) uint8, 0 background, 1 foreground
+index.csv   one row per sample: file, label, group, top, left (of a patch in its region; pixels), variant (0: as it was)
+about.yaml  the geometry that made the samples
+
+One large file a split costs the disk, the cache and the loader next to nothing, whatever the number of samples, and
+a memory map lets every stage work on more than fits in memory.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.lib.format import open_memmap
+
+from medseg.errors import UserError
+from medseg.geometry import Geometry
+from medseg.imaging import Pixels
+from medseg.outputs import write_text
+from medseg.params import read_yaml, validate
+
+
+@dataclass(frozen=True)
+class Store:
+    """The opened arrays of one split; `images` and `masks` are memory maps."""
+
+    images: Pixels
+    masks: Pixels
+    index: pd.DataFrame
+    geometry: Geometry
+
+
+def create_arrays(folder: Path, count: int, height: int, width: int, channels: int) -> tuple[Pixels, Pixels]:
+    """Make the empty `images.npy` and `masks.npy` of `count` samples in `folder` and map them for writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = open_memmap(folder / "images.npy", "w+", np.uint8, (count, height, width, channels))
+    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (count, height, width))
+    return images, masks
+
+
+def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> None:
+    """Write `index.csv` and `about.yaml` beside the arrays."""
+    index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+    write_text(folder / "about.yaml", yaml.safe_dump({"geometry": geometry.model_dump()}, sort_keys=False))
+
+
+def open_store(folder: Path) -> Store:
+    """Open what `create_arrays` and `describe_arrays` wrote. Raises `UserError` where a part is missing or cut."""
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        masks = np.load(folder / "masks.npy", mmap_mode="r")
+        index = pd.read_csv(folder / "index.csv", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no complete packed arrays: {error}") from error
+    if not len(images) == len(masks) == len(index):
+        raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
+    about = folder / "about.yaml"
+    geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
+    return Store(images, masks, index, geometry)
