@@ -1,4 +1,4 @@
-"""A model on disk: `weights.safetensors`, and `model.yaml` with all that rebuilds the network and what it needs to know.
+"""A model on disk: `weights.safetensors`, and `model.yaml` with all that rebuilds the network and says what it needs.
 
 No pickle is read or written.
 """
@@ -26,7 +26,7 @@ class Training(Section):
 
     encoder_weights: Literal["packaged", "placed", "hub", "random"]
     warnings: list[str]  # what a reader of any figure of this model should know
-    best_epoch: int = Field(ge=0)  # counted from 0
+    best_epoch: int = Field(ge=1)  # counted from 1
     epochs: int = Field(ge=1)  # that were run
     val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels
     samples: int = Field(ge=1)  # that an epoch saw
@@ -58,7 +58,7 @@ def read_description(folder: Path) -> Description:
 
 
 def load_bundle(folder: Path) -> tuple[Network, Description]:
-    """Rebuild the network of a model folder, in evaluation mode. Raises `UserError` where a part lacks or does not fit."""
+    """Rebuild a model folder's network, in evaluation mode. Raises `UserError` where a part is missing or unfit."""
     description = read_description(folder)
     network = build_model(description.model, description.channels, description.classes)
     path = folder / WEIGHTS

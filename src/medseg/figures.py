@@ -50,3 +50,13 @@ def within(image: Pixels, side: int) -> Pixels:
 def evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
     """Up to `wanted` indices spread evenly over `count` items, each once."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))
+
+
+def titled(image: Pixels, title: str, side: int) -> Pixels:
+    """The picture within `side` pixels, with a short title in its upper left corner."""
+    small = np.ascontiguousarray(within(image, side))
+    font, scale, thickness = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1
+    (width, height), _ = cv2.getTextSize(title, font, scale, thickness)
+    cv2.rectangle(small, (0, 0), (width + 6, height + 8), (0, 0, 0), cv2.FILLED)
+    cv2.putText(small, title, (3, height + 4), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    return small

@@ -5,15 +5,17 @@ The classes stand in the modules that use them; this module knows none of them.
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from medseg.errors import UserError
 
 T = TypeVar("T")
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 MACHINE_SECTION = "machine"  # changes speed but no bytes, so no stage lists it under `params:`
 

@@ -64,7 +64,8 @@ class SegmentationTask(pl.LightningModule):
         true_positives, false_positives, misses = self._counts.tolist()
         total = 2 * true_positives + false_positives + misses
         self.log("val/dice", 2 * true_positives / total if total else 0.0, prog_bar=True)
-        self.log("step", float(self.current_epoch))  # Lightning's loggers take their x from here
+        epoch = float(self.current_epoch + 1)  # counted from 1, as people do
+        self.log_dict({"epoch": epoch, "step": epoch})  # Lightning's loggers take their x from `step`
 
     def configure_optimizers(self) -> Any:
         """What Lightning asks for."""

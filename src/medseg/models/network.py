@@ -25,7 +25,7 @@ class Network(nn.Module):
     std: Tensor
 
     def __init__(self, core: nn.Module, divisor: int, mean: list[float], std: list[float]) -> None:
-        """Wrap `core`, whose input sides must divide by `divisor`; one mean and standard deviation for all or each channel."""
+        """Wrap `core`, whose input sides must divide by `divisor`; one mean and std for all channels or one each."""
         super().__init__()
         self.core = core
         self.divisor = divisor

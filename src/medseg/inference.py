@@ -1,0 +1,64 @@
+"""A network and a picture of any size to probabilities at the picture's own resolution."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from medseg.geometry import Geometry, Patchify, fit, unfit
+from medseg.imaging import Pixels, to_channels
+from medseg.patches import Origin, blending_weight, origins, pad_to, padded_size, stitch
+
+Probabilities = NDArray[np.float32]
+
+
+def predict(
+    network: nn.Module, image: Pixels, geometry: Geometry, overlap: float, batch_size: int, device: torch.device
+) -> Probabilities:
+    """Probabilities (classes, H, W) in 0..1 of a picture (H, W, 1 or 3), uint8.
+
+    The picture goes the way of the training samples (`geometry`) and back. A network trained on patches sees tiles
+    of the patch size that overlap by the share `overlap` and are blended, so that every pixel is covered.
+    """
+    if isinstance(geometry, Patchify):
+        return _predict_tiles(network, image, geometry, overlap, batch_size, device)
+    fitted = fit(image, geometry)
+    return unfit(_forward(network, fitted[None], device)[0], *image.shape[:2], geometry)
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """The device that `machine.accelerator` means here: `auto` is a GPU where there is one."""
+    wants_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if wants_gpu else "cpu")
+
+
+def _predict_tiles(
+    network: nn.Module, image: Pixels, geometry: Patchify, overlap: float, batch_size: int, device: torch.device
+) -> Probabilities:
+    height, width = image.shape[:2]
+    patch = geometry.patch
+    stride = max(1, round(patch * (1 - overlap)))
+    padded = pad_to(
+        to_channels(image, geometry.channels),
+        padded_size(height, patch, stride),
+        padded_size(width, patch, stride),
+    )
+    places = origins(height, width, patch, stride, "pad")
+    tiles = [_forward(network, batch, device) for batch in _tile_batches(padded, places, patch, batch_size)]
+    return stitch(np.concatenate(tiles), places, height, width, blending_weight(patch))
+
+
+def _tile_batches(image: Pixels, places: list[Origin], patch: int, batch_size: int) -> Iterator[Pixels]:
+    for first in range(0, len(places), batch_size):
+        corners = places[first : first + batch_size]
+        yield np.stack([image[top : top + patch, left : left + patch] for top, left in corners])
+
+
+def _forward(network: nn.Module, pixels: Pixels, device: torch.device) -> Probabilities:
+    """(N, H, W, C) uint8 to (N, classes, H, W) probabilities."""
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(device)
+    with torch.inference_mode():
+        probabilities: Probabilities = network(batch).sigmoid().float().cpu().numpy()
+    return probabilities

@@ -1,0 +1,90 @@
+"""Two masks to numbers, per image and pooled.
+
+The rules (for empty truths and misses) follow Maier-Hein et al., "Metrics reloaded", Nature Methods 2024: what is
+undefined stays undefined and is counted, a miss is never dropped.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.imaging import Pixels
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of a prediction against a truth."""
+
+    true_positives: int
+    false_positives: int
+    misses: int
+    true_negatives: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Pool two sets of pixels."""
+        return Counts(
+            self.true_positives + other.true_positives,
+            self.false_positives + other.false_positives,
+            self.misses + other.misses,
+            self.true_negatives + other.true_negatives,
+        )
+
+
+def count_pixels(prediction: Pixels, truth: Pixels) -> Counts:
+    """Count the pixels of two masks of 0 and 1 and equal shape."""
+    predicted, true = prediction.astype(bool), truth.astype(bool)
+    return Counts(
+        int((predicted & true).sum()),
+        int((predicted & ~true).sum()),
+        int((~predicted & true).sum()),
+        int((~predicted & ~true).sum()),
+    )
+
+
+def overlap_scores(counts: Counts) -> dict[str, float]:
+    """Dice, IoU, precision, recall and accuracy, each 0..1.
+
+    Where the truth is empty, Dice, IoU, precision and recall are NaN: such an image is judged by its false positives.
+    Where a true object was missed whole, all four are 0, precision too.
+    """
+    hits, wrong, missed = counts.true_positives, counts.false_positives, counts.misses
+    total = hits + wrong + missed + counts.true_negatives
+    accuracy = (hits + counts.true_negatives) / total
+    if hits + missed == 0:
+        undefined = float("nan")
+        return dict.fromkeys(("dice", "iou", "precision", "recall"), undefined) | {"accuracy": accuracy}
+    return {
+        "dice": 2 * hits / (2 * hits + wrong + missed),
+        "iou": hits / (hits + wrong + missed),
+        "precision": hits / (hits + wrong) if hits else 0.0,
+        "recall": hits / (hits + missed),
+        "accuracy": accuracy,
+    }
+
+
+class PrecisionRecall:
+    """Precision and recall over thresholds, pooled over the pixels of many images."""
+
+    def __init__(self, steps: int) -> None:
+        """Thresholds are 0, 1/steps, ..., 1; a pixel is foreground where its probability is at least the threshold."""
+        self.edges = np.linspace(0, 1, steps + 1)
+        self.foreground = np.zeros(steps + 1, np.int64)
+        self.background = np.zeros(steps + 1, np.int64)
+
+    def add(self, probabilities: NDArray[np.float32], truth: Pixels) -> None:
+        """Add one image: probabilities 0..1 and truth 0 or 1 of one shape."""
+        bins = np.searchsorted(self.edges, probabilities.astype(np.float64), side="right") - 1
+        true = truth.astype(bool)
+        self.foreground += np.bincount(bins[true], minlength=len(self.edges))
+        self.background += np.bincount(bins[~true], minlength=len(self.edges))
+
+    def curve(self) -> list[dict[str, float]]:
+        """One row per threshold: threshold, precision (1 where nothing is predicted), recall (0 without truth)."""
+        hits = np.cumsum(self.foreground[::-1])[::-1]
+        wrong = np.cumsum(self.background[::-1])[::-1]
+        predicted = hits + wrong
+        precision = np.divide(hits, predicted, out=np.ones(len(hits)), where=predicted > 0)
+        recall = hits / max(1, hits[0])
+        rows = zip(self.edges.tolist(), precision.tolist(), recall.tolist(), strict=True)
+        return [dict(zip(("threshold", "precision", "recall"), row, strict=True)) for row in rows]

@@ -1,0 +1,42 @@
+"""The stage `train`: packed arrays to a network, its best epoch on val."""
+
+from pathlib import Path
+
+from medseg.console import run_stage
+
+
+def main(
+    params: Path, augmented: Path, val: Path, weights: Path, network: Path, metrics: Path, tensorboard: Path
+) -> None:
+    """Train a network on AUGMENTED and keep its best epoch on VAL.
+
+    Example: `python -m stages.train params.yaml data/augmented data/prepared/val weights models/network
+    metrics/train tensorboard`
+    """
+    from medseg.bundle import save_bundle
+    from medseg.losses import LossParams
+    from medseg.machine import MachineParams
+    from medseg.models import ModelParams
+    from medseg.optimisation import OptimizerParams, SchedulerParams
+    from medseg.outputs import whole_folder
+    from medseg.params import Seed, read_section
+    from medseg.store import open_store
+    from medseg.training import Places, Recipe, TrainParams, fit
+
+    recipe = Recipe(
+        model=read_section(params, "model", ModelParams),
+        loss=read_section(params, "loss", LossParams),
+        optimizer=read_section(params, "optimizer", OptimizerParams),
+        scheduler=read_section(params, "scheduler", SchedulerParams),
+        train=read_section(params, "train", TrainParams),
+        seed=read_section(params, "seed", Seed),
+    )
+    machine = read_section(params, "machine", MachineParams)
+    places = Places(weights, metrics, tensorboard)
+    trained, description = fit(open_store(augmented), open_store(val), recipe, places, machine)
+    with whole_folder(network) as partial:
+        save_bundle(partial, trained, description)
+
+
+if __name__ == "__main__":
+    run_stage(main)
