@@ -25,7 +25,7 @@ relative to what the time-gain compensation assumes. Fields are arrays (rows, co
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +37,13 @@ Kind = Literal["benign", "malignant", "normal"]
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Rng = np.random.Generator
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 FAT = -8.0
 MUSCLE = -9.0
-CHEST_WALL = -16.0
-PULSE = 0.11  # standard deviation of the point-spread function in depth
-BEAM = 0.17  # and across, at the focus
+CHEST_WALL = -15.0
+PULSE = 0.10  # standard deviation of the point-spread function in depth
+BEAM = 0.21  # and across, at the focus
 FOCAL_RANGE = 9.0  # distance from the focus at which the beam is wider by the root of two
 MARGIN = 4.0  # simulated on either side of the picture, so that its borders see neighbours
 SECOND_LESION = 0.07  # share of the pictures with a lesion that have two
@@ -82,7 +83,7 @@ class _Grid:
     def breadth(self) -> float:
         return (self.x.shape[1] - 2 * self.margin) * self.spacing
 
-    def cropped(self, field: NDArray[np.generic]) -> NDArray[np.generic]:
+    def cropped(self, field: NDArray[Pixel]) -> NDArray[Pixel]:
         return field[:, self.margin : field.shape[1] - self.margin]
 
 
@@ -159,9 +160,10 @@ def envelope(amplitude: Field, reflectors: Field, beam: Field, pulse: float, rng
     real, imaginary = rng.standard_normal((2, *amplitude.shape), dtype=np.float32) * np.float32(np.sqrt(0.5))
     echo = amplitude * (real + 1j * imaginary) + reflectors
     echo = gaussian_filter1d(echo, pulse, axis=0) * np.sqrt(2 * np.sqrt(np.pi) * pulse)
-    frequency = fft.fftfreq(echo.shape[1])[None, :]
+    frequency = fft.fftfreq(echo.shape[1]).astype(np.float32)[None, :]
     transfer = np.sqrt(2 * np.sqrt(np.pi) * beam) * np.exp(-2 * (np.pi * beam * frequency) ** 2)
-    return np.abs(fft.ifft(fft.fft(echo, axis=1) * transfer, axis=1)).astype(np.float32)
+    heard: Field = np.abs(fft.ifft(fft.fft(echo, axis=1) * transfer.astype(np.float32), axis=1))
+    return heard
 
 
 def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint8]:
@@ -175,17 +177,18 @@ def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint
     power = np.zeros(grid.shape, np.float32)
     for _ in range(looks):
         power += envelope(amplitude, reflectors, beam, PULSE / grid.spacing, rng) ** 2
-    noise = rng.uniform(-52, -40) + rng.uniform(0, 8) * (grid.z / grid.depth)
+    noise = rng.uniform(-46, -36) + rng.uniform(0, 8) * (grid.z / grid.depth)
     power = power / looks + _amplitude(noise) ** 2 * rng.chisquare(2 * looks, grid.shape) / (2 * looks)
-    dynamic_range, bright = rng.uniform(46, 62), rng.uniform(0.5, 0.64)
+    dynamic_range, bright = rng.uniform(46, 62), rng.uniform(0.44, 0.6)
     grey = bright + (10 * np.log10(power) + _gain(grid, rng)) / dynamic_range
-    return np.clip(np.rint(grey * 255), 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(np.rint(grey * 255), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _gain(grid: _Grid, rng: Rng) -> Field:
     """What the operator left uneven, dB: a fall with depth, a band, and poor contact at one side."""
     depth = grid.z / grid.depth
-    fall = -rng.uniform(0, 16) * np.clip((depth - rng.uniform(0.3, 0.6)) / 0.5, 0, None)
+    fall = -rng.uniform(2, 20) * np.clip((depth - rng.uniform(0.3, 0.6)) / 0.5, 0, None)
     band = rng.uniform(-3, 3) * np.exp(-(((depth - rng.uniform(0.1, 0.9)) / 0.2) ** 2))
     gain = fall + band
     if rng.random() < 0.35:
@@ -205,14 +208,16 @@ def _draw_grid(width: int, rng: Rng) -> _Grid:
 def _draw_breast(grid: _Grid, rng: Rng) -> _Tissue:
     """Layers from the skin to the chest wall, all following one gentle slope and bow."""
     across = grid.x / grid.breadth - 0.5
-    bend = (rng.normal(0, 1.5) * across + rng.normal(0, 4) * across**2) * grid.depth / 30
+    bend = (rng.normal(0, 3) * across + rng.normal(0, 6) * across**2) * grid.depth / 30
     skin = rng.uniform(0.8, 1.8) + _curve(rng, grid, 0.1, 5)
-    fat_end = skin + rng.uniform(2.0, 8.0) + np.abs(_curve(rng, grid, rng.uniform(0.5, 2.0), 5)) + 0.5 * bend
+    fat_end = skin + rng.uniform(1.5, 8.0) + np.abs(_curve(rng, grid, rng.uniform(0.5, 2.5), rng.uniform(3, 7)))
+    fat_end = np.maximum(fat_end + 0.5 * bend, skin + 1)
     gland_end = np.maximum(rng.uniform(0.52, 0.8) * grid.depth + _curve(rng, grid, 0.8, 9) + bend, fat_end + 4)
     muscle = gland_end + rng.uniform(0.3, 2.5)
-    chest = muscle + rng.uniform(4, 9) + _curve(rng, grid, 0.4, 8)
+    rib = rng.uniform(0, 4) * np.exp(-(((across - rng.uniform(-0.6, 0.6)) / 0.15) ** 2))
+    chest = muscle + rng.uniform(4, 9) + _curve(rng, grid, 0.4, 8) - rib
 
-    flow = np.clip((grid.z - skin) / (gland_end - skin), 0, 1.5) * bend  # how far tissue is shifted down by the bend
+    flow = np.clip((grid.z - skin) / (gland_end - skin), 0, 1.2) * bend  # how far tissue is shifted down by the bend
     layers = [
         (grid.z < skin, *_skin(grid, rng)),
         (grid.z < fat_end, *_fat(grid, rng)),
@@ -224,11 +229,12 @@ def _draw_breast(grid: _Grid, rng: Rng) -> _Tissue:
     for inside, layer_level, layer_reflectors in reversed(layers):
         level = np.where(inside, _shifted(layer_level, flow, grid), level)
         reflectors = np.where(inside, _shifted(layer_reflectors, flow, grid), reflectors)
-    reflectors = reflectors + _skin_echo(grid, skin) + _sheet(grid, fat_end, rng.uniform(4, 12), rng)
-    reflectors = reflectors + _sheet(grid, gland_end, rng.uniform(0, 10), rng) + _sheet(grid, muscle, 10, rng)
-    reflectors = reflectors + _sheet(grid, chest, rng.uniform(8, 20), rng)
-    attenuation = _ligament_shadows(grid, fat_end, rng) + np.where(grid.z > chest, rng.uniform(0.3, 1.5), 0)
-    return _Tissue(level.astype(np.float32), reflectors.astype(np.float32), attenuation.astype(np.float32))
+    borders = [(fat_end, rng.uniform(2, 11)), (gland_end, rng.uniform(-4, 8)), (muscle, 5), (chest, rng.uniform(6, 16))]
+    for curve, strength in borders:
+        reflectors = reflectors + _sheet(grid, curve, strength, rng)
+    level = level + 1.5 * _noise(rng, grid, 3, 5)
+    attenuation = _ligament_shadows(grid, fat_end, rng) + np.where(grid.z > chest, rng.uniform(0, 1.2), 0)
+    return _Tissue(level, reflectors + _skin_echo(grid, skin), attenuation.astype(np.float32))
 
 
 def _skin(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
@@ -237,46 +243,60 @@ def _skin(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
 
 def _fat(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
     """Dark lobules between thin bright septa."""
-    level = FAT + rng.uniform(-2, 2) + 1.2 * _noise(rng, grid, 0.8, 2.0)
-    septa = _interfaces(_noise(rng, grid, rng.uniform(1.2, 2.0), rng.uniform(4, 8)), grid, 0.1)
-    return level, septa * _amplitude(rng.uniform(3, 9) + 4 * _noise(rng, grid, 1.5, 4.0))
+    level = FAT + rng.uniform(-2, 2) + 1.5 * _noise(rng, grid, 0.4, 1.2)
+    septa = _sheets(rng, grid, rng.uniform(0.7, 1.4), rng.uniform(4, 7), rng.uniform(-2, 5))
+    return level, septa + _sheets(rng, grid, 0.6, 2.5, rng.uniform(-12, -2))
 
 
 def _gland(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
     """Bright tissue with coarse clouds, strands along the layers, dark ducts and fat lobules."""
-    level = rng.uniform(1.5, 3.0) * _noise(rng, grid, 0.8, 3.0) + rng.uniform(1.5, 3.0) * _noise(rng, grid, 0.25, 0.9)
-    lobules = _noise(rng, grid, rng.uniform(0.6, 1.3), rng.uniform(1.5, 3.0))
-    level = level + FAT * _step(lobules - rng.uniform(0.7, 2.0), 0.2) * rng.uniform(0.7, 1.3)
-    strands = _interfaces(_noise(rng, grid, rng.uniform(0.5, 0.9), rng.uniform(2.5, 6)), grid, 0.12)
-    return level, strands * _amplitude(rng.uniform(-2, 6) + 5 * _noise(rng, grid, 1.2, 3.0))
+    level = rng.uniform(1.5, 3.0) * _noise(rng, grid, 0.8, 3.0) + rng.uniform(1.5, 3.5) * _noise(rng, grid, 0.2, 1.0)
+    lobules = _noise(rng, grid, rng.uniform(0.5, 1.2), rng.uniform(1.2, 3.0))
+    level = level + FAT * _step(lobules - rng.uniform(0.4, 1.8), 0.2) * rng.uniform(0.7, 1.4)
+    strands = _sheets(rng, grid, rng.uniform(0.3, 0.5), rng.uniform(2.0, 5.0), rng.uniform(-8, 2))
+    return level + _fat_lobules(grid, rng), strands + _sheets(rng, grid, 0.7, 4.0, rng.uniform(-8, 3))
+
+
+def _fat_lobules(grid: _Grid, rng: Rng) -> Field:
+    """Up to three islands of fat, which are taken for lesions most easily: dark, but crossed by strands."""
+    level, warp = np.zeros(grid.shape, np.float32), 0.15 * _noise(rng, grid, 0.8, 1.5)
+    for _ in range(rng.integers(0, 4)):
+        half_width, ratio = rng.uniform(1.5, 5), rng.uniform(0.25, 0.5)
+        across = (grid.x - rng.uniform(0, grid.breadth)) / half_width
+        down = (grid.z - rng.uniform(0.2, 0.65) * grid.depth) / (half_width * ratio)
+        level -= rng.uniform(3.5, 7) * _step(1 - np.hypot(across, down) + warp, 0.1)
+    return level
 
 
 def _muscle(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
     """Dark fibres between long parallel bright sheets."""
-    level = MUSCLE + rng.uniform(-2, 2) + 2 * _noise(rng, grid, 0.4, 6.0)
-    fibres = _interfaces(_noise(rng, grid, 0.4, 9.0), grid, 0.1)
-    return level, fibres * _amplitude(rng.uniform(-2, 4) + 5 * _noise(rng, grid, 0.8, 6.0))
+    level = MUSCLE + rng.uniform(-2, 2) + 2 * _noise(rng, grid, 0.3, 5.0)
+    fibres = _sheets(rng, grid, 0.35, 7.0, rng.uniform(-8, 0))
+    return level, fibres + _sheets(rng, grid, 0.7, 9.0, rng.uniform(-8, 4))
 
 
 def _skin_echo(grid: _Grid, skin: Field) -> Field:
     """The bright lines at the probe's face and under the skin."""
-    return 6 * np.exp(-(((grid.z - 0.25) / 0.12) ** 2)) + 4 * np.exp(-(((grid.z - skin) / 0.12) ** 2))
+    lines: Field = 5 * np.exp(-(((grid.z - 0.25) / 0.12) ** 2)) + 2.5 * np.exp(-(((grid.z - skin) / 0.1) ** 2))
+    return lines
 
 
 def _sheet(grid: _Grid, curve: Field, level: float, rng: Rng) -> Field:
     """A bright interface along `curve`, weaker where it is inclined to the beam, broken in places."""
     slope = np.gradient(curve, grid.spacing, axis=1)
-    strength = _amplitude(level + _curve(rng, grid, 5, 3)) / (1 + slope**2) ** 3
-    return strength * np.exp(-(((grid.z - curve) / 0.13) ** 2))
+    strength = _amplitude(level + _curve(rng, grid, 6, 2)) / (1 + slope**2) ** 4
+    sheet: Field = strength * np.exp(-(((grid.z - curve) / 0.1) ** 2))
+    return sheet
 
 
 def _ligament_shadows(grid: _Grid, top: Field, rng: Rng) -> Field:
     """Shadows that begin where Cooper's ligaments leave the fat steeply."""
     columns = np.zeros((1, grid.shape[1]), np.float32)
     for _ in range(rng.integers(0, 5)):
-        place, breadth = rng.uniform(0, grid.breadth), rng.uniform(0.4, 2.5)
-        columns += rng.uniform(1.0, 4.0) * np.exp(-(((grid.x - place) / breadth) ** 2))
-    return columns * ((grid.z > top) & (grid.z < top + 3))
+        place, breadth = rng.uniform(0, grid.breadth), rng.uniform(0.6, 3.0)
+        columns += rng.uniform(0.3, 1.8) * np.exp(-(((grid.x - place) / breadth) ** 2))
+    onset: Field = columns * np.exp(-(((grid.z - top - 3) / rng.uniform(2, 4)) ** 2))
+    return onset
 
 
 def _draw_lesions(
@@ -297,21 +317,20 @@ def _draw_lesions(
 
 def _draw_outline(kind: Literal["benign", "malignant"], grid: _Grid, rng: Rng) -> _Outline:
     """A smooth oval that is wider than tall, or an angular and spiculated shape that may be taller than wide."""
-    smallest, largest = (0.012, 0.1) if kind == "benign" else (0.03, 0.16)
+    benign = kind == "benign"
+    smallest, largest = (0.012, 0.1) if benign else (0.03, 0.2)  # shares of the picture
     area = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * grid.depth * grid.breadth
-    ratio = rng.uniform(0.45, 0.85) if kind == "benign" else rng.uniform(0.6, 1.35)  # height / width
+    ratio = rng.uniform(0.45, 0.85) if benign else rng.uniform(0.55, 1.25)  # height / width
     half_width = min(np.sqrt(area / (np.pi * ratio)), 0.4 * grid.breadth)
-    half_height = min(half_width * ratio, 0.27 * grid.depth)
+    half_height = min(half_width * ratio, 0.29 * grid.depth)
     return _Outline(
-        x=rng.uniform(
-            min(0.8 * half_width, 0.45 * grid.breadth), max(grid.breadth - 0.8 * half_width, 0.55 * grid.breadth)
-        ),
-        z=max(rng.uniform(0.25, 0.55) * grid.depth, half_height * 1.2 + 2.5),
+        x=rng.uniform(0.95 * half_width, grid.breadth - 0.95 * half_width),
+        z=max(rng.uniform(0.25, 0.55) * grid.depth, 1.2 * half_height + 2.5),
         half_width=half_width,
         half_height=half_height,
-        tilt=rng.normal(0, 0.2 if kind == "benign" else 0.4),
-        radius=_smooth_radius(rng) if kind == "benign" else _spiculated_radius(rng),
-        roughness=0.0 if kind == "benign" else rng.uniform(0.1, 0.35) * half_height,
+        tilt=rng.normal(0, 0.2 if benign else 0.4),
+        radius=_smooth_radius(rng) if benign else _spiculated_radius(rng),
+        roughness=half_height * (rng.uniform(0.01, 0.04) if benign else rng.uniform(0.05, 0.2)),
     )
 
 
@@ -328,10 +347,10 @@ def _smooth_radius(rng: Rng) -> NDArray[np.float64]:
 
 def _spiculated_radius(rng: Rng) -> NDArray[np.float64]:
     """An angular outline with some spicules, sharp and of uneven length."""
-    radius = 1 + _harmonics(rng, range(2, 9), rng.uniform(0.1, 0.22))
-    for _ in range(rng.integers(0, 9)):
+    radius = 1 + _harmonics(rng, range(2, 8), rng.uniform(0.08, 0.2))
+    for _ in range(rng.integers(0, 8)):
         distance = np.abs((ANGLES - rng.uniform(0, 2 * np.pi) + np.pi) % (2 * np.pi) - np.pi)
-        radius += rng.uniform(0.15, 0.55) * np.clip(1 - distance / rng.uniform(0.12, 0.3), 0, None)
+        radius += rng.uniform(0.1, 0.45) * np.clip(1 - distance / rng.uniform(0.12, 0.35), 0, None)
     return np.clip(radius, 0.45, 1.7)
 
 
@@ -340,7 +359,8 @@ def _harmonics(rng: Rng, orders: range, deviation: float) -> NDArray[np.float64]
     waves = np.zeros_like(ANGLES)
     for order in orders:
         waves += rng.normal() / order * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi))
-    return waves * deviation / waves.std()
+    harmonics: NDArray[np.float64] = waves * deviation / waves.std()
+    return harmonics
 
 
 def _distance(outline: _Outline, grid: _Grid, rng: Rng) -> Field:
@@ -351,11 +371,10 @@ def _distance(outline: _Outline, grid: _Grid, rng: Rng) -> Field:
     reach = np.hypot(along / outline.half_width, upright / outline.half_height)
     angle = np.arctan2(upright / outline.half_height, along / outline.half_width)
     depth = (reach - np.interp(angle, ANGLES, outline.radius)) * outline.half_height
-    if outline.roughness:
-        depth = depth + outline.roughness * _noise(rng, grid, 0.6, 0.8)
-    inside = _largest_piece(depth < 0)
+    inside = _largest_piece(depth + outline.roughness * _noise(rng, grid, 0.6, 0.9) < 0)
     outside_distance, inside_distance = distance_transform_edt(~inside), distance_transform_edt(inside)
-    return ((outside_distance - inside_distance) * grid.spacing).astype(np.float32)
+    distance: Field = ((outside_distance - inside_distance) * grid.spacing).astype(np.float32)
+    return distance
 
 
 def _largest_piece(mask: Mask) -> Mask:
@@ -369,11 +388,11 @@ def _draw_benign(contrast: tuple[float, float], rng: Rng) -> _Nature:
     is_cyst = rng.random() < CYSTS
     return _Nature(
         contrast=rng.uniform(*contrast) + (CYST_DEPTH if is_cyst else 0),
-        texture=rng.uniform(0.3, 1.5),
-        edge=rng.uniform(0.05, 0.15),
-        capsule=rng.uniform(2, 9),
+        texture=rng.uniform(0.8, 2.5),
+        edge=rng.uniform(0.06, 0.25),
+        capsule=rng.uniform(-6, 6),
         halo=0.0,
-        attenuation=rng.uniform(-1.1, -0.6) if is_cyst else rng.uniform(-0.7, -0.1),
+        attenuation=rng.uniform(-1.1, -0.6) if is_cyst else rng.uniform(-0.8, -0.2),
         edge_shadow=rng.uniform(0, 3),
         calcifications=0,
     )
@@ -383,10 +402,10 @@ def _draw_malignant(contrast: tuple[float, float], rng: Rng) -> _Nature:
     """Uneven echoes, a blurred edge, a bright halo, mostly a shadow, in some bright calcifications."""
     return _Nature(
         contrast=rng.uniform(*contrast),
-        texture=rng.uniform(1.0, 3.5),
-        edge=rng.uniform(0.1, 0.4),
+        texture=rng.uniform(1.5, 4.0),
+        edge=rng.uniform(0.1, 0.45),
         capsule=-20.0,
-        halo=rng.uniform(0, 6),
+        halo=rng.uniform(1, 7),
         attenuation=rng.uniform(-0.1, 1.2),
         edge_shadow=0.0,
         calcifications=int(rng.integers(3, 15)) if rng.random() < 0.35 else 0,
@@ -427,14 +446,24 @@ def _mark(picture: NDArray[np.uint8], mask: Mask) -> None:
         picture[row, max(column - 3, 0) : column + 4] = MARK_GREY
 
 
-def _noise(rng: Rng, grid: _Grid, axial: float, lateral: float) -> Field:
-    """Gaussian noise of mean 0 and deviation 1, smooth over the given lengths (mm, deviation of the kernel)."""
+def _noise(rng: Rng, grid: _Grid, axial: float, lateral: float, tilt: float = 0) -> Field:
+    """Gaussian noise of mean 0 and deviation 1, smooth over the given lengths (mm, deviation of the kernel).
+
+    `tilt` is the slope of its grain. Only the frequencies that the kernel passes are drawn.
+    """
     rows, columns = (fft.next_fast_len(size, real=True) for size in grid.shape)
-    white = rng.standard_normal((rows, columns), dtype=np.float32)
-    down = fft.fftfreq(rows)[:, None] * axial / grid.spacing
-    across = fft.rfftfreq(columns)[None, :] * lateral / grid.spacing
-    smoothing = np.exp(-2 * np.pi**2 * (down**2 + across**2)).astype(np.float32)
-    smooth = fft.irfft2(fft.rfft2(white) * smoothing, (rows, columns))
+    high = np.minimum(0.6 / axial * grid.spacing, 0.5)
+    down = fft.fftfreq(rows).astype(np.float32)
+    across = fft.rfftfreq(columns).astype(np.float32)
+    passed_rows = np.flatnonzero(np.abs(down) <= high)
+    passed_columns = np.flatnonzero(across <= 0.6 / lateral * grid.spacing + abs(tilt) * high)
+    fz, fx = down[passed_rows, None] / grid.spacing, across[None, passed_columns] / grid.spacing
+    kernel = np.exp(-2 * np.pi**2 * ((axial * fz) ** 2 + (lateral * (fx + tilt * fz)) ** 2))
+    real, imaginary = rng.standard_normal((2, *kernel.shape), dtype=np.float32)
+    spectrum = np.zeros((rows, columns // 2 + 1), np.complex64)
+    spectrum[np.ix_(passed_rows, passed_columns)] = kernel * (real + 1j * imaginary)
+    spectrum[0, 0] = 0
+    smooth = fft.irfft2(spectrum, (rows, columns))
     field: Field = (smooth / smooth.std())[: grid.shape[0], : grid.shape[1]]
     return field
 
@@ -447,11 +476,16 @@ def _curve(rng: Rng, grid: _Grid, deviation: float, length: float) -> Field:
     return curve
 
 
-def _interfaces(noise: Field, grid: _Grid, thickness: float) -> Field:
-    """Thin sheets where `noise` crosses 0, between 0 and 1: strong where level, weak where steep to the beam."""
+def _sheets(rng: Rng, grid: _Grid, axial: float, lateral: float, level: float) -> Field:
+    """Amplitude of thin interfaces, `level` dB where they lie level, weak where steep to the beam, broken in places.
+
+    They lie where smooth noise with these lengths (mm) crosses 0.
+    """
+    noise = _noise(rng, grid, axial, lateral, tilt=rng.normal(0, 0.1))
     down, across = np.gradient(noise, grid.spacing)
-    slope = np.hypot(down, across) + 1e-3
-    sheets: Field = np.exp(-((noise / slope / thickness) ** 2)) * np.abs(down / slope) ** 3
+    slope = np.hypot(down, across) + np.float32(1e-3)
+    strength = _amplitude(level + 7 * _noise(rng, grid, axial, 0.5 * lateral))
+    sheets: Field = strength * np.exp(-((noise / slope / np.float32(0.09)) ** 2)) * (down / slope) ** 6
     return sheets
 
 
@@ -464,9 +498,11 @@ def _shifted(field: Field, flow: Field, grid: _Grid) -> Field:
 
 def _step(value: Field, softness: float) -> Field:
     """From 0 to 1 where `value` passes 0, over about twice `softness` on either side."""
-    return expit(value / np.float32(softness))  # type: ignore[no-any-return]
+    step: Field = expit(value / np.float32(softness))
+    return step
 
 
 def _amplitude(decibels: Field | float) -> Field:
     """10^(dB / 20)."""
-    return np.float32(10) ** (np.asarray(decibels, np.float32) / np.float32(20))
+    amplitude: Field = np.float32(10) ** (np.asarray(decibels, np.float32) / np.float32(20))
+    return amplitude
