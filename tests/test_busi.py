@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from medseg.datasets.busi import scan_busi_layout
-from medseg.datasets.records import Record
 from medseg.errors import UserError
+from medseg.records import Record
 
 TOP = "Dataset_BUSI_with_GT"
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from medseg.datasets.cryonuseg import CryonusegParams, scan_cryonuseg
-from medseg.datasets.records import Record
 from medseg.errors import UserError
+from medseg.records import Record
 
 
 def params(images: str = "tissue_images", masks: str = "mask binary") -> CryonusegParams:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from medseg.datasets.busi import scan_busi_layout
 from medseg.datasets.folder import FolderParams, scan_folder
-from medseg.datasets.records import Record
 from medseg.datasets.ucsb import scan_ucsb
 from medseg.errors import UserError
 from medseg.params import validate
+from medseg.records import Record
 
 TABLE = {"name": "table", "file": "labels.csv", "picture": "image", "column": "class"}
 

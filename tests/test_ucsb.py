@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg.datasets.records import Record, Region
 from medseg.datasets.ucsb import scan_ucsb
 from medseg.errors import UserError
+from medseg.records import Record, Region
 
 
 def write(root: Path, name: str, mask_name: str, *foreground: tuple[int, int]) -> None:

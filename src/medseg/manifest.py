@@ -14,12 +14,12 @@ from PIL import Image
 from pydantic import Field
 from scipy.sparse.csgraph import connected_components
 
-from medseg.datasets.records import Record, Region
 from medseg.errors import UserError
 from medseg.imaging import Pixels, read_image, read_mask
 from medseg.machine import MachineParams, run_parallel
 from medseg.outputs import whole_file
 from medseg.params import Section
+from medseg.records import Record, Region
 
 MASK_SEPARATOR = ";"
 SHOWN_FAULTS = 20

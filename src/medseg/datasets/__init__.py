@@ -15,8 +15,8 @@ from medseg.datasets.cryonuseg import CryonusegParams, scan_cryonuseg
 from medseg.datasets.folder import FolderParams, scan_folder
 from medseg.datasets.isic2017 import Isic2017Params, scan_isic2017
 from medseg.datasets.phantom import PhantomParams
-from medseg.datasets.records import Record
 from medseg.datasets.ucsb import UcsbParams, scan_ucsb
+from medseg.records import Record
 
 DataParams = Annotated[
     PhantomParams | BusiParams | Isic2017Params | CryonusegParams | UcsbParams | FolderParams,

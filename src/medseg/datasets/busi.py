@@ -13,7 +13,7 @@ from typing import Literal
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_pictures
-from medseg.datasets.records import Record
+from medseg.records import Record
 
 LABELS = ("benign", "malignant", "normal")
 MASK = re.compile(r"(?P<picture>.+)_mask(_[0-9]+)?")

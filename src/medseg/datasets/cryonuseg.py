@@ -18,8 +18,8 @@ from pydantic import Field
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import existing, files_in, find_folder, require_pictures
-from medseg.datasets.records import Record
 from medseg.errors import UserError
+from medseg.records import Record
 
 NUMBER = re.compile(r"_[0-9]+$")
 

@@ -24,10 +24,10 @@ from pydantic import Field, model_validator
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import files_below, natural, shortened
-from medseg.datasets.records import Record
 from medseg.datasets.tables import read_table
 from medseg.errors import UserError
 from medseg.params import Section
+from medseg.records import Record
 
 FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
 TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_]\w*\})")  # its matches stand at odd places of what `split` gives

@@ -13,9 +13,9 @@ from typing import Literal
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_pictures, shortened
-from medseg.datasets.records import Record, Split
 from medseg.datasets.tables import read_table
 from medseg.errors import UserError
+from medseg.records import Record, Split
 
 PARTS: dict[str, Split] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")  # columns of the tables; where neither is 1 the lesion is a nevus

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from medseg.datasets.busi import LABELS, scan_busi_layout
-from medseg.datasets.records import Record
 from medseg.datasets.ultrasound import Kind, simulate
 from medseg.params import Section
+from medseg.records import Record
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
 

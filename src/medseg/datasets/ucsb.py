@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_pictures
-from medseg.datasets.records import Record, Region
 from medseg.errors import UserError
+from medseg.records import Record, Region
 
 LABEL = re.compile(r"benign|malignant")
 CAMERA = "_ccd"  # ends the names of pictures, not those of masks

@@ -250,11 +250,11 @@ def _fat(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
 
 def _gland(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
     """Bright tissue with coarse clouds, strands along the layers, dark ducts and fat lobules."""
-    level = rng.uniform(1.5, 3.0) * _noise(rng, grid, 0.8, 3.0) + rng.uniform(1.5, 3.5) * _noise(rng, grid, 0.2, 1.0)
+    level = rng.uniform(1.5, 3.0) * _noise(rng, grid, 0.8, 3.0) + rng.uniform(1.5, 4.5) * _noise(rng, grid, 0.2, 0.9)
     lobules = _noise(rng, grid, rng.uniform(0.5, 1.2), rng.uniform(1.2, 3.0))
-    level = level + FAT * _step(lobules - rng.uniform(0.4, 1.8), 0.2) * rng.uniform(0.7, 1.4)
-    strands = _sheets(rng, grid, rng.uniform(0.3, 0.5), rng.uniform(2.0, 5.0), rng.uniform(-8, 2))
-    return level + _fat_lobules(grid, rng), strands + _sheets(rng, grid, 0.7, 4.0, rng.uniform(-8, 3))
+    level = level + FAT * _step(lobules - rng.uniform(0.4, 1.8), 0.2) * rng.uniform(0.8, 1.7)
+    strands = _sheets(rng, grid, rng.uniform(0.3, 0.5), rng.uniform(2.0, 5.0), rng.uniform(-10, 0))
+    return level + _fat_lobules(grid, rng), strands + _sheets(rng, grid, 0.7, 4.0, rng.uniform(-10, 1))
 
 
 def _fat_lobules(grid: _Grid, rng: Rng) -> Field:
@@ -392,7 +392,7 @@ def _draw_benign(contrast: tuple[float, float], rng: Rng) -> _Nature:
         edge=rng.uniform(0.06, 0.25),
         capsule=rng.uniform(-6, 6),
         halo=0.0,
-        attenuation=rng.uniform(-1.1, -0.6) if is_cyst else rng.uniform(-0.8, -0.2),
+        attenuation=rng.uniform(-1.4, -0.7) if is_cyst else rng.uniform(-0.8, -0.2),
         edge_shadow=rng.uniform(0, 3),
         calcifications=0,
     )
@@ -484,7 +484,7 @@ def _sheets(rng: Rng, grid: _Grid, axial: float, lateral: float, level: float) -
     noise = _noise(rng, grid, axial, lateral, tilt=rng.normal(0, 0.1))
     down, across = np.gradient(noise, grid.spacing)
     slope = np.hypot(down, across) + np.float32(1e-3)
-    strength = _amplitude(level + 7 * _noise(rng, grid, axial, 0.5 * lateral))
+    strength = _amplitude(level + 7 * _noise(rng, grid, axial, 0.3 * lateral))
     sheets: Field = strength * np.exp(-((noise / slope / np.float32(0.09)) ** 2)) * (down / slope) ** 6
     return sheets
 

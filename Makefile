@@ -1,0 +1,46 @@
+# Every target sets up what it needs first. `make help` lists them.
+PYTHON ?= python3.11
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+READY := .venv/ready
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help setup repro test lint lock params table clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: $(READY)  ## make the virtual environment with the locked packages and this project
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	@touch $(READY)
+
+repro: $(READY)  ## run the pipeline: whatever changed since the last run, and nothing else
+	$(RUN) dvc repro
+
+test: $(READY)  ## run the tests
+	$(RUN) python -m pytest
+
+lint: $(READY)  ## check format, style and types
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+lock: $(READY)  ## pin all packages anew into requirements.lock, from pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --all-extras --python $(BIN)/python --no-header --no-annotate \
+		--no-emit-index-url --output-file requirements.lock pyproject.toml
+
+params: $(READY)  ## compose conf/ into params.yaml
+	$(RUN) medseg params
+
+table: $(READY)  ## write the table of recorded runs into README.md
+	$(RUN) medseg table
+
+clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
+	rm -rf data models reports tensorboard lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
