@@ -33,6 +33,10 @@ def listed_modules(stage: dict[str, Any]) -> set[Path]:
     return {module for path in code for module in (path.rglob("*.py") if path.is_dir() else [path])}
 
 
+def lies_in(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
 def has_code(path: Path) -> bool:
     return path.name != "__init__.py" or "import" in path.read_text(encoding="utf-8")
 

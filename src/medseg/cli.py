@@ -7,7 +7,7 @@ import typer
 
 from medseg.console import new_app, run_app
 
-app = new_app(no_args_is_help=True, help="Helpers of the segmentation pipeline; the pipeline itself runs by `dvc repro`.")
+app = new_app(no_args_is_help=True, help="Beside the pipeline, which `dvc repro` runs: what is done by hand.")
 
 
 @app.command()
