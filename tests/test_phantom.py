@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.filters import threshold_otsu
 
-from medseg.datasets.phantom import PhantomParams, fetch, scan
+from medseg.datasets.busi import scan_busi_layout
+from medseg.datasets.phantom import PhantomParams, fetch
 from medseg.errors import UserError
 from medseg.params import read_yaml, validate
 
@@ -65,7 +66,7 @@ def test_the_layout_is_busi(written: Path) -> None:
 
 
 def test_scan_finds_what_fetch_wrote(written: Path) -> None:
-    records = scan(params(), written)
+    records = scan_busi_layout(written)
     assert [record.label for record in records] == ["benign"] * 2 + ["malignant"] * 2 + ["normal"] * 2
     assert records[0].file == "Dataset_BUSI_with_GT/benign/benign (1).png"
     assert all(record.masks for record in records)
@@ -73,7 +74,7 @@ def test_scan_finds_what_fetch_wrote(written: Path) -> None:
 
 def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
     fetch(params(benign=40, malignant=1, normal=1), tmp_path, workers=1)
-    doubles = [record for record in scan(params(), tmp_path) if len(record.masks) == 2]
+    doubles = [record for record in scan_busi_layout(tmp_path) if len(record.masks) == 2]
     assert doubles
     for record in doubles:
         first, second = (read(tmp_path / mask) > 0 for mask in record.masks)
@@ -112,7 +113,7 @@ def lesions(
     fetch(chosen, root, workers=1)
     return [
         (read(root / record.file), np.any([read(root / mask) > 0 for mask in record.masks], axis=0))
-        for record in scan(chosen, root)
+        for record in scan_busi_layout(root)
         if record.label != "normal"
     ]
 

@@ -12,10 +12,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 from tqdm import tqdm
 
-from medseg.datasets.busi import LABELS, scan_busi_layout
+from medseg.datasets.busi import LABELS
 from medseg.datasets.ultrasound import Kind, simulate
 from medseg.params import Section
-from medseg.records import Record
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
 
@@ -57,11 +56,6 @@ def fetch(params: PhantomParams, destination: Path, workers: int) -> None:
     done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, desc="phantom", total=len(todo), unit="picture", disable=None):
         pass
-
-
-def scan(params: PhantomParams, root: Path) -> list[Record]:  # noqa: ARG001 - every source has this signature
-    """One record per picture that `fetch` wrote below `root`."""
-    return scan_busi_layout(root)
 
 
 def _write(params: PhantomParams, folder: Path, number: int) -> None:

@@ -1,0 +1,205 @@
+"""The whole pipeline through the real `dvc`, in a clone of this project, on a few small phantoms."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+TINY = [
+    "data.benign=6",
+    "data.malignant=6",
+    "data.normal=3",
+    "data.width=[64,80]",
+    "split.val=0.2",
+    "prepare.height=32",
+    "prepare.width=32",
+    "augment.factor=2",
+    "train.epochs=2",
+    "train.batch_size=4",
+]
+STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
+
+pytestmark = [pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(1500)]
+
+
+class Clone:
+    """A clone of the project in a folder of its own, with commands run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str) -> str:
+        """Run a command in the clone and return what it printed; fail with its output if it fails."""
+        done = self.attempt(*command)
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}"
+        return done.stdout
+
+    def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the clone, whatever becomes of it; its two outputs are read as one."""
+        names = {f"GIT_{role}_{what}": "tester" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DVC", "PYTEST"))}
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment | names | {"PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    def would_run(self) -> list[str]:
+        """The stages that `dvc repro` would run now."""
+        printed = self.run("dvc", "repro", "--dry")
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in printed]
+
+    def metrics(self) -> dict[str, object]:
+        """What evaluation found."""
+        found: dict[str, object] = json.loads((self.folder / "metrics" / "evaluate.json").read_text())
+        return found
+
+
+def copy_project(project: Path, folder: Path) -> Clone:
+    """A clone that holds this checkout's files as they are now, committed or not."""
+    clone = Clone(folder)
+    subprocess.run(["git", "clone", "--quiet", str(project), str(folder)], check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=project, check=True, capture_output=True, text=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (project / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(project / name, folder / name)
+    clone.run("git", "checkout", "-q", "-B", "main")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = copy_project(project, tmp_path_factory.mktemp("end") / "to end")  # a path with a space
+    clone.run("medseg", "params", *TINY)
+    clone.run("dvc", "repro")
+    clone.run("git", "add", "-A")
+    clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
+    return clone
+
+
+def test_one_command_makes_model_metrics_plots_and_report(clone: Clone) -> None:
+    for made in (
+        "models/segmenter/model.yaml",
+        "models/segmenter/weights.safetensors",
+        "data/predictions/per_image.csv",
+        "plots/prepare/samples.png",
+        "plots/augment/variants.png",
+        "plots/evaluate/cases.png",
+        "metrics/manifest.json",
+        "reports/report.html",
+        "reports/report.md",
+    ):
+        assert (clone.folder / made).stat().st_size > 0, made
+    assert clone.metrics()["split"] == "test"
+
+
+def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:
+    assert "Data and pipelines are up to date" in clone.run("dvc", "repro")
+    assert "up to date" in clone.run("dvc", "status")
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "stages"),
+    [
+        ("loss=dice", ["train", "evaluate", "report"]),
+        ("seed=1", ["train", "evaluate", "report"]),
+        ("augment.seed=1", ["augment", "train", "evaluate", "report"]),
+        ("evaluate.threshold=0.4", ["evaluate", "report"]),
+        ("machine.workers=1", []),
+    ],
+)
+def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_before(
+    clone: Clone, override: str, stages: list[str]
+) -> None:
+    try:
+        clone.run("medseg", "params", *TINY, override)
+        assert clone.would_run() == stages
+    finally:
+        clone.run("git", "checkout", "-q", "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("src/medseg/report/template.html", ["report"]),
+        ("src/medseg/metrics.py", ["evaluate", "report"]),
+        ("src/medseg/losses.py", ["train", "evaluate", "report"]),
+    ],
+)
+def test_changed_code_reruns_the_stages_that_use_it(clone: Clone, file: str, stages: list[str]) -> None:
+    with (clone.folder / file).open("a") as stream:
+        stream.write("\n")
+    try:
+        assert clone.would_run() == stages
+    finally:
+        clone.run("git", "checkout", "-q", file)
+
+
+def test_a_misspelt_parameter_stops_with_one_message(clone: Clone) -> None:
+    params = clone.folder / "params.yaml"
+    yaml = YAML()
+    values = yaml.load(params)
+    values["loss"]["bce_wieght"] = values["loss"].pop("bce_weight")
+    yaml.dump(values, params)
+    try:
+        done = clone.attempt("dvc", "repro")
+        assert done.returncode == 255
+        assert "params.yaml: loss.bce_weight is missing" in done.stdout
+        assert "params.yaml: loss.bce_wieght is no known key" in done.stdout
+        assert "Traceback" not in done.stdout
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.run("dvc", "checkout")
+
+
+def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone: Clone) -> None:
+    """One experiment at once; another queued, then the code broken before the queue starts."""
+    clone.run("dvc", "exp", "run", "-n", "bolder", *settings("evaluate.threshold=0.2"))
+    bolder = clone.metrics()
+    clone.run("dvc", "exp", "run", "--queue", "-n", "queued", *settings("evaluate.threshold=0.8"))
+    module = clone.folder / "src" / "medseg" / "evaluation.py"
+    code = module.read_text()
+    module.write_text("raise RuntimeError('this code was written after the experiment was queued')\n" + code)
+    try:
+        clone.run("dvc", "queue", "start", "-j", "1")
+        wait_for(clone, "queued")
+    finally:
+        module.write_text(code)
+    clone.run("dvc", "exp", "apply", "queued")
+    assert clone.metrics() != bolder
+    assert json.loads(clone.run("dvc", "params", "diff", "--json"))["params.yaml"]["evaluate.threshold"]["new"] == 0.8
+    assert json.loads(clone.run("dvc", "metrics", "diff", "--json"))
+    compared = clone.run("dvc", "plots", "diff", "bolder", "queued", "--json")
+    assert "bolder" in compared
+    assert "queued" in compared
+
+
+def settings(*overrides: str) -> list[str]:
+    return [word for override in (*TINY, *overrides) for word in ("-S", override)]
+
+
+def wait_for(clone: Clone, name: str, seconds: Sequence[int] = range(300)) -> None:
+    """Wait until the queue has done with an experiment; it must have succeeded."""
+    for _ in seconds:
+        line = next(line for line in clone.run("dvc", "queue", "status").splitlines() if f" {name} " in line)
+        if "Success" in line:
+            return
+        assert "Failed" not in line, clone.run("dvc", "queue", "logs", name)
+        time.sleep(1)
+    pytest.fail(f"the experiment '{name}' did not end")
