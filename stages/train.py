@@ -16,7 +16,7 @@ def main(
     from medseg.bundle import save_bundle
     from medseg.losses import LossParams
     from medseg.machine import MachineParams
-    from medseg.models import ModelParams
+    from medseg.models.params import ModelParams
     from medseg.optimisation import OptimizerParams, SchedulerParams
     from medseg.outputs import whole_folder
     from medseg.params import Seed, read_section

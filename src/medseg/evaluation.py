@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
-from medseg.bundle import Description
+from medseg.cases import mask_path
+from medseg.description import Description
 from medseg.figures import PREDICTION, TRUTH, contact_sheet, outlined, titled
 from medseg.imaging import Pixels, read_mask, write_png
 from medseg.inference import choose_device, predict
@@ -75,11 +76,6 @@ def evaluate(
         curve.add(crop(foreground, region), crop(truth, region))
         rows.append(_row(row, count_pixels(crop(mask, region), crop(truth, region))))
     return Evaluation(split, pd.DataFrame(rows), pd.DataFrame(curve.curve()).round(6))
-
-
-def mask_path(folder: Path, file: str) -> Path:
-    """Where the predicted mask of the picture `file` lies."""
-    return folder / PurePosixPath(file).with_suffix(".png")
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:

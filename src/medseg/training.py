@@ -15,12 +15,13 @@ from pydantic import Field
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from medseg.bundle import Description, Training
+from medseg.description import Description, Training
 from medseg.errors import UserError
 from medseg.loading import training_batches, validation_batches
 from medseg.losses import LossParams, build_loss
 from medseg.machine import MachineParams
-from medseg.models import ModelParams, Network, build_model
+from medseg.models.network import Network, build_model
+from medseg.models.params import ModelParams
 from medseg.monitoring import ValidationPictures
 from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_scheduler
 from medseg.params import Section

@@ -1,0 +1,41 @@
+"""`model.yaml`: all that rebuilds a network and says what it needs. Read without torch, so quickly."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from medseg.geometry import Geometry
+from medseg.models.params import ModelParams
+from medseg.params import Section, read_yaml, validate
+
+DESCRIPTION = "model.yaml"
+
+
+class Training(Section):
+    """How the weights came to be."""
+
+    encoder_weights: Literal["packaged", "placed", "hub", "random"]
+    warnings: list[str]  # what a reader of any figure of this model should know
+    best_epoch: int = Field(ge=1)  # counted from 1
+    epochs: int = Field(ge=1)  # that were run
+    val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels
+    samples: int = Field(ge=1)  # that an epoch saw
+    packages: dict[str, str]  # name to version
+
+
+class Description(Section):
+    """`model.yaml`: evaluation and prediction read this, never `params.yaml`."""
+
+    model: ModelParams
+    channels: Literal[1, 3]
+    classes: int = Field(ge=1)
+    geometry: Geometry  # of the samples that it was trained on
+    threshold: float = Field(gt=0, lt=1)  # a pixel is foreground where its probability is at least this
+    training: Training
+
+
+def read_description(folder: Path) -> Description:
+    """Read `model.yaml` of a model folder. Raises `UserError` naming what is missing or wrong."""
+    description: Description = validate(read_yaml(folder / DESCRIPTION), Description, str(folder / DESCRIPTION))
+    return description

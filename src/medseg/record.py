@@ -1,0 +1,140 @@
+"""The record of a run, kept in git: what was asked, on which data, with which packages, and what came out.
+
+It holds no clock, path, revision or host, so that equal runs give equal records.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from medseg.description import read_description
+from medseg.errors import UserError
+from medseg.outputs import write_text
+
+PROJECT = "medseg"
+SPLITS = ("train", "val", "test", "dropped")
+BEGIN = "<!-- runs: written by make table -->"
+END = "<!-- end of runs -->"
+COLUMNS = ("run", "data", "train/val/test", "model", "samples", "epochs", "scored on", "images", "Dice", "IoU")
+LEFT_ALIGNED = 5  # columns, the others hold numbers
+ABSENT = "-"
+
+
+def run_record(
+    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, metrics: Path
+) -> dict[str, Any]:
+    """The record of a run: its parameters (all but `machine`), `manifest.csv`, its audit, the bundle and the metrics.
+
+    Raises `UserError` where a file is missing or unreadable, or the parameters lack the run's name.
+    """
+    if not isinstance(parameters.get("name"), str):
+        raise UserError("params.yaml: name is missing: a word that names the run and its record")
+    counts, training = read_json(audit), read_description(segmenter).training
+    return {
+        "name": parameters["name"],
+        "parameters": parameters,
+        "data": {
+            "manifest_sha256": hashlib.sha256(read_bytes(manifest)).hexdigest(),
+            "pictures": counts["pictures"],
+            "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
+        },
+        "packages": package_versions(),
+        "training": training.model_dump(include={"best_epoch", "epochs", "samples", "encoder_weights"}),
+        "metrics": read_json(metrics),
+    }
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write a record as JSON."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file. Raises `UserError` that names it where it is missing."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises `UserError` that names it."""
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return content
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that this project depends on directly, by name."""
+    needed = [line for line in importlib.metadata.requires(PROJECT) or [] if "extra ==" not in line]
+    names = [match.group() for line in needed if (match := re.match(r"[\w.-]+", line))]
+    return {name: importlib.metadata.version(name) for name in sorted(names, key=str.lower)}
+
+
+def runs_table(folder: Path) -> str:
+    """The Markdown table of all records in `folder`, sorted by the run's name.
+
+    Raises `UserError` for a file that is no record of this project.
+    """
+    records = sorted((_row(path) for path in folder.glob("*.json")), key=lambda row: row[0])
+    rule = ["---"] * LEFT_ALIGNED + ["---:"] * (len(COLUMNS) - LEFT_ALIGNED)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *records))
+
+
+def update_readme(readme: Path, folder: Path) -> None:
+    """Write `runs_table(folder)` between its two marker lines in `readme`. Raises `UserError` without them."""
+    text = read_bytes(readme).decode()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{readme}: the table of runs goes between the lines '{BEGIN}' and '{END}': add them")
+    write_text(readme, f"{before}{BEGIN}\n{runs_table(folder)}{END}{after}")
+
+
+def sample_size(prepare: dict[str, Any]) -> str:
+    """The section `prepare` in a few words: `96x96 grey`, `128x128 RGB patches`, `x0.5 RGB`."""
+    colour = "grey" if prepare["channels"] == 1 else "RGB"
+    match prepare["name"]:
+        case "resize":
+            return f"{prepare['width']}x{prepare['height']} {colour}"
+        case "patchify":
+            return f"{prepare['patch']}x{prepare['patch']} {colour} patches"
+        case _:
+            return f"x{prepare['factor']:g} {colour}"
+
+
+def score(value: float | None) -> str:
+    """A figure between 0 and 1 with three decimals; a dash where it is not defined."""
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def _row(path: Path) -> list[str]:
+    record = read_json(path)
+    try:
+        cells = _cells(record)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a record of a run: {error} is missing or unfit; run the stage report") from error
+    return [str(cell).replace("|", "\\|") for cell in cells]
+
+
+def _cells(record: dict[str, Any]) -> list[Any]:
+    parameters, metrics, splits = record["parameters"], record["metrics"], record["data"]["splits"]
+    return [
+        record["name"],
+        parameters["data"]["name"],
+        "/".join(str(splits.get(split, 0)) for split in SPLITS[:3]),
+        " ".join(parameters["model"][key] for key in ("name", "encoder") if key in parameters["model"]),
+        sample_size(parameters["prepare"]),
+        record["training"]["epochs"],
+        metrics["split"],
+        metrics["images"],
+        score(metrics["dice"]),
+        score(metrics["iou"]),
+    ]
