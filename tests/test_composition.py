@@ -1,0 +1,84 @@
+"""Every choice under conf/ composes into parameters that their classes accept."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medseg.augmentation import AugmentParams
+from medseg.composition import compose
+from medseg.datasets import DataParams
+from medseg.errors import UserError
+from medseg.evaluation import EvaluateParams
+from medseg.geometry import Geometry
+from medseg.losses import LossParams
+from medseg.machine import MachineParams
+from medseg.manifest import ManifestParams
+from medseg.models.params import ModelParams
+from medseg.optimisation import OptimizerParams, SchedulerParams
+from medseg.params import Seed, read_section, read_yaml
+from medseg.splits import SplitParams
+from medseg.training import TrainParams
+
+CONF = Path(__file__).parents[1] / "conf"
+KINDS: dict[str, Any] = {
+    "data": DataParams,
+    "manifest": ManifestParams,
+    "split": SplitParams,
+    "prepare": Geometry,
+    "augment": AugmentParams,
+    "model": ModelParams,
+    "loss": LossParams,
+    "optimizer": OptimizerParams,
+    "scheduler": SchedulerParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "machine": MachineParams,
+    "name": str,
+    "seed": Seed,
+}
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def check(path: Path) -> None:
+    assert set(read_yaml(path)) == set(KINDS)
+    for name, kind in KINDS.items():
+        read_section(path, name, kind)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_is_valid(choice: str, tmp_path: Path) -> None:
+    compose(CONF, tmp_path / "params.yaml", [choice])
+    check(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_valid_and_bears_its_name(experiment: str, tmp_path: Path) -> None:
+    compose(CONF, tmp_path / "params.yaml", [f"experiment={experiment}"])
+    check(tmp_path / "params.yaml")
+    assert read_yaml(tmp_path / "params.yaml")["name"] == experiment
+
+
+def test_an_override_beats_an_experiment(tmp_path: Path) -> None:
+    compose(CONF, tmp_path / "params.yaml", ["experiment=busi_sample", "train.epochs=3", "loss=dice"])
+    values = read_yaml(tmp_path / "params.yaml")
+    assert (values["train"]["epochs"], values["loss"]["name"], values["data"]["name"]) == (3, "dice", "busi")
+
+
+def test_the_committed_params_are_the_composed_default(project: Path, tmp_path: Path) -> None:
+    compose(CONF, tmp_path / "params.yaml", [])
+    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=project, capture_output=True, text=True, check=True)
+    assert shown.stdout == (tmp_path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"), [("data=nowhere", "nowhere"), ("trian.epochs=3", "trian"), ("train.epoch=3", "epoch")]
+)
+def test_a_wrong_override_is_named_and_nothing_is_written(override: str, named: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=named):
+        compose(CONF, tmp_path / "params.yaml", [override])
+    assert not (tmp_path / "params.yaml").exists()
