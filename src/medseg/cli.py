@@ -13,11 +13,12 @@ app = new_app(no_args_is_help=True, help="Beside the pipeline, which `dvc repro`
 @app.command()
 def params(
     overrides: Annotated[list[str] | None, typer.Argument(help="As after `dvc exp run -S`: data=busi, seed=3")] = None,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
 ) -> None:
     """Compose conf/ into params.yaml. Example: `medseg params data=busi train.epochs=20`."""
     from medseg.composition import compose
 
-    compose(Path("conf"), Path("params.yaml"), overrides or [])
+    compose(Path("conf"), output, overrides or [])
 
 
 @app.command()

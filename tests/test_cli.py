@@ -1,0 +1,55 @@
+"""The command `medseg`, as typed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "pandas", "albumentations", "matplotlib", "dvc", "hydra")
+
+
+def medseg(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from medseg.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_gives_examples_and_loads_nothing_heavy(project: Path) -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from medseg.cli import app\n"
+        "result = CliRunner().invoke(app, ['--help'])\n"
+        "assert 'Example' in result.output, result.output\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_params_composes_with_overrides(project: Path, tmp_path: Path) -> None:
+    done = medseg("params", "--output", str(tmp_path / "params.yaml"), "data=busi", "seed=3", cwd=project)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "params.yaml").read_text()
+    assert "name: busi" in text
+    assert "seed: 3" in text
+
+
+def test_a_misspelt_override_ends_with_one_message(project: Path, tmp_path: Path) -> None:
+    done = medseg("params", "--output", str(tmp_path / "params.yaml"), "trian.epochs=3", cwd=project)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "trian" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_table_writes_the_runs_into_the_readme(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("a\n<!-- runs: written by make table -->\n<!-- end of runs -->\nb\n")
+    (tmp_path / "metrics" / "runs").mkdir(parents=True)
+    assert medseg("table", cwd=tmp_path).returncode == 0
+    assert "| run |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("params", "--nonsense")])
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert medseg(*arguments, cwd=tmp_path).returncode == 2
