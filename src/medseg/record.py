@@ -20,7 +20,7 @@ BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
 COLUMNS = ("run", "data", "train/val/test", "model", "samples", "epochs", "scored on", "images", "Dice", "IoU")
 LEFT_ALIGNED = 5  # columns, the others hold numbers
-ABSENT = "-"
+ABSENT = "\N{EN DASH}"
 
 
 def run_record(

@@ -1,0 +1,44 @@
+"""The stage `report`: what the other stages found, as one page, a summary and the run's record."""
+
+from pathlib import Path
+
+from medseg.console import run_stage
+
+
+def main(
+    params: Path,
+    raw: Path,
+    manifest: Path,
+    audit: Path,
+    training: Path,
+    segmenter: Path,
+    predictions: Path,
+    metrics: Path,
+    plots: Path,
+    page: Path,
+    summary: Path,
+    record: Path,
+) -> None:
+    """Write PAGE (HTML that needs no network), SUMMARY (Markdown) and RECORD (JSON) of the run.
+
+    Example: `python -m stages.report params.yaml data/raw data/manifest.csv metrics/manifest.json metrics/train
+    models/segmenter data/predictions metrics/evaluate.json plots/evaluate reports/report.html reports/report.md
+    metrics/runs/default.json`
+    """
+    from medseg.machine import MachineParams
+    from medseg.outputs import write_text
+    from medseg.params import read_record, read_section
+    from medseg.record import run_record, write_record
+    from medseg.report.content import Sources, collect
+    from medseg.report.page import render_html, render_markdown
+
+    run = run_record(read_record(params), manifest, audit, segmenter, metrics)
+    sources = Sources(raw, manifest, audit, training, segmenter, predictions, plots)
+    report = collect(run, sources, read_section(params, "machine", MachineParams))
+    write_text(page, render_html(report))
+    write_text(summary, render_markdown(report))
+    write_record(run, record)
+
+
+if __name__ == "__main__":
+    run_stage(main)
