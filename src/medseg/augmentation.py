@@ -16,9 +16,10 @@ from pydantic import Field
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
 import albumentations as A  # noqa: N812
 
+from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams, run_parallel
-from medseg.params import Section
+from medseg.params import Section, Seed
 from medseg.store import Store, create_arrays, describe_arrays
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -41,11 +42,15 @@ class Scaling(Section):
 
 
 class Elastic(Section):
-    """Smooth random deformation (Simard et al., ICDAR 2003)."""
+    """Smooth random deformation (Simard et al., ICDAR 2003): noise within -1..1, smoothed by `sigma`, times `alpha`.
+
+    Smoothing takes most of the noise away: pixels move by about alpha / (15 sigma) in the root mean square along each
+    axis, so 10 times sigma squared is a strong deformation and 30 at a sigma of 6 hardly a third of a pixel.
+    """
 
     p: Probability
-    alpha: float = Field(gt=0)  # strength, pixels
-    sigma: float = Field(gt=0)  # smoothness, pixels
+    alpha: float = Field(gt=0)  # factor, pixels
+    sigma: float = Field(ge=1)  # standard deviation of the smoothing, pixels
 
 
 class BrightnessContrast(Section):
@@ -74,13 +79,13 @@ class Blur(Section):
     """Gaussian blur."""
 
     p: Probability
-    sigma: float = Field(gt=0, le=16)  # the largest standard deviation, pixels
+    sigma: float = Field(ge=0.1, le=16)  # the largest standard deviation, pixels
 
 
 class AugmentParams(Section):
     """The section `augment`: how many variants of each training sample, and what may happen to one."""
 
-    seed: int = Field(ge=0)
+    seed: Seed
     factor: int = Field(ge=1, le=100)  # rows per sample; variant 0 is the sample as it was
     horizontal_flip: Probability
     vertical_flip: Probability
@@ -95,13 +100,19 @@ class AugmentParams(Section):
 
 
 def build_transform(params: AugmentParams) -> A.Compose:
-    """The transforms in the order in which they are applied: where pixels lie, then what value they have."""
+    """The transforms in the order in which they are applied: where pixels lie, then what value they have.
+
+    All stand in it, also those that never act: a transform's place decides its random stream, so that turning one off
+    leaves the draws of the others as they were.
+    """
     steps = [
         A.HorizontalFlip(p=params.horizontal_flip),
         A.VerticalFlip(p=params.vertical_flip),
         A.RandomRotate90(p=params.quarter_turns),
         A.Rotate(limit=params.rotate.degrees, border_mode=4, p=params.rotate.p),  # 4: cv2.BORDER_REFLECT_101
-        A.Affine(scale=(1 - params.scale.share, 1 + params.scale.share), border_mode=4, p=params.scale.p),
+        A.Affine(
+            scale=(1 - params.scale.share, 1 + params.scale.share), keep_ratio=True, border_mode=4, p=params.scale.p
+        ),
         A.ElasticTransform(alpha=params.elastic.alpha, sigma=params.elastic.sigma, border_mode=4, p=params.elastic.p),
         A.RandomBrightnessContrast(
             brightness_limit=params.brightness_contrast.brightness,
@@ -112,7 +123,7 @@ def build_transform(params: AugmentParams) -> A.Compose:
         A.GaussNoise(std_range=(0, params.gaussian_noise.deviation), p=params.gaussian_noise.p),
         A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, params.blur.sigma), p=params.blur.p),
     ]
-    return A.Compose([step for step in steps if step.p > 0])
+    return A.Compose(steps)
 
 
 def make_variant(
@@ -121,14 +132,26 @@ def make_variant(
     """Variant number `variant` of a sample: image (H, W, C) and mask (H, W), uint8, same shapes; 0 is the original."""
     if variant == 0:
         return image, mask
-    transform.set_random_seed(int(np.random.SeedSequence([seed, sample, variant]).generate_state(1)[0]))
+    # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
+    # probability would act all together or not at all.
+    states = np.random.SeedSequence([seed, sample, variant]).generate_state(len(transform.transforms))
+    for step, state in zip(transform.transforms, states, strict=True):
+        step.set_random_seed(int(state))
     changed = transform(image=image, mask=mask)
     return changed["image"].reshape(image.shape), changed["mask"]
 
 
 def augment(store: Store, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
-    """Write `factor` variants of every sample of `store` to packed arrays in `folder`, a sample's variants together."""
+    """Write `factor` variants of every sample of `store` to packed arrays in `folder`, a sample's variants together.
+
+    Raises `UserError` where quarter turns are asked for and the samples are not square.
+    """
     count, height, width, channels = store.images.shape
+    if params.quarter_turns > 0 and height != width:
+        raise UserError(
+            f"params.yaml: augment.quarter_turns = {params.quarter_turns}: must be 0 for samples that are not square "
+            f"({width}x{height})"
+        )
     images, masks = create_arrays(folder, count * params.factor, height, width, channels)
     chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
     work = partial(_write_variants, store=store, params=params, images=images, masks=masks)

@@ -1,11 +1,11 @@
 """How a picture of any size becomes arrays of the network's size: resized whole, scaled, or cut into patches."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.imaging import Pixels, to_channels
 from medseg.params import Section
@@ -42,6 +42,12 @@ class Patchify(Section):
     stride: int = Field(ge=1, le=8192)
     border: Border
 
+    @model_validator(mode="after")
+    def _leave_no_gaps(self) -> Self:
+        if self.stride > self.patch:
+            raise ValueError(f"stride {self.stride} must be at most patch {self.patch}, or pixels between are lost")
+        return self
+
 
 Geometry = Annotated[Resize | Scale | Patchify, Field(discriminator="name")]
 
@@ -65,14 +71,14 @@ def fitted_size(height: int, width: int, geometry: Resize | Scale) -> tuple[int,
 
 def fit(image: Pixels, geometry: Resize | Scale) -> Pixels:
     """Resize (H, W, 1 or 3) uint8 to the network's size and channels; with `keep`, padded with 0 below and right."""
-    size = fitted_size(*image.shape[:2], geometry)
+    size = fitted_size(image.shape[0], image.shape[1], geometry)
     resized = _resize(to_channels(image, geometry.channels), size)
     return _pad_to_frame(resized.reshape(*size, geometry.channels), geometry)
 
 
 def fit_mask(mask: Pixels, geometry: Resize | Scale) -> Pixels:
     """Resize a (H, W) mask of 0 and 1 as `fit` resizes its picture; a pixel is 1 where at least half of it was."""
-    share = _resize(mask.astype(np.float32), fitted_size(*mask.shape, geometry))
+    share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
     return _pad_to_frame((share >= 0.5).astype(np.uint8), geometry)
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from medseg.errors import UserError
 from medseg.outputs import whole_file
 
 Pixels = NDArray[np.uint8]
 
-_GREY_MODES = {"1", "L", "LA"}
+_GREY_MODES = {"1", "L", "LA", "La"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
 
 
@@ -23,20 +24,17 @@ def read_image(path: Path) -> Pixels:
     Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255. Raises `UserError` that names the file where
     it is no picture, is cut off, holds several pictures or floating-point values.
     """
-    picture = _open(path)
-    if picture.mode in _DEEP_MODES:
-        return _from_16_bit(np.asarray(picture), path)
-    if picture.mode == "F":
-        raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
-    pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    values = _read_values(path)
+    pixels = values if values.dtype == np.uint8 else _from_16_bit(values, path)
+    return (pixels[..., None] if pixels.ndim == 2 else pixels).astype(np.uint8)
 
 
 def read_mask(paths: Iterable[Path]) -> Pixels:
     """Read one or more mask files as their union, (H, W) uint8, 0 background and 1 foreground.
 
-    1-bit, grey, palette, RGB and RGBA files are taken; a pixel is foreground where any colour is not 0, alpha is
-    ignored. Raises `UserError` where a file is unreadable, holds more than one value beside 0, or differs in size.
+    1-bit, grey, palette, RGB and RGBA files are taken; a pixel is foreground where it is not black, alpha is
+    ignored. Raises `UserError` where a file is unreadable, holds more than one colour beside black, or differs in
+    size.
     """
     union: Pixels | None = None
     for path in paths:
@@ -55,7 +53,7 @@ def to_channels(image: Pixels, channels: int) -> Pixels:
         return image
     if channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8)
-    return np.repeat(image, 3, axis=2)
+    return np.repeat(image, channels, axis=2)
 
 
 def write_png(path: Path, image: Pixels) -> None:
@@ -74,33 +72,48 @@ def _open(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (
+        Exception
+    ) as error:  # on damaged files Pillow raises nearly anything: SyntaxError, TypeError, struct.error ...
         raise UserError(f"{path}: not readable as a picture: {error}") from None
     if frames > 1:
         raise UserError(f"{path}: holds {frames} pictures; give one file for each")
     return upright
 
 
-def _from_16_bit(values: NDArray[np.generic], path: Path) -> Pixels:
+def _read_values(path: Path) -> NDArray[np.integer[Any]]:
+    """(H, W) grey or (H, W, 3) RGB; integers of more than 8 bits where the file holds such, else uint8."""
+    picture = _open(path)
+    if picture.mode == "F":
+        raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
+    if picture.mode in _DEEP_MODES:
+        return np.asarray(picture).astype(np.int64)
+    try:
+        values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
+    except ValueError as error:
+        raise UserError(f"{path}: its colours can't be read ({error}); convert it to RGB") from None
+    return values
+
+
+def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{path}: values outside 0..65535; convert it to 8 or 16 bits")
-    return np.round(values / 257).astype(np.uint8)[..., None]
+    scaled: Pixels = np.round(values / 257).astype(np.uint8)
+    return scaled
 
 
 def _read_one_mask(path: Path) -> Pixels:
-    picture = _open(path)
-    values = np.asarray(picture.convert("RGB") if picture.mode in {"P", "RGBA", "CMYK"} else picture)
-    if picture.mode == "LA":
-        values = values[..., 0]
+    values = _read_values(path)
+    if values.ndim == 3:  # one number per colour
+        values = values.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     found = np.unique(values)
     if np.count_nonzero(found) > 1:
-        shown = ", ".join(str(value) for value in found[:6])
         raise UserError(
-            f"{path}: {len(found)} different values ({shown}{', ...' if len(found) > 6 else ''}); "
-            "a mask holds 0 for background and one other value"
+            f"{path}: {len(found)} different values; a mask holds 0 for background and one other value or colour "
+            "(a JPEG file does not keep that; neither does resizing with interpolation)"
         )
-    foreground = values.any(axis=2) if values.ndim == 3 else values != 0
-    return foreground.astype(np.uint8)
+    mask: Pixels = (values != 0).astype(np.uint8)
+    return mask
 
 
 def _size(pixels: Pixels) -> str:

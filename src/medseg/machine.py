@@ -1,10 +1,9 @@
 """What the machine at hand can do: workers and the accelerator. Nothing here may change a result's bytes."""
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from pydantic import Field
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ class MachineParams(Section):
 
 def worker_count(machine: MachineParams) -> int:
     """The number of workers to start: as many as cores that this process may use where `workers` is 0."""
-    return machine.workers or len(os.sched_getaffinity(0))
+    return machine.workers or int(cpu_count())
 
 
 def run_parallel(

@@ -12,10 +12,11 @@ import pandas as pd
 import pandera.pandas as pa
 from PIL import Image
 from pydantic import Field
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from medseg.errors import UserError
-from medseg.imaging import Pixels, read_image, read_mask
+from medseg.imaging import Pixels, read_image, read_mask, to_channels
 from medseg.machine import MachineParams, run_parallel
 from medseg.outputs import whole_file
 from medseg.params import Section
@@ -91,11 +92,11 @@ def group_names(table: pd.DataFrame, distance: int) -> list[str]:
     The hash is pHash, 64 signs of the low frequencies of a 32x32 cosine transform (Zauner, "Implementation and
     benchmarking of perceptual image hash functions", 2010). The relation is closed transitively.
     """
-    bits = np.array([_bits(value) for value in table["phash"]])
-    related = (bits[:, None, :] != bits[None, :, :]).sum(axis=2) <= distance
+    signs = np.array([_signs(value) for value in table["phash"]], np.float32)  # (N, 64)
+    related = signs @ signs.T >= 64 - 2 * distance  # each bit that differs takes 2 from the product of equal hashes
     patients = table["patient"].to_numpy(dtype=str)
     related |= (patients[:, None] == patients[None, :]) & (patients[:, None] != "")
-    _, numbers = connected_components(related, directed=False)
+    _, numbers = connected_components(csr_array(related), directed=False)
     return [f"g{number:05d}" for number in numbers]
 
 
@@ -172,7 +173,7 @@ def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, A
         "foreground": round(float(crop(mask, region).mean()), 6),
         "sha256": _sha256([root / record.file]),
         "mask_sha256": _sha256([root / name for name in record.masks]),
-        "phash": str(imagehash.phash(Image.fromarray(image.squeeze()))),
+        "phash": str(imagehash.phash(Image.fromarray(to_channels(image, 1)[..., 0]))),
         "region": f"{region.top}:{region.left}:{region.bottom}:{region.right}",
         "patient": record.patient or "",
         "official": record.official or "",
@@ -186,9 +187,9 @@ def _sha256(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _bits(phash: str) -> list[bool]:
+def _signs(phash: str) -> list[int]:
     number = int(phash, 16)
-    return [bool(number >> position & 1) for position in range(64)]
+    return [1 if number >> position & 1 else -1 for position in range(64)]
 
 
 def _fault_report(faults: list[Fault]) -> str:

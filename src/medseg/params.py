@@ -3,6 +3,7 @@
 The classes stand in the modules that use them; this module knows none of them.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
@@ -62,43 +63,69 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def validate(value: Any, kind: Any, where: str) -> Any:
     """Check `value` against `kind`; `where` leads each message. Raises `UserError` that lists every fault."""
     try:
-        # Through JSON, so that strict mode still takes a YAML list for a tuple.
-        return TypeAdapter(kind).validate_json(json.dumps(value, default=str))
+        return _parse(value, kind)
     except ValidationError as error:
-        faults = [_describe(fault, value, where) for fault in error.errors(include_url=False)]
+        faults = [_describe(fault, value, kind, where) for fault in error.errors(include_url=False)]
         raise UserError("\n       ".join(faults)) from None
 
 
-def _describe(fault: Any, value: Any, where: str) -> str:
-    key = ".".join([where, *_existing_keys(fault["loc"], value)])
-    if fault["type"] == "missing":
-        return f"{key} is missing"
-    if fault["type"] == "extra_forbidden":
-        return f"{key} is no known key"
-    if fault["type"].startswith("union_tag"):
-        return f"{key}.name = {_shown(value)}: {_allowed_names(fault)}"
-    return f"{key} = {_shown(fault['input'])}: {fault['msg']}"
+def _parse(value: Any, kind: Any) -> Any:
+    # Through JSON, so that strict mode still takes a YAML list for a tuple.
+    return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
 
 
-def _allowed_names(fault: Any) -> str:
-    expected = fault.get("ctx", {}).get("expected_tags")
-    return f"must be one of {expected}" if expected else "the section needs the key 'name'"
+def _describe(fault: Any, value: Any, kind: Any, where: str) -> str:
+    keys = _existing_keys(fault["loc"], value)
+    key = ".".join([where, *map(str, keys)])
+    match fault["type"]:
+        case "missing":
+            return f"{key}.{fault['loc'][-1]} is missing"
+        case "union_tag_not_found":
+            return f"{key}.name is missing"
+        case "union_tag_invalid":
+            return f"{key}.name = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
+        case "extra_forbidden":
+            return f"{key} is no known key; known are {', '.join(_known_keys(fault['loc'], keys[:-1], value, kind))}"
+    return f"{key} = {_shown(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _shown(value: Any) -> str:
     return repr(value.get("name")) if isinstance(value, dict) and "name" in value else repr(value)
 
 
-def _existing_keys(location: tuple[int | str, ...], value: Any) -> list[str]:
-    """The parts of pydantic's location that are keys of the YAML; the others are tags of a union."""
-    keys = []
-    for position, part in enumerate(location):
-        is_last = position == len(location) - 1
-        if isinstance(value, dict) and (part in value or is_last):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+def _existing_keys(location: tuple[int | str, ...], value: Any) -> list[int | str]:
+    """The parts of pydantic's location that are keys of the YAML; the others are tags of a union, or missing."""
+    keys: list[int | str] = []
+    inside_union = False
+    for part in location:
+        if isinstance(value, dict) and value.get("name") == part and not inside_union:
+            inside_union = True  # a tag, even where a key has the same name
+        elif _holds(value, part):
             value = value[part]
-        else:
-            continue
-        keys.append(str(part))
+            keys.append(part)
+            inside_union = False
     return keys
+
+
+def _holds(value: Any, part: int | str) -> bool:
+    return part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
+
+
+def _known_keys(location: tuple[int | str, ...], parents: list[int | str], value: Any, kind: Any) -> list[str]:
+    """The keys that may stand beside the unknown one at `location`, which lies in the mapping at `parents`.
+
+    No section has defaults: they are the keys that are missed where nothing but the union's tag stands there.
+    """
+    bare = copy.deepcopy(value)
+    mapping = bare
+    for part in parents:
+        mapping = mapping[part]
+    tag = {"name": mapping["name"]} if "name" in mapping else {}
+    mapping.clear()
+    mapping.update(tag)
+    try:
+        _parse(bare, kind)
+    except ValidationError as error:
+        missed = [fault["loc"] for fault in error.errors() if fault["type"] == "missing"]
+        return [*tag, *(str(missing[-1]) for missing in missed if missing[:-1] == location[:-1])]
+    return [*tag]

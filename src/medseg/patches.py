@@ -38,7 +38,8 @@ def cut(image: NDArray[Any], patch: int, stride: int, border: Border) -> NDArray
     if min(image.shape[:2]) < patch:
         return np.empty((0, patch, patch, *image.shape[2:]), image.dtype)
     window = (patch, patch, *image.shape[2:])
-    return patchify(image, window, step=stride).reshape(-1, *window)
+    patches: NDArray[Any] = patchify(image, window, step=stride).reshape(-1, *window)
+    return patches
 
 
 def stitch(
@@ -61,8 +62,8 @@ def stitch(
     for patch, (top, left) in zip(patches, places, strict=True):
         total[:, top : top + size, left : left + size] += patch * weight
         weights[top : top + size, left : left + size] += weight
-    covered = np.where(weights > 0, weights, 1)
-    return (total / covered)[:, :height, :width]
+    averaged: NDArray[np.float32] = total / np.where(weights > 0, weights, np.float32(1))
+    return averaged[:, :height, :width]
 
 
 def blending_weight(patch: int) -> NDArray[np.float32]:

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from sklearn.model_selection import StratifiedGroupKFold
 
 from medseg.errors import UserError
 from medseg.outputs import write_text
-from medseg.params import Section
+from medseg.params import Section, Seed
 
 SPLITS = ("train", "val", "test")
 DROPPED = "dropped"
@@ -24,7 +23,7 @@ class Fraction(Section):
     """Drawn here: groups stay whole, labels keep their shares."""
 
     name: Literal["fraction"]
-    seed: int = Field(ge=0)
+    seed: Seed
     val: float = Field(gt=0, lt=1)
     test: Share
 
@@ -33,7 +32,7 @@ class Folds(Section):
     """Drawn here: test is fold `fold` of `folds`, val a share of the rest; groups stay whole."""
 
     name: Literal["folds"]
-    seed: int = Field(ge=0)
+    seed: Seed
     folds: int = Field(ge=2, le=100)
     fold: int = Field(ge=0)
     val: float = Field(gt=0, lt=1)
@@ -74,7 +73,7 @@ def assign(table: pd.DataFrame, params: SplitParams, lists: Path) -> pd.Series:
     """
     match params:
         case Fraction():
-            splits = _fractions(table, {"test": params.test, "val": params.val}, params.seed)
+            splits = _with_train(table, {"test": params.test, "val": params.val}, params.seed)
         case Folds():
             splits = _folds(table, params)
         case Official():
@@ -116,26 +115,31 @@ def write_lists(table: pd.DataFrame, folder: Path) -> None:
             write_text(folder / f"{split}.txt", "".join(f"{file}\n" for file in files))
 
 
-def _fractions(table: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
-    """Whole groups, label by label, each to the split that is owed most; what is owed carries over to the next label.
-
-    So every label keeps its shares as nearly as whole groups allow, and so does the sum, however rare the labels.
-    """
+def _with_train(table: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
     left = 1 - sum(shares.values())
     if left <= 0:
         raise UserError(f"params.yaml: split: {' + '.join(shares)} leave nothing to train on")
+    return _deal(table, {"train": left, **shares}, seed)
+
+
+def _deal(table: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
+    """Whole groups, label by label, each to the part that is owed most; what is owed carries over to the next label.
+
+    So every label keeps its shares as nearly as whole groups allow, and so does the sum, however rare the labels. A
+    group of several labels counts for its commonest.
+    """
     rng = np.random.default_rng(seed)
     groups = table.groupby("group").agg(size=("file", "size"), label=("label", lambda labels: labels.mode()[0]))
-    owed = dict.fromkeys(["train", *shares], 0.0)
+    owed = dict.fromkeys(shares, 0.0)
     chosen: dict[str, str] = {}
     for _, of_label in groups.groupby("label", sort=True):
-        for split, share in {"train": left, **shares}.items():
-            owed[split] += share * of_label["size"].sum()
+        for part, share in shares.items():
+            owed[part] += share * of_label["size"].sum()
         shuffled = of_label.iloc[rng.permutation(len(of_label))].sort_values("size", ascending=False, kind="stable")
         for name, size in shuffled["size"].items():
-            split = max(owed, key=lambda candidate: owed[candidate])
-            chosen[str(name)] = split
-            owed[split] -= size
+            part = max(owed, key=lambda candidate: owed[candidate])
+            chosen[str(name)] = part
+            owed[part] -= size
     return table["group"].map(chosen)
 
 
@@ -144,12 +148,9 @@ def _folds(table: pd.DataFrame, params: Folds) -> pd.Series:
         raise UserError(f"params.yaml: split.fold = {params.fold}: must be from 0 to folds - 1 = {params.folds - 1}")
     if table["group"].nunique() < params.folds:
         raise UserError(f"params.yaml: split.folds = {params.folds}: there are only {table['group'].nunique()} groups")
-    folds = StratifiedGroupKFold(params.folds, shuffle=True, random_state=params.seed)
-    _, test = list(folds.split(table, table["label"], table["group"]))[params.fold]
-    splits = pd.Series("test", index=table.index)
-    rest = table.drop(table.index[test])
-    splits.loc[rest.index] = _fractions(rest, {"val": params.val}, params.seed)
-    return splits
+    folds = _deal(table, {str(fold): 1 / params.folds for fold in range(params.folds)}, params.seed)
+    splits = _with_train(table[folds != str(params.fold)], {"val": params.val}, params.seed)
+    return splits.reindex(table.index, fill_value="test")
 
 
 def _official(table: pd.DataFrame) -> pd.Series:
@@ -191,7 +192,11 @@ def _from_lists(table: pd.DataFrame, folder: Path) -> pd.Series:
 def _names_in(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; split.folder names a folder that holds train.txt and val.txt")
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _straddled(splits: pd.Series, groups: pd.Series, straddling: Straddling) -> pd.Series:
@@ -211,5 +216,5 @@ def _refuse_empty(splits: pd.Series, with_test: bool) -> None:
     for split in SPLITS if with_test else SPLITS[:2]:
         if counts.get(split, 0) == 0:
             raise UserError(
-                f"params.yaml: split: leaves no picture for '{split}' out of {len(splits)}; change its shares"
+                f"params.yaml: split: leaves no picture for '{split}' out of {len(splits)}; change what it asks for"
             )

@@ -23,6 +23,8 @@ from medseg.imaging import Pixels
 from medseg.outputs import write_text
 from medseg.params import read_yaml, validate
 
+_TEXT = ("file", "label", "group")  # never numbers, though a label may look like one
+
 
 @dataclass(frozen=True)
 class Store:
@@ -37,9 +39,10 @@ class Store:
 def create_arrays(folder: Path, count: int, height: int, width: int, channels: int) -> tuple[Pixels, Pixels]:
     """Make the empty `images.npy` and `masks.npy` of `count` samples in `folder` and map them for writing."""
     folder.mkdir(parents=True, exist_ok=True)
-    images = open_memmap(folder / "images.npy", "w+", np.uint8, (count, height, width, channels))
-    masks = open_memmap(folder / "masks.npy", "w+", np.uint8, (count, height, width))
-    return images, masks
+    return (
+        _create(folder / "images.npy", (count, height, width, channels)),
+        _create(folder / "masks.npy", (count, height, width)),
+    )
 
 
 def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> None:
@@ -53,11 +56,16 @@ def open_store(folder: Path) -> Store:
     try:
         images = np.load(folder / "images.npy", mmap_mode="r")
         masks = np.load(folder / "masks.npy", mmap_mode="r")
-        index = pd.read_csv(folder / "index.csv", keep_default_na=False)
-    except (OSError, ValueError) as error:
+        index = pd.read_csv(folder / "index.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{folder}: no complete packed arrays: {error}") from error
     if not len(images) == len(masks) == len(index):
         raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
     about = folder / "about.yaml"
     geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
     return Store(images, masks, index, geometry)
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
+    array: Pixels = open_memmap(path, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    return array
