@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
-from medseg.cases import mask_path
+from medseg.cases import draw_case, mask_path
 from medseg.description import Description
-from medseg.figures import PREDICTION, TRUTH, contact_sheet, outlined, titled
-from medseg.imaging import Pixels, read_mask, write_png
+from medseg.errors import UserError
+from medseg.figures import contact_sheet, titled
+from medseg.imaging import Pixels, write_png
 from medseg.inference import choose_device, predict
 from medseg.machine import MachineParams
-from medseg.manifest import crop, read_pair, region_of
+from medseg.manifest import read_pair, region_of
 from medseg.metrics import Counts, PrecisionRecall, count_pixels, overlap_scores
 from medseg.outputs import write_text
 from medseg.params import Section
@@ -25,6 +26,7 @@ from medseg.params import Section
 SCORES = ("dice", "iou", "precision", "recall", "accuracy")
 HISTOGRAM_BINS = 20
 CURVE_STEPS = 100
+TILE = 192  # pixels, the longer side of a picture on the sheet of cases
 
 
 class EvaluateParams(Section):
@@ -45,8 +47,14 @@ class Evaluation:
 
 
 def scored_split(manifest: pd.DataFrame) -> str:
-    """The split that is scored: test, or val where the protocol has no test set."""
-    return "test" if (manifest["split"] == "test").any() else "val"
+    """The split that is scored: test, or val where the protocol has no test set.
+
+    Raises `UserError` where there is neither.
+    """
+    for split in ("test", "val"):
+        if (manifest["split"] == split).any():
+            return split
+    raise UserError("the manifest has no picture in test or val, so there is nothing to score; see the section split")
 
 
 def evaluate(
@@ -64,7 +72,7 @@ def evaluate(
     """
     split = scored_split(manifest)
     device = choose_device(machine.accelerator)
-    network = network.to(device)
+    network = network.to(device).eval()
     curve = PrecisionRecall(CURVE_STEPS)
     rows = []
     for row in tqdm(list(manifest[manifest["split"] == split].itertuples()), desc="evaluate", disable=None):
@@ -73,8 +81,9 @@ def evaluate(
         mask = (foreground >= description.threshold).astype(np.uint8)
         write_png(mask_path(masks, str(row.file)), mask * 255)
         region = region_of(row)
-        curve.add(crop(foreground, region), crop(truth, region))
-        rows.append(_row(row, count_pixels(crop(mask, region), crop(truth, region))))
+        inside = slice(region.top, region.bottom), slice(region.left, region.right)
+        curve.add(foreground[inside], truth[inside])
+        rows.append(_row(row, count_pixels(mask[inside], truth[inside])))
     return Evaluation(split, pd.DataFrame(rows), pd.DataFrame(curve.curve()).round(6))
 
 
@@ -119,19 +128,18 @@ def dice_histogram(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def case_sheet(evaluation: Evaluation, manifest: pd.DataFrame, raw: Path, masks: Path, columns: int) -> Pixels:
-    """Worst, median and best images by Dice, a row each, with the outlines of truth (green) and prediction (red)."""
+    """Worst, median and best images by Dice, a row each, with the outlines of truth (green) and prediction (red).
+
+    (H, W, 3) uint8 RGB. Where there are fewer images than `columns`, the rows are shorter and hold the same images.
+    """
     ranked = evaluation.table.dropna(subset=["dice"]).sort_values("dice", kind="stable")["file"].tolist()
     width = min(columns, len(ranked))
     middle = (len(ranked) - width) // 2
     chosen = ranked[:width] + ranked[middle : middle + width] + (ranked[-width:] if width else [])
     rows = {row.file: row for row in manifest.itertuples()}
     scores = evaluation.table.set_index("file")["dice"]
-    tiles = []
-    for file in chosen:
-        image, truth = read_pair(rows[file], raw)
-        drawn = outlined(outlined(image, truth, TRUTH), read_mask([mask_path(masks, file)]), PREDICTION)
-        tiles.append(titled(drawn, f"{scores[file]:.2f}", side=192))
-    return contact_sheet(tiles, max(1, width), side=192)
+    tiles = [titled(draw_case(rows[file], raw, masks, TILE), f"{scores[file]:.2f}", TILE) for file in chosen]
+    return contact_sheet(tiles, max(1, width), TILE)
 
 
 def _row(row: Any, counts: Counts) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medseg.errors import UserError
 from medseg.geometry import Geometry, Patchify, fit, unfit
 from medseg.imaging import Pixels, to_channels
 from medseg.patches import Origin, blending_weight, origins, pad_to, padded_size, stitch
@@ -24,14 +25,20 @@ def predict(
     """
     if isinstance(geometry, Patchify):
         return _predict_tiles(network, image, geometry, overlap, batch_size, device)
+    height, width = image.shape[:2]
     fitted = fit(image, geometry)
-    return unfit(_forward(network, fitted[None], device)[0], *image.shape[:2], geometry)
+    return unfit(_forward(network, fitted[None], device)[0], height, width, geometry)
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that `machine.accelerator` means here: `auto` is a GPU where there is one."""
-    wants_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if wants_gpu else "cpu")
+    """The device that `machine.accelerator` means here: `auto` is a GPU where there is one.
+
+    Raises `UserError` where a GPU is asked for and none can be used.
+    """
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise UserError("params.yaml: machine.accelerator = gpu: no GPU can be used here; set it to auto or cpu")
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
 
 
 def _predict_tiles(

@@ -69,12 +69,14 @@ class PrecisionRecall:
     def __init__(self, steps: int) -> None:
         """Thresholds are 0, 1/steps, ..., 1; a pixel is foreground where its probability is at least the threshold."""
         self.edges = np.linspace(0, 1, steps + 1)
+        # Compared as the probabilities are, in single precision: 0.7 must not fall below the threshold 0.7.
+        self._single = self.edges.astype(np.float32)
         self.foreground = np.zeros(steps + 1, np.int64)
         self.background = np.zeros(steps + 1, np.int64)
 
     def add(self, probabilities: NDArray[np.float32], truth: Pixels) -> None:
         """Add one image: probabilities 0..1 and truth 0 or 1 of one shape."""
-        bins = np.searchsorted(self.edges, probabilities.astype(np.float64), side="right") - 1
+        bins = np.searchsorted(self._single, probabilities, side="right") - 1
         true = truth.astype(bool)
         self.foreground += np.bincount(bins[true], minlength=len(self.edges))
         self.background += np.bincount(bins[~true], minlength=len(self.edges))

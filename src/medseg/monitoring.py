@@ -22,12 +22,13 @@ class ValidationPictures(pl.Callback):
         self.board = board
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Predict the chosen samples and hand the pictures to TensorBoard, with the epoch as x."""
+        """Predict the chosen samples and hand the pictures to TensorBoard, with the epoch, counted from 1, as x."""
         pixels = torch.from_numpy(self.images).permute(0, 3, 1, 2).to(pl_module.device)
+        network = pl_module.get_submodule("network")
         with torch.no_grad():
-            predicted = (pl_module.network(pixels) >= 0).squeeze(1).byte().cpu().numpy()
+            predicted = (network(pixels) >= 0).squeeze(1).byte().cpu().numpy()
         pictures = [self._drawn(*sample) for sample in zip(self.images, self.masks, predicted, strict=True)]
-        self.board.experiment.add_images("val", np.stack(pictures), trainer.current_epoch, dataformats="NHWC")
+        self.board.experiment.add_images("val", np.stack(pictures), trainer.current_epoch + 1, dataformats="NHWC")
 
     @staticmethod
     def _drawn(image: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:

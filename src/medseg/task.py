@@ -7,6 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn, optim
 
+from medseg.errors import UserError
 from medseg.losses import LossFunction
 
 Batch = tuple[Tensor, Tensor]  # pixels (N, C, H, W) uint8 and truth (N, 1, H, W) uint8
@@ -46,6 +47,17 @@ class SegmentationTask(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Log the rate that this epoch begins with."""
         self.log("learning_rate", float(self.optimizer.param_groups[0]["lr"]))
+        self._log_step()
+
+    def on_train_epoch_end(self) -> None:
+        """Stop with a `UserError` where the loss is no number any more: all later epochs would be lost."""
+        losses = {name: self.trainer.callback_metrics[name] for name in ("train/loss", "val/loss")}
+        for name, loss in losses.items():
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"{name} is {float(loss)} in epoch {self.current_epoch + 1}, training has diverged: lower "
+                    "optimizer.learning_rate in params.yaml (or set train.gradient_clip, or train.precision: 32-true)"
+                )
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the last epoch."""
@@ -60,12 +72,16 @@ class SegmentationTask(pl.LightningModule):
         self._counts += torch.stack([part.sum() for part in stats[:3]])  # true positives, false positives, misses
 
     def on_validation_epoch_end(self) -> None:
-        """Log the pooled Dice, with the epoch as the step of all figures."""
+        """Log the pooled Dice."""
         true_positives, false_positives, misses = self._counts.tolist()
         total = 2 * true_positives + false_positives + misses
         self.log("val/dice", 2 * true_positives / total if total else 0.0, prog_bar=True)
-        epoch = float(self.current_epoch + 1)  # counted from 1, as people do
-        self.log_dict({"epoch": epoch, "step": epoch})  # Lightning's loggers take their x from `step`
+        self._log_step()
+
+    def _log_step(self) -> None:
+        # Lightning's loggers take their x from a figure called `step`: the epoch, counted from 1 as people do. It must
+        # stand among training's figures and among validation's, which Lightning logs apart.
+        self.log("step", float(self.current_epoch + 1))
 
     def configure_optimizers(self) -> Any:
         """What Lightning asks for."""

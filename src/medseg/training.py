@@ -1,9 +1,13 @@
 """One training run: the trainer, what it logs, and the epoch that is kept."""
 
 import importlib.metadata
+import logging
 import shutil
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,13 +15,14 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from dvclive.lightning import DVCLiveLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from medseg.description import Description, Training
 from medseg.errors import UserError
-from medseg.loading import training_batches, validation_batches
+from medseg.loading import Batches, training_batches, validation_batches
 from medseg.losses import LossParams, build_loss
 from medseg.machine import MachineParams
 from medseg.models.network import Network, build_model
@@ -27,10 +32,15 @@ from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimize
 from medseg.params import Section
 from medseg.store import Store
 from medseg.task import SegmentationTask
-from medseg.weights import load_encoder_weights
+from medseg.weights import Origin, RandomWeightsWarning, load_encoder_weights
 
 BEST = "val/dice"
 CLASSES = 1
+NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
+    (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
+    (FutureWarning, r"The pynvml package is deprecated"),
+)
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
@@ -78,7 +88,7 @@ def fit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         network, origin = _start(recipe.model, train, places.weights)
-    notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    notes = [str(warning.message) for warning in caught if warning.category is RandomWeightsWarning]
     for note in notes:
         print(f"warning: {note}")
     print(
@@ -101,12 +111,10 @@ def fit(
     return network.eval(), description
 
 
-def _start(
-    params: ModelParams, train: Store, placed: Path
-) -> tuple[Network, Literal["packaged", "placed", "hub", "random"]]:
+def _start(params: ModelParams, train: Store, placed: Path) -> tuple[Network, Origin]:
     network = build_model(params, train.geometry.channels, CLASSES)
-    origin = load_encoder_weights(network.core.encoder, params.encoder, params.encoder_weights, placed)  # type: ignore[arg-type]
-    return network, origin
+    encoder = network.core.get_submodule("encoder")
+    return network, load_encoder_weights(encoder, params.encoder, params.encoder_weights, placed)
 
 
 def _run(
@@ -117,44 +125,88 @@ def _run(
     scheduler = build_scheduler(recipe.scheduler, optimizer)
     monitor = getattr(recipe.scheduler, "monitor", BEST)
     task = SegmentationTask(network, build_loss(recipe.loss), optimizer, scheduler, monitor)
-    with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
         keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", save_weights_only=True, filename="best")
         trainer = _trainer(recipe.train, machine, places, keeper, val)
         batches = training_batches(train, recipe.train.batch_size, recipe.seed)
-        trainer.fit(task, batches, validation_batches(val, recipe.train.batch_size))
-        if not keeper.best_model_path:
-            raise UserError("training gave no finite validation Dice; lower optimizer.learning_rate")
+        _fit_or_explain(trainer, task, batches, validation_batches(val, recipe.train.batch_size))
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.cpu().load_state_dict(best["state_dict"])
     return int(best["epoch"]) + 1, float(keeper.best_model_score or 0), trainer.current_epoch
 
 
+def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
+    try:
+        trainer.fit(task, train, val)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        raise UserError("params.yaml: train.batch_size: such batches do not fit the GPU's memory; lower it") from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "params.yaml: train.batch_size: a batch of one small sample can't be trained on, since batch "
+            "normalisation needs more than one value per channel; raise it, or prepare larger samples"
+        ) from error
+
+
 def _trainer(
     params: TrainParams, machine: MachineParams, places: Places, keeper: ModelCheckpoint, val: Store
 ) -> pl.Trainer:
+    has_bar = sys.stdout.isatty()
     loggers: list[Logger] = [_dvclive(places.metrics)]
     callbacks: list[pl.Callback] = [
         keeper,
-        EarlyStopping(BEST, mode="max", patience=params.patience, check_finite=False),
-        TQDMProgressBar(refresh_rate=10),
+        EarlyStopping(BEST, mode="max", patience=params.patience),
+        *([_ProgressBar(refresh_rate=10)] if has_bar else []),
     ]
     if params.tensorboard:
         board = TensorBoardLogger(str(places.tensorboard), name="")
         loggers.append(board)
         callbacks.append(ValidationPictures(val, board))
-    return pl.Trainer(
-        accelerator=machine.accelerator,
-        devices=1,
-        precision=params.precision,
-        max_epochs=params.epochs,
-        gradient_clip_val=params.gradient_clip or None,
-        deterministic=params.deterministic,
-        logger=loggers,
-        callbacks=callbacks,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_model_summary=False,
-    )
+    try:
+        return pl.Trainer(
+            accelerator=machine.accelerator,
+            devices=1,
+            precision=params.precision,
+            max_epochs=params.epochs,
+            gradient_clip_val=params.gradient_clip or None,
+            deterministic=params.deterministic,
+            logger=loggers,
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            enable_progress_bar=has_bar,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"params.yaml: machine.accelerator = {machine.accelerator}: {error}") from error
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Lightning's bar without the version of the logger, which says nothing here."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures beside the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what Lightning tells every user and none can act on; every other warning passes."""
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # devices found, products to install
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category, message in NOISE:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _dvclive(folder: Path) -> DVCLiveLogger:
