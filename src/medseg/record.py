@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test", "dropped")
 BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
 COLUMNS = ("run", "data", "train/val/test", "model", "samples", "epochs", "scored on", "images", "Dice", "IoU")
-LEFT_ALIGNED = 5  # columns, the others hold numbers
+NUMBERS = {"epochs", "images", "Dice", "IoU"}  # columns aligned to the right
 ABSENT = "\N{EN DASH}"
 
 
@@ -84,7 +84,7 @@ def runs_table(folder: Path) -> str:
     Raises `UserError` for a file that is no record of this project.
     """
     records = sorted((_row(path) for path in folder.glob("*.json")), key=lambda row: row[0])
-    rule = ["---"] * LEFT_ALIGNED + ["---:"] * (len(COLUMNS) - LEFT_ALIGNED)
+    rule = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *records))
 
 

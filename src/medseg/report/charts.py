@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 420, 250  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 54, 410, 10, 206  # of the plotting area
+LEFT, RIGHT, TOP, BOTTOM = 66, 410, 10, 206  # of the plotting area
 DOTTED_UP_TO = 40  # points of a line that are drawn as dots too
 MOST_INTERVALS = 5  # between an axis' ticks
 
@@ -86,7 +86,7 @@ def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], mark: Point 
 
 def bar_chart(title: str, x: Axis, y_label: str, heights: Sequence[int]) -> Chart:
     """Counts over equal parts of the horizontal axis."""
-    y = Axis(y_label, 0, max([*heights, 1]), whole=True)
+    y = Axis(y_label, 0, 1.1 * max([*heights, 1]), whole=True)  # with room for the numbers
     step = (x.high - x.low) / len(heights)
     bars = []
     for number, height in enumerate(heights):

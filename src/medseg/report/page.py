@@ -24,9 +24,12 @@ def render_markdown(report: Report) -> str:
     return _environment().get_template("template.md").render(report=report)
 
 
-def percent(share: float | None) -> str:
-    """A share between 0 and 1 as `12.3 %`; a dash where it is not defined."""
-    return ABSENT if share is None else f"{100 * share:.3g} %"
+def percent(share: float | None, places: int = 1) -> str:
+    """A share between 0 and 1 as `12.3 %`; what is not 0 never looks so; a dash where it is not defined."""
+    if share is None:
+        return ABSENT
+    least = 0.1**places
+    return f"< {least:g} %" if 0 < 100 * share < least else f"{100 * share:.{places}f} %"
 
 
 def plain(text: object) -> str:

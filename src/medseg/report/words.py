@@ -46,7 +46,7 @@ def method(description: Description, overlap: float, manifest: pd.DataFrame) -> 
         "found, wrongly found and not found. Precision is TP / (TP + FP), recall is TP / (TP + FN), accuracy is the "
         "share of pixels on which both agree.",
         "The primary figures are means over images in which the truth marks something, each image counting the same. "
-        "An image in which nothing of the truth was found counts as missed and scores 0 in all four.",
+        "An image in which nothing of the truth was found counts as missed: its Dice, IoU, precision and recall are 0.",
         "Images in which the truth marks nothing have no Dice. They are judged apart, by the share of them in which "
         "anything was found, and by the area found.",
         "Pooled figures count the pixels of all images together, so large objects weigh more. They are given to "
@@ -83,8 +83,8 @@ def limits(
         )
     if audit["straddling_groups"]:
         found.append(
-            f"{counted(audit['straddling_groups'], 'group')} of near-duplicates or of one patient's pictures "
-            "lie on both sides of the split, which flatters the figures."
+            "Groups of near-duplicates or of one patient with pictures on both sides of the split: "
+            f"{audit['straddling_groups']}. This flatters the figures."
         )
     return found
 

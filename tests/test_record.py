@@ -1,0 +1,137 @@
+"""The record of a run, and the README's table of recorded runs."""
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import METRICS, PARAMETERS, Run, write_run
+
+from medseg.errors import UserError
+from medseg.params import read_record
+from medseg.record import BEGIN, END, run_record, runs_table, sample_size, update_readme, write_record
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    return run_record(read_record(run.params), run.manifest, run.audit, run.segmenter, run.metrics)
+
+
+def small_record(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "parameters": {
+            "data": {"name": "busi"},
+            "prepare": {"name": "resize", "channels": 1, "height": 96, "width": 128},
+            "model": {"name": "unet", "encoder": "resnet18"},
+        },
+        "data": {"splits": {"train": 7, "val": 2, "test": 1}},
+        "training": {"epochs": 8},
+        "metrics": {"split": "test", "images": 1, "dice": 0.94094, "iou": 0.8},
+    } | changes
+
+
+def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    record = record_of(run)
+    assert list(record) == ["name", "parameters", "data", "packages", "training", "metrics"]
+    assert record["name"] == "first"
+    assert record["parameters"] == {key: value for key, value in PARAMETERS.items() if key != "machine"}
+    assert record["data"] == {
+        "manifest_sha256": hashlib.sha256(run.manifest.read_bytes()).hexdigest(),
+        "pictures": 4,
+        "splits": {"train": 1, "test": 3},
+    }
+    assert record["training"] == {"best_epoch": 2, "epochs": 3, "samples": 28, "encoder_weights": "random"}
+    assert record["metrics"] == METRICS
+
+
+def test_a_record_names_the_versions_of_direct_dependencies_alone(tmp_path: Path) -> None:
+    packages = record_of(write_run(tmp_path))["packages"]
+    assert packages["torch"] == importlib.metadata.version("torch")
+    assert "jinja2" in packages
+    assert "pytest" not in packages
+    assert list(packages) == sorted(packages, key=str.lower)
+
+
+def test_a_written_record_reads_back_and_repeats_to_the_byte(tmp_path: Path) -> None:
+    record = record_of(write_run(tmp_path))
+    write_record(record, tmp_path / "one.json")
+    write_record(record_of(write_run(tmp_path / "again")), tmp_path / "two.json")
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8")) == record
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_a_run_without_a_name_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    with pytest.raises(UserError, match="name is missing"):
+        run_record({}, run.manifest, run.audit, run.segmenter, run.metrics)
+
+
+@pytest.mark.parametrize(("content", "fault"), [("{", "not readable as JSON"), ("[]", "must hold a JSON object")])
+def test_metrics_that_are_no_object_are_named(tmp_path: Path, content: str, fault: str) -> None:
+    run = write_run(tmp_path)
+    run.metrics.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=f"evaluate.json: {fault}"):
+        record_of(run)
+
+
+def test_the_table_has_a_row_per_run_by_name(tmp_path: Path) -> None:
+    undefined = {"split": "val", "images": 0, "dice": None, "iou": None}
+    write_record(small_record("b", metrics=undefined, data={"splits": {"train": 7, "val": 3}}), tmp_path / "1.json")
+    write_record(small_record("a|c"), tmp_path / "2.json")
+    assert runs_table(tmp_path) == (
+        "| run | data | train/val/test | model | samples | epochs | scored on | images | Dice | IoU |\n"
+        "| --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |\n"
+        "| a\\|c | busi | 7/2/1 | unet resnet18 | 128x96 grey | 8 | test | 1 | 0.941 | 0.800 |\n"
+        "| b | busi | 7/3/0 | unet resnet18 | 128x96 grey | 8 | val | 0 | \N{EN DASH} | \N{EN DASH} |\n"
+    )
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
+    write_record({"name": "x"}, tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"x\.json: not a record of a run: 'parameters'"):
+        runs_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        ({"name": "resize", "channels": 3, "height": 224, "width": 256}, "256x224 RGB"),
+        ({"name": "patchify", "channels": 3, "patch": 128}, "128x128 RGB patches"),
+        ({"name": "scale", "channels": 1, "factor": 0.5}, "x0.5 grey"),
+    ],
+)
+def test_the_size_of_samples_in_words(prepare: dict[str, Any], words: str) -> None:
+    assert sample_size(prepare) == words
+
+
+def test_the_readme_takes_the_table_between_its_markers_and_keeps_the_rest(tmp_path: Path) -> None:
+    folder, readme = tmp_path / "runs", tmp_path / "README.md"
+    write_record(small_record("a"), folder / "a.json")
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    update_readme(readme, folder)
+    once = readme.read_text(encoding="utf-8")
+    assert once == f"before\n{BEGIN}\n{runs_table(folder)}{END}\nafter\n"
+    update_readme(readme, folder)
+    assert readme.read_text(encoding="utf-8") == once
+
+
+@pytest.mark.parametrize("text", ["", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
+def test_a_readme_without_both_markers_is_left_alone(tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="add them"):
+        update_readme(readme, tmp_path)
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_the_readme_of_this_project_holds_the_table_of_its_runs(project: Path, tmp_path: Path) -> None:
+    text = (project / "README.md").read_text(encoding="utf-8")
+    assert text.index(BEGIN) < text.index(END)
+    folder = project / "metrics" / "runs"
+    if any(folder.glob("*.json")):
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        update_readme(tmp_path / "README.md", folder)
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == text, "say `make table` and commit README.md"
