@@ -14,6 +14,8 @@ from medseg.patches import Border, cut, origins
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
 Channels = Literal[1, 3]  # 1: grey, 3: RGB
 
+_HALF = 0.5 - 1e-5  # averages in float32 leave some exact halves a hair below
+
 
 class Resize(Section):
     """Every picture to one size."""
@@ -79,7 +81,7 @@ def fit(image: Pixels, geometry: Resize | Scale) -> Pixels:
 def fit_mask(mask: Pixels, geometry: Resize | Scale) -> Pixels:
     """Resize a (H, W) mask of 0 and 1 as `fit` resizes its picture; a pixel is 1 where at least half of it was."""
     share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
-    return _pad_to_frame((share >= 0.5).astype(np.uint8), geometry)
+    return _pad_to_frame((share >= _HALF).astype(np.uint8), geometry)
 
 
 def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry: Resize | Scale) -> NDArray[np.float32]:

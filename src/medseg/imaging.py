@@ -14,7 +14,7 @@ from medseg.outputs import whole_file
 
 Pixels = NDArray[np.uint8]
 
-_GREY_MODES = {"1", "L", "LA", "La"}
+_GREY_MODES = {"1", "L", "LA"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
 
 
@@ -88,10 +88,7 @@ def _read_values(path: Path) -> NDArray[np.integer[Any]]:
         raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
     if picture.mode in _DEEP_MODES:
         return np.asarray(picture).astype(np.int64)
-    try:
-        values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
-    except ValueError as error:
-        raise UserError(f"{path}: its colours can't be read ({error}); convert it to RGB") from None
+    values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
     return values
 
 

@@ -125,7 +125,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False)
         return SCHEMA.validate(table)
-    except (OSError, ValueError, pa.errors.SchemaError) as error:
+    except (OSError, ValueError, pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
         raise UserError(f"{path}: not a manifest that this project wrote: {error}") from error
 
 

@@ -1,0 +1,228 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from medseg.errors import UserError
+from medseg.imaging import Pixels, read_image, read_mask, to_channels, write_png
+
+SQUARE = np.zeros((6, 8), np.uint8)  # a mask: 2x3 pixels of foreground
+SQUARE[1:3, 2:5] = 1
+COLOURS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def save(path: Path, picture: Image.Image, **options: Any) -> Path:
+    picture.save(path, **options)
+    return path
+
+
+def paletted(indices: NDArray[Any], *colours: tuple[int, int, int]) -> Image.Image:
+    picture = Image.fromarray(indices.astype(np.uint8))
+    picture.putpalette([value for colour in colours for value in colour])
+    return picture
+
+
+MASK_FORMATS = {
+    "1-bit": Image.fromarray(SQUARE.astype(bool)),
+    "grey 0/255": Image.fromarray(SQUARE * 255),
+    "grey 0/1": Image.fromarray(SQUARE),
+    "grey with alpha": Image.merge("LA", [Image.fromarray(SQUARE * 255), Image.new("L", (8, 6), 255)]),
+    "16-bit": Image.fromarray(SQUARE.astype(np.uint16) * 65535),
+    "RGB 0/255": Image.fromarray(SQUARE[..., None].repeat(3, axis=2) * 255),
+    "RGB, one colour": Image.fromarray(SQUARE[..., None] * np.array([192, 0, 64], np.uint8)),
+    "RGBA, opaque": Image.fromarray(
+        np.concatenate([SQUARE[..., None].repeat(3, axis=2) * 255, np.full((6, 8, 1), 255, np.uint8)], axis=2)
+    ),
+    "palette": paletted(SQUARE, (0, 0, 0), (128, 64, 0)),
+    "palette, foreground first": paletted(1 - SQUARE, (255, 255, 255), (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MASK_FORMATS)
+def test_every_mask_format_gives_the_same_mask(tmp_path: Path, name: str) -> None:
+    mask = read_mask([save(tmp_path / "mask.png", MASK_FORMATS[name])])
+    np.testing.assert_array_equal(mask, SQUARE)
+    assert mask.dtype == np.uint8
+
+
+def test_an_opaque_black_mask_is_empty_and_a_white_one_full(tmp_path: Path) -> None:
+    assert not read_mask([save(tmp_path / "empty.png", Image.new("RGBA", (4, 3), (0, 0, 0, 255)))]).any()
+    assert read_mask([save(tmp_path / "full.png", Image.new("1", (4, 3), 1))]).all()
+
+
+def test_several_masks_are_united_whatever_their_formats(tmp_path: Path) -> None:
+    other = np.zeros_like(SQUARE)
+    other[2:5, 4:7] = 1
+    files = [
+        save(tmp_path / "1.png", MASK_FORMATS["1-bit"]),
+        save(tmp_path / "2.png", Image.fromarray(other[..., None].repeat(3, axis=2) * 255)),
+    ]
+    assert read_mask(files).sum() == 6 + 9 - 1
+
+
+def test_masks_of_other_size_or_values_are_refused_by_name(tmp_path: Path) -> None:
+    small = save(tmp_path / "small.png", Image.new("L", (4, 3)))
+    large = save(tmp_path / "large.png", Image.new("L", (8, 3)))
+    with pytest.raises(UserError, match=r"large\.png: the masks of one picture differ in size: 8x3 and 4x3"):
+        read_mask([small, large])
+    grades = save(tmp_path / "grades.png", Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)))
+    with pytest.raises(UserError, match=r"grades\.png: 12 different values"):
+        read_mask([grades])
+    two = save(tmp_path / "two.png", paletted(np.array([[0, 1, 2]], np.uint8), (0, 0, 0), (255, 0, 0), (0, 255, 0)))
+    with pytest.raises(UserError, match=r"two\.png: 3 different values"):
+        read_mask([two])
+
+
+def test_no_mask_path_at_all_is_a_defect_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="no mask path"):
+        read_mask([])
+
+
+@pytest.mark.parametrize(
+    ("picture", "channels"),
+    [
+        (Image.fromarray(COLOURS), 3),
+        (Image.fromarray(COLOURS[..., 0]), 1),
+        (Image.fromarray(COLOURS[..., 0] > 128), 1),
+        (Image.fromarray(COLOURS).convert("RGBA"), 3),
+        (Image.fromarray(COLOURS[..., 0]).convert("LA"), 1),
+        (Image.fromarray(COLOURS).quantize(4), 3),
+    ],
+)
+def test_pictures_come_as_grey_or_rgb(tmp_path: Path, picture: Image.Image, channels: int) -> None:
+    image = read_image(save(tmp_path / "picture.png", picture))
+    assert image.shape == (24, 32, channels)
+    assert image.dtype == np.uint8
+    expected = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    np.testing.assert_array_equal(image.squeeze(), expected)
+
+
+def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
+    path = save(tmp_path / "picture.png", Image.new("RGBA", (2, 2), (10, 20, 30, 0)))
+    np.testing.assert_array_equal(read_image(path), np.full((2, 2, 3), (10, 20, 30), np.uint8))
+
+
+def test_16_bit_grey_is_scaled_to_8_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 128 * 257], [65535, 128, 129]], np.uint16)  # 129 is nearer to 1 than to 0
+    for name in ("picture.png", "picture.tif"):
+        image = read_image(save(tmp_path / name, Image.fromarray(values)))
+        np.testing.assert_array_equal(image[..., 0], [[0, 1, 128], [255, 0, 1]])
+
+
+def test_values_that_fit_no_16_bits_are_refused(tmp_path: Path) -> None:
+    for value in (-1, 65536):
+        path = save(tmp_path / "deep.tif", Image.fromarray(np.full((2, 2), value, np.int32)))
+        with pytest.raises(UserError, match=r"deep\.tif: values outside 0\.\.65535"):
+            read_image(path)
+
+
+def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is the right side
+    image = read_image(save(tmp_path / "picture.png", Image.fromarray(COLOURS), exif=exif))
+    np.testing.assert_array_equal(image, np.rot90(COLOURS, -1))
+
+
+def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
+    image = read_image(save(tmp_path / "picture.tif", red))
+    np.testing.assert_array_equal(image, np.full((8, 8, 3), (255, 0, 0), np.uint8))
+
+
+@pytest.mark.parametrize("read", [read_image, lambda path: read_mask([path])], ids=["image", "mask"])
+def test_files_that_hold_no_single_picture_of_integers_are_refused_by_name(tmp_path: Path, read: Any) -> None:
+    grey = Image.fromarray(SQUARE)
+    files: dict[str, dict[str, Any]] = {
+        "pages.tif: holds 2 pictures": {"picture": grey, "save_all": True, "append_images": [grey]},
+        "float.tif: floating-point": {"picture": Image.fromarray(SQUARE.astype(np.float32))},
+    }
+    for message, options in files.items():
+        path = save(tmp_path / message.split(":")[0], **options)
+        with pytest.raises(UserError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{tmp_path}/{message}")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"text\.png: not readable as a picture"):
+        read(tmp_path / "text.png")
+    with pytest.raises(UserError, match=r"missing\.png: no such file"):
+        read(tmp_path / "missing.png")
+
+
+def encoded(format_: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(COLOURS).save(stream, format_, **options)
+    return stream.getvalue()
+
+
+ENCODED = {
+    "png": encoded("PNG"),
+    "jpg": encoded("JPEG"),
+    "tif": encoded("TIFF"),
+    "bmp": encoded("BMP"),
+    "packbits.tif": encoded("TIFF", compression="packbits"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on the way to failing
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 0.95))
+def test_a_picture_that_is_cut_off_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, share: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"cut.{name}"
+    path.write_bytes(ENCODED[name][: int(share * len(ENCODED[name]))])
+    with pytest.raises(UserError, match="not readable as a picture"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", ENCODED)
+@settings(max_examples=60, deadline=None)
+@given(changes=st.dictionaries(st.integers(0, 199), st.integers(0, 255), min_size=1, max_size=8))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_damaged_picture_is_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, name: str, changes: dict[int, int]
+) -> None:
+    damaged = bytearray(ENCODED[name])
+    for position, value in changes.items():
+        damaged[position] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged.{name}"
+    path.write_bytes(bytes(damaged))
+    try:
+        assert read_image(path).dtype == np.uint8
+    except UserError as error:
+        assert str(path) in str(error)  # noqa: PT017  # either outcome is right
+
+
+def test_grey_and_colour_turn_into_each_other() -> None:
+    grey = COLOURS[..., :1]
+    np.testing.assert_array_equal(to_channels(grey, 3), np.concatenate([grey] * 3, axis=2))
+    assert to_channels(grey, 1) is grey
+    primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    np.testing.assert_array_equal(to_channels(primaries, 1)[..., 0], [[76, 150, 29, 255]])  # 0.299, 0.587, 0.114
+
+
+@pytest.mark.parametrize("image", [COLOURS, COLOURS[..., :1], COLOURS[..., 0], COLOURS[:1, :1]])
+def test_a_written_picture_reads_back_and_has_the_same_bytes_each_time(tmp_path: Path, image: Pixels) -> None:
+    write_png(tmp_path / "a.png", image)
+    write_png(tmp_path / "sub" / "b.png", image)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "sub" / "b.png").read_bytes()
+    back: NDArray[np.uint8] = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(back.reshape(image.shape), image)
+
+
+def test_the_masks_of_real_samples(samples: Path) -> None:
+    benign = samples / "busi/Dataset_BUSI_with_GT/benign"
+    parts = [benign / "benign (4)_mask.png", benign / "benign (4)_mask_1.png"]  # the second is RGBA
+    areas = [int(read_mask([part]).sum()) for part in parts]
+    assert read_mask(parts).sum() == sum(areas)
+    assert min(areas) > 0
+    normal = samples / "busi/Dataset_BUSI_with_GT/normal"
+    assert all(not read_mask([path]).any() for path in sorted(normal.glob("*_mask.png"))[:10])
