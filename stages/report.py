@@ -28,9 +28,9 @@ def main(
     from medseg.machine import MachineParams
     from medseg.outputs import write_text
     from medseg.params import read_record, read_section
-    from medseg.record import run_record, write_record
     from medseg.report.content import Sources, collect
     from medseg.report.page import render_html, render_markdown
+    from medseg.runs import run_record, write_record
 
     run = run_record(read_record(params), manifest, audit, segmenter, metrics)
     sources = Sources(raw, manifest, audit, training, segmenter, predictions, plots)

@@ -45,7 +45,8 @@ class Clone:
         """Run a command in the clone, whatever becomes of it; its two outputs are read as one."""
         names = {f"GIT_{role}_{what}": "tester" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "DVC", "PYTEST"))}
+        ours = ("PYTHON", "DVC", "PYTEST")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         return subprocess.run(
             command,
             cwd=self.folder,

@@ -256,7 +256,7 @@ def test_the_method_follows_the_geometry(run: Run, tmp_path: Path, geometry: dic
 
 
 def test_the_report_loads_no_torch() -> None:
-    code = "import sys, medseg.report.page, medseg.record; sys.exit('torch' in sys.modules)"
+    code = "import sys, medseg.report.page, medseg.runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -24,7 +24,7 @@ def params(
 @app.command()
 def table() -> None:
     """Write the table of the runs in metrics/runs/ into README.md. Example: `medseg table`."""
-    from medseg.record import update_readme
+    from medseg.runs import update_readme
 
     update_readme(Path("README.md"), Path("metrics/runs"))
 

@@ -22,10 +22,14 @@ class BCE(Section):
 
 
 class Dice(Section):
-    """Soft Dice (Milletari et al., 3DV 2016), pooled over the batch."""
+    """Soft Dice (Milletari et al., 3DV 2016), pooled over the batch, as segmentation-models-pytorch has it.
+
+    1 - (sum(p t) + smooth) / ((sum p + sum t) / 2 + smooth) with probabilities p and truth t. A batch whose truth is
+    empty gives 0 and no gradient: alone, this loss never punishes false positives there.
+    """
 
     name: Literal["dice"]
-    smooth: float = Field(ge=0)  # pixels added above and below; keeps batches without foreground finite
+    smooth: float = Field(ge=0)  # pixels added to both parts of the fraction
 
 
 class BCEDice(Section):

@@ -17,9 +17,9 @@ from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams, run_parallel
 from medseg.manifest import read_manifest
-from medseg.record import SPLITS, read_bytes, read_json
 from medseg.report import words
 from medseg.report.charts import Axis, Chart, Line, Point, bar_chart, line_chart
+from medseg.runs import SPLITS, read_bytes, read_json
 
 THUMBNAIL = 160  # pixels of the longer side
 JPEG_QUALITY = 85

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from medseg.record import ABSENT, sample_size, score
 from medseg.report import charts
 from medseg.report.content import Report
 from medseg.report.words import counted
+from medseg.runs import ABSENT, sample_size, score
 
 FOLDER = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from finished_run import METRICS, PARAMETERS, Run, write_run
 
 from medseg.errors import UserError
 from medseg.params import read_record
-from medseg.record import BEGIN, END, run_record, runs_table, sample_size, update_readme, write_record
+from medseg.runs import BEGIN, END, run_record, runs_table, sample_size, update_readme, write_record
 
 
 def record_of(run: Run) -> dict[str, Any]:
