@@ -1,0 +1,90 @@
+"""A model written to disk is the same model when it is read."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from medseg.bundle import WEIGHTS, load_bundle, save_bundle
+from medseg.description import DESCRIPTION
+from medseg.errors import UserError
+from medseg.models.network import Network, build_model
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(0)
+    built = build_model(tiny.unet(), 1, 1)
+    built(torch.rand(4, 1, 32, 32) * 255)  # moves the running means, so that evaluation mode tells
+    return built.eval()
+
+
+@pytest.fixture
+def folder(network: Network, tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "bundle", network, tiny.description(threshold=0.4))
+    return tmp_path / "bundle"
+
+
+def test_what_comes_back_gives_the_same_logits(network: Network, folder: Path) -> None:
+    loaded, description = load_bundle(folder)
+    picture = torch.randint(0, 256, (2, 1, 33, 40), dtype=torch.uint8)
+    assert not loaded.training
+    assert torch.equal(loaded(picture), network(picture))
+    assert description == tiny.description(threshold=0.4)
+
+
+def test_a_bundle_is_two_files_and_no_pickle(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
+    assert len(load_file(folder / WEIGHTS)) > 0  # safetensors can hold no code
+
+
+def test_equal_models_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "again", *load_bundle(folder))
+    for name in (WEIGHTS, DESCRIPTION):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_normalisation_comes_from_the_description(network: Network, tmp_path: Path) -> None:
+    model = tiny.unet(input_mean=[0.25])
+    save_bundle(tmp_path, network, tiny.description(model=model))
+    loaded, _ = load_bundle(tmp_path)
+    assert loaded.mean.item() == 0.25
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+def test_a_missing_part_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=name):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("left", [0, 4, 1000, -1])
+def test_cut_weights_are_named(folder: Path, left: int) -> None:
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=WEIGHTS):
+        load_bundle(folder)
+
+
+def test_weights_of_another_shape_are_named(folder: Path) -> None:
+    text = (folder / DESCRIPTION).read_text().replace("  - 16\n  - 16\n", "  - 16\n  - 24\n", 1)
+    (folder / DESCRIPTION).write_text(text)
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit the network of {DESCRIPTION}"):
+        load_bundle(folder)
+
+
+def test_a_layer_too_few_is_named(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    del state["core.segmentation_head.0.bias"]
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"segmentation_head\.0\.bias"):
+        load_bundle(folder)
+
+
+def test_a_wrong_description_names_key_and_file(folder: Path) -> None:
+    path = folder / DESCRIPTION
+    path.write_text(path.read_text().replace("threshold: 0.4", "threshold: 4.0"))
+    with pytest.raises(UserError, match=rf"{DESCRIPTION}: threshold|{DESCRIPTION}\.threshold"):
+        load_bundle(folder)

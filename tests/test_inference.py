@@ -1,0 +1,149 @@
+"""A network and a picture of any size to probabilities at the picture's own size."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from medseg.errors import UserError
+from medseg.geometry import Geometry, Patchify, Resize, Scale
+from medseg.imaging import Pixels
+from medseg.inference import Probabilities, choose_device, predict
+
+CPU = torch.device("cpu")
+
+
+class AsLogits(nn.Module):
+    """Gives the first channel of its input, less 128 and divided by 32, as logits."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels[:, :1].float() - 128) / 32
+
+
+class Recorder(AsLogits):
+    """Notes the shapes of the batches that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.shapes.append(tuple(pixels.shape))
+        return super().forward(pixels)
+
+
+class Constant(nn.Module):
+    """Logit 1 everywhere."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.ones_like(pixels[:, :1], dtype=torch.float32)
+
+
+def patches(patch: int = 16, channels: int = 1) -> Patchify:
+    return Patchify.model_validate(
+        {"name": "patchify", "channels": channels, "patch": patch, "stride": 5, "border": "drop"}
+    )
+
+
+def resize(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
+    return Resize.model_validate(
+        {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
+    )
+
+
+def picture(height: int, width: int, channels: int = 1) -> Pixels:
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def expected(image: Pixels) -> Probabilities:
+    return (1 / (1 + np.exp(-(image[None, :, :, 0].astype(np.float64) - 128) / 32))).astype(np.float32)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))
+def test_tiles_give_every_pixel_its_own_probability(height: int, width: int, overlap: float, batch_size: int) -> None:
+    image = picture(height, width)
+    found = predict(AsLogits(), image, patches(), overlap, batch_size, CPU)
+    assert found.dtype == np.float32
+    # Up to 16 x 16 tiles overlap in a pixel, and a sum of so many single-precision numbers may be off by their count.
+    np.testing.assert_allclose(found, expected(image), rtol=256 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [patches(), resize(32, 32, "squash"), resize(24, 48, "keep"), Scale(name="scale", channels=1, factor=0.5)],
+    ids=["tiles", "squashed", "kept", "scaled"],
+)
+@pytest.mark.parametrize("size", [(7, 9), (16, 16), (33, 20)])
+def test_a_constant_network_gives_a_constant_map(geometry: Geometry, size: tuple[int, int]) -> None:
+    found = predict(Constant(), picture(*size), geometry, 0.5, 4, CPU)
+    assert found.shape == (1, *size)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-1)), rtol=1e-6)
+
+
+def test_the_batch_size_bounds_batches_and_changes_nothing() -> None:
+    image = picture(40, 30)
+    recorder = Recorder()
+    found = predict(recorder, image, patches(), 0.5, 3, CPU)
+    assert {shape[1:] for shape in recorder.shapes} == {(1, 16, 16)}
+    assert max(shape[0] for shape in recorder.shapes) == 3
+    np.testing.assert_array_equal(found, predict(AsLogits(), image, patches(), 0.5, 100, CPU))
+
+
+def test_tiles_overlap_by_the_share_that_is_asked_for() -> None:
+    recorder = Recorder()
+    predict(recorder, picture(16, 48), patches(), 0.5, 1, CPU)
+    assert len(recorder.shapes) == 5  # at 0, 8, 16, 24 and 32
+    recorder = Recorder()
+    predict(recorder, picture(16, 48), patches(), 0.0, 1, CPU)
+    assert len(recorder.shapes) == 3
+
+
+def test_a_picture_of_the_networks_size_comes_back_as_it_was() -> None:
+    image = picture(32, 24)
+    found = predict(AsLogits(), image, resize(32, 24, "squash"), 0.5, 4, CPU)
+    np.testing.assert_allclose(found, expected(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("aspect", ["squash", "keep"])
+@pytest.mark.parametrize("size", [(96, 64), (20, 90)])
+def test_resizing_there_and_back_keeps_objects_in_their_place(size: tuple[int, int], aspect: str) -> None:
+    image = np.zeros((*size, 1), np.uint8)
+    image[: size[0] // 2, : size[1] // 2] = 255
+    found = predict(AsLogits(), image, resize(64, 64, aspect), 0.5, 4, CPU)[0] >= 0.5
+    agree = found == (image[..., 0] > 0)
+    assert found.shape == size
+    assert agree.mean() > 0.95
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("geometry", ["tiles", "resized"])
+def test_the_network_sees_the_channels_that_it_was_trained_on(geometry: str, channels: int) -> None:
+    wanted: Geometry = patches(16, channels) if geometry == "tiles" else resize(16, 16, "squash", channels)
+    for stored in (1, 3):
+        recorder = Recorder()
+        found = predict(recorder, picture(20, 20, stored), wanted, 0.5, 4, CPU)
+        assert found.shape == (1, 20, 20)
+        assert all(shape[1] == channels for shape in recorder.shapes)
+
+
+def test_grey_pictures_stored_as_rgb_give_the_same_map() -> None:
+    grey = picture(30, 30)
+    np.testing.assert_array_equal(
+        predict(AsLogits(), grey, patches(), 0.5, 4, CPU),
+        predict(AsLogits(), np.repeat(grey, 3, axis=2), patches(), 0.5, 4, CPU),
+    )
+
+
+def test_a_gpu_that_is_not_there_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"machine\.accelerator"):
+        choose_device("gpu")
+    assert choose_device("auto") == choose_device("cpu") == CPU
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [choose_device(name).type for name in ("gpu", "auto", "cpu")] == ["cuda", "cuda", "cpu"]
