@@ -8,8 +8,6 @@ import typer
 
 from medseg.errors import UserError
 
-INTERRUPTED = 130  # the shell's code for a process ended by Ctrl-C
-
 
 def new_app(**options: Any) -> typer.Typer:
     """A Typer application that shows defects as plain tracebacks and offers no shell completion."""
@@ -17,15 +15,12 @@ def new_app(**options: Any) -> typer.Typer:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run `app` and exit: 0 done, 1 a user's mistake (told in one message), 2 wrong usage, 130 Ctrl-C."""
+    """Run `app` and exit: 0 done, 1 a user's mistake (told in one message); by Typer, 2 wrong usage, 130 Ctrl-C."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 def run_stage(main: Callable[..., None]) -> None:

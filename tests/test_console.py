@@ -1,0 +1,106 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STAGE = """
+import sys
+from pathlib import Path
+from medseg.console import run_stage
+from medseg.errors import UserError
+
+def main(params: Path, out: Path) -> None:
+    '''Say what is asked for in OUT.
+
+    Example: `python stage.py params.yaml out`
+    '''
+    match out.name:
+        case "mistake":
+            raise UserError(f"{params}: a mistake")
+        case "defect":
+            raise RuntimeError("a defect")
+        case "wait":
+            import time
+            print("waiting", flush=True)
+            time.sleep(60)
+    print(type(params).__name__, params, out)
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+HEAVY = {"torch", "pandas", "albumentations", "lightning", "pytorch_lightning", "matplotlib", "cv2", "scipy", "pandera"}
+
+
+@pytest.fixture
+def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a small stage, and its environment."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    return [sys.executable, str(tmp_path / "stage.py")], {**os.environ, "PYTHONPATH": str(project / "src")}
+
+
+def run(stage: tuple[list[str], dict[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, environment = stage
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_arguments_arrive_as_paths_in_their_order(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "params.yaml", "data/out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["PosixPath", "params.yaml", "data/out"]
+
+
+def test_a_mistake_is_one_message_and_exit_code_1(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml", "mistake")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: p.yaml: a mistake\n")
+
+
+def test_a_defect_keeps_its_plain_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml", "defect")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("RuntimeError: a defect\n")
+
+
+def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml")
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
+    command, environment = stage
+    with subprocess.Popen(
+        [*command, "p.yaml", "wait"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+
+
+def stages() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "stages").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_s_help_loads_nothing_heavy(project: Path, name: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['{name}', '--help']\n"
+        f"try: runpy.run_module('stages.{name}', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print('LOADED', *sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in done.stdout
+    assert "params" in done.stdout
+    assert "Example" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "LOADED"
