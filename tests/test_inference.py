@@ -58,7 +58,8 @@ def picture(height: int, width: int, channels: int = 1) -> Pixels:
 
 
 def expected(image: Pixels) -> Probabilities:
-    return (1 / (1 + np.exp(-(image[None, :, :, 0].astype(np.float64) - 128) / 32))).astype(np.float32)
+    probabilities: Probabilities = (1 / (1 + np.exp(-(image[None, :, :, 0] - 128.0) / 32))).astype(np.float32)
+    return probabilities
 
 
 @settings(max_examples=30)
@@ -68,7 +69,7 @@ def test_tiles_give_every_pixel_its_own_probability(height: int, width: int, ove
     found = predict(AsLogits(), image, patches(), overlap, batch_size, CPU)
     assert found.dtype == np.float32
     # Up to 16 x 16 tiles overlap in a pixel, and a sum of so many single-precision numbers may be off by their count.
-    np.testing.assert_allclose(found, expected(image), rtol=256 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(found, expected(image), rtol=256 * float(np.finfo(np.float32).eps))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from medseg.errors import UserError
 from medseg.losses import BCE, BCEDice, Dice, LossParams, build_loss
 from medseg.params import validate
 
-ALL = [
+ALL: list[LossParams] = [
     BCE(name="bce"),
     Dice(name="dice", smooth=1.0),
     BCEDice(name="bce_dice", bce_weight=0.25, dice_weight=2.0, smooth=1.0),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from medseg import training
@@ -126,7 +126,7 @@ def test_tensorboard_gets_figures_and_pictures(finished: Finished) -> None:
 def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Store, Store]) -> None:
     logged = column(finished.folder, "val/dice")["dice"]
     record = finished.description.training
-    assert record.best_epoch == int(logged.idxmax()) + 1
+    assert record.best_epoch == int(logged.argmax()) + 1
     assert record.val_dice == pytest.approx(logged.max(), abs=1e-6)
     assert val_dice(finished.network, stores[1]) == pytest.approx(logged.max(), abs=1e-6)
     assert not finished.network.training

