@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import pooch  # type: ignore[import-untyped]
+import pooch
 from pydantic import Field
 from tqdm import tqdm
 
