@@ -273,3 +273,9 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
 def test_wrong_values_name_the_key(change: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=rf"evaluate\.{named}"):
         validate(PARAMS.model_dump() | change, EvaluateParams, "params.yaml: evaluate")
+
+
+def test_pictures_that_differ_in_their_ending_have_masks_of_their_own(tmp_path: Path) -> None:
+    names = [mask_path(tmp_path, name) for name in ("in/a.png", "in/a.tif", "in/a.jpg", "in/a.PNG")]
+    assert len(set(names)) == 4
+    assert {path.suffix for path in names} == {".png"}

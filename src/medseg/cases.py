@@ -12,8 +12,8 @@ from medseg.manifest import crop, read_pair, region_of
 
 
 def mask_path(folder: Path, file: str) -> Path:
-    """Where the predicted mask of the picture `file` lies."""
-    return folder / PurePosixPath(file).with_suffix(".png")
+    """Where the predicted mask of the picture `file` lies: `a.png` for a.png and `a.tif.png` for a.tif beside it."""
+    return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
 
 
 def draw_case(row: Any, raw: Path, masks: Path, side: int) -> Pixels:
