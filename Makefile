@@ -24,7 +24,7 @@ repro: $(READY)  ## run the pipeline: whatever changed since the last run, and n
 	$(RUN) dvc repro
 
 test: $(READY)  ## run the tests
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## check format, style and types
 	$(RUN) ruff format --check .

@@ -26,7 +26,7 @@ TINY = [
 ]
 STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
 
-pytestmark = [pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 
 class Clone:
