@@ -1,5 +1,6 @@
 """Every choice under conf/ composes into parameters that their classes accept."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from medseg.machine import MachineParams
 from medseg.manifest import ManifestParams
 from medseg.models.params import ModelParams
 from medseg.optimisation import OptimizerParams, SchedulerParams
-from medseg.params import Seed, read_section, read_yaml
+from medseg.params import Seed, read_record, read_section, read_yaml
 from medseg.splits import SplitParams
 from medseg.training import TrainParams
 
@@ -41,6 +42,7 @@ KINDS: dict[str, Any] = {
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
 )
+RUNS = sorted((Path(__file__).parents[1] / "metrics" / "runs").glob("*.json"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -73,6 +75,13 @@ def test_the_committed_params_are_the_composed_default(project: Path, tmp_path: 
     compose(CONF, tmp_path / "params.yaml", [])
     shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=project, capture_output=True, text=True, check=True)
     assert shown.stdout == (tmp_path / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("record", RUNS, ids=lambda path: path.stem)
+def test_a_recorded_run_was_made_with_what_its_experiment_says_today(record: Path, tmp_path: Path) -> None:
+    experiment = [] if record.stem == "default" else [f"experiment={record.stem}"]
+    compose(CONF, tmp_path / "params.yaml", experiment)
+    assert json.loads(record.read_text())["parameters"] == read_record(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
