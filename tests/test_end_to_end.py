@@ -57,9 +57,9 @@ class Clone:
             check=False,
         )
 
-    def would_run(self) -> list[str]:
-        """The stages that `dvc repro` would run now."""
-        printed = self.run("dvc", "repro", "--dry")
+    def repro(self, *options: str) -> list[str]:
+        """Run `dvc repro` and return the stages that it ran."""
+        printed = self.run("dvc", "repro", *options)
         return [stage for stage in STAGES if f"Running stage '{stage}'" in printed]
 
     def metrics(self) -> dict[str, object]:
@@ -115,41 +115,52 @@ def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:
     assert clone.run("git", "status", "--porcelain") == ""
 
 
+def test_a_changed_loss_reruns_train_and_what_follows(clone: Clone) -> None:
+    clone.run("medseg", "params", *TINY, "loss=dice")
+    assert clone.repro() == ["train", "evaluate", "report"]
+    restore(clone)
+
+
+def test_a_changed_report_template_reruns_the_report_alone(clone: Clone) -> None:
+    with (clone.folder / "src/medseg/report/template.html").open("a") as stream:
+        stream.write("<!-- changed -->\n")
+    assert clone.repro() == ["report"]
+    restore(clone)
+
+
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("loss=dice", ["train", "evaluate", "report"]),
-        ("seed=1", ["train", "evaluate", "report"]),
-        ("augment.seed=1", ["augment", "train", "evaluate", "report"]),
+        ("data.seed=1", ["download", "manifest", "report"]),
+        ("split.seed=1", ["manifest", "report"]),
+        ("prepare.height=64", ["prepare", "report"]),
+        ("augment.seed=1", ["augment", "report"]),
+        ("seed=1", ["train", "report"]),
         ("evaluate.threshold=0.4", ["evaluate", "report"]),
         ("machine.workers=1", []),
     ],
 )
-def test_a_changed_parameter_reruns_what_depends_on_it_and_nothing_before(
-    clone: Clone, override: str, stages: list[str]
-) -> None:
-    try:
-        clone.run("medseg", "params", *TINY, override)
-        assert clone.would_run() == stages
-    finally:
-        clone.run("git", "checkout", "-q", "params.yaml")
+def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, override: str, stages: list[str]) -> None:
+    """A dry run shows the stages whose own parameters changed; what follows them is run when their outputs differ."""
+    clone.run("medseg", "params", *TINY, override)
+    assert clone.repro("--dry") == stages
+    restore(clone)
 
 
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("src/medseg/report/template.html", ["report"]),
-        ("src/medseg/metrics.py", ["evaluate", "report"]),
-        ("src/medseg/losses.py", ["train", "evaluate", "report"]),
+        ("src/medseg/augmentation.py", ["augment"]),
+        ("src/medseg/losses.py", ["train"]),
+        ("src/medseg/metrics.py", ["evaluate"]),
+        ("src/medseg/figures.py", ["prepare", "augment", "train", "evaluate", "report"]),
     ],
 )
-def test_changed_code_reruns_the_stages_that_use_it(clone: Clone, file: str, stages: list[str]) -> None:
+def test_changed_code_touches_the_stages_that_use_it(clone: Clone, file: str, stages: list[str]) -> None:
     with (clone.folder / file).open("a") as stream:
-        stream.write("\n")
-    try:
-        assert clone.would_run() == stages
-    finally:
-        clone.run("git", "checkout", "-q", file)
+        stream.write("# changed\n")
+    assert clone.repro("--dry") == stages
+    restore(clone)
 
 
 def test_a_misspelt_parameter_stops_with_one_message(clone: Clone) -> None:
@@ -158,15 +169,12 @@ def test_a_misspelt_parameter_stops_with_one_message(clone: Clone) -> None:
     values = yaml.load(params)
     values["loss"]["bce_wieght"] = values["loss"].pop("bce_weight")
     yaml.dump(values, params)
-    try:
-        done = clone.attempt("dvc", "repro")
-        assert done.returncode == 255
-        assert "params.yaml: loss.bce_weight is missing" in done.stdout
-        assert "params.yaml: loss.bce_wieght is no known key" in done.stdout
-        assert "Traceback" not in done.stdout
-    finally:
-        clone.run("git", "checkout", "-q", ".")
-        clone.run("dvc", "checkout")
+    done = clone.attempt("dvc", "repro")
+    assert done.returncode == 255
+    assert "params.yaml: loss.bce_weight is missing" in done.stdout
+    assert "params.yaml: loss.bce_wieght is no known key" in done.stdout
+    assert "Traceback" not in done.stdout
+    restore(clone)
 
 
 def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone: Clone) -> None:
@@ -177,11 +185,9 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     module = clone.folder / "src" / "medseg" / "evaluation.py"
     code = module.read_text()
     module.write_text("raise RuntimeError('this code was written after the experiment was queued')\n" + code)
-    try:
-        clone.run("dvc", "queue", "start", "-j", "1")
-        wait_for(clone, "queued")
-    finally:
-        module.write_text(code)
+    clone.run("dvc", "queue", "start", "-j", "1")
+    wait_for(clone, "queued")
+    module.write_text(code)
     clone.run("dvc", "exp", "apply", "queued")
     assert clone.metrics() != bolder
     assert json.loads(clone.run("dvc", "params", "diff", "--json"))["params.yaml"]["evaluate.threshold"]["new"] == 0.8
@@ -189,6 +195,13 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     compared = clone.run("dvc", "plots", "diff", "bolder", "queued", "--json")
     assert "bolder" in compared
     assert "queued" in compared
+
+
+def restore(clone: Clone) -> None:
+    """Back to the committed run, outputs and all."""
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "--force")
+    assert "up to date" in clone.run("dvc", "status")
 
 
 def settings(*overrides: str) -> list[str]:
