@@ -74,7 +74,12 @@ def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> 
 def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
     command, environment = stage
     with subprocess.Popen(
-        [*command, "p.yaml", "wait"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "p.yaml", "wait"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
