@@ -1,16 +1,33 @@
 """`build_model`, and the one place where pixels are normalised, padded to what a network needs, and cropped back."""
 
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.errors import UserError
-from medseg.models import unet
-from medseg.models.params import ModelParams
+from medseg.models import cmunext, improved_unet, library, pspnet, segnet, unet, unet_plain
+from medseg.models.params import (
+    Cmunext,
+    ImprovedUnet,
+    Library,
+    ModelParams,
+    Pspnet,
+    Segnet,
+    Unet,
+    UnetPlain,
+)
 
 GREATEST_VALUE = 255  # of 8-bit pixels
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """A network with several outputs to train on (deep supervision)."""
+
+    def heads(self, pixels: Tensor) -> list[Tensor]:
+        """All outputs as logits of the input's height and width: first what `forward` gives, then the coarser ones."""
 
 
 class Network(nn.Module):
@@ -18,27 +35,41 @@ class Network(nn.Module):
 
     Takes (N, C, H, W) pixels from 0 to 255 of any dtype and any size and gives (N, classes, H, W) logits. The input is
     scaled to 0..1, normalised by mean and standard deviation per channel, and padded at the bottom and right by
-    repeating the edge until its sides divide by `divisor`; the logits are cropped back.
+    repeating the edge until its sides divide by `divisor` and measure at least `smallest`; the logits are cropped back.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, core: nn.Module, divisor: int, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, core: nn.Module, divisor: int, mean: list[float], std: list[float], smallest: int = 1
+    ) -> None:
         """Wrap `core`, whose input sides must divide by `divisor`; one mean and std for all channels or one each."""
         super().__init__()
         self.core = core
         self.divisor = divisor
+        self.smallest = smallest
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of pixels (N, C, H, W), 0..255."""
-        height, width = pixels.shape[-2:]
+        return _cropped(self.core(self._padded(pixels)), pixels)
+
+    def heads(self, pixels: Tensor) -> list[Tensor]:
+        """Logits of every output that the network can be trained on, each as `forward`'s, which come first."""
+        if not isinstance(self.core, HasHeads):
+            return [self(pixels)]
+        return [_cropped(logits, pixels) for logits in self.core.heads(self._padded(pixels))]
+
+    def _padded(self, pixels: Tensor) -> Tensor:
         normalised = (pixels.float() / GREATEST_VALUE - self.mean) / self.std
-        padding = (0, -width % self.divisor, 0, -height % self.divisor)
-        logits = self.core(functional.pad(normalised, padding, mode="replicate"))
-        return cast(Tensor, logits[..., :height, :width])
+        height, width = (self._fitting(side) for side in pixels.shape[-2:])
+        padding = (0, width - pixels.shape[-1], 0, height - pixels.shape[-2])
+        return functional.pad(normalised, padding, mode="replicate")
+
+    def _fitting(self, side: int) -> int:
+        return -(-max(side, self.smallest) // self.divisor) * self.divisor
 
 
 def build_model(params: ModelParams, channels: int, classes: int) -> Network:
@@ -50,7 +81,32 @@ def build_model(params: ModelParams, channels: int, classes: int) -> Network:
     mean, std = (_per_channel(params, key, channels) for key in ("input_mean", "input_std"))
     if min(std) <= 0:
         raise UserError(f"params.yaml: model.input_std = {params.input_std}: must be greater than 0")
-    return Network(unet.build(params, channels, classes), unet.DIVISOR, mean, std)
+    core, divisor, smallest = _build_core(params, channels, classes)
+    return Network(core, divisor, mean, std, smallest)
+
+
+def _build_core(params: ModelParams, channels: int, classes: int) -> tuple[nn.Module, int, int]:
+    """The network itself, what its sides must divide by, and the least that they must measure."""
+    match params:
+        case Unet():
+            return unet.build(params, channels, classes), unet.DIVISOR, 1
+        case Pspnet():
+            return pspnet.build(params, channels, classes), pspnet.DIVISOR, 1
+        case Library():
+            return library.build(params, channels, classes), library.DIVISOR, 1
+        case UnetPlain():
+            return unet_plain.UnetPlain(channels, classes, params.init_features), unet_plain.DIVISOR, 1
+        case Segnet():
+            return segnet.Segnet(channels, classes, params.init_features), segnet.DIVISOR, 1
+        case ImprovedUnet():
+            core = improved_unet.ImprovedUnet(channels, classes, params.init_features, params.dropout)
+            return core, improved_unet.DIVISOR, improved_unet.SMALLEST
+        case Cmunext():
+            return cmunext.Cmunext(channels, classes, params.widths, params.depths, params.kernels), cmunext.DIVISOR, 1
+
+
+def _cropped(logits: Tensor, pixels: Tensor) -> Tensor:
+    return cast(Tensor, logits[..., : pixels.shape[-2], : pixels.shape[-1]])
 
 
 def _per_channel(params: ModelParams, key: str, channels: int) -> list[float]:

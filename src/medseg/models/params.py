@@ -8,17 +8,80 @@ from medseg.params import Section
 
 EncoderWeights = Literal["auto", "imagenet", "none"]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
+Width = Annotated[int, Field(ge=1, le=4096)]  # feature maps
+Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability that a value is set to 0 in training
+FiveWidths = Annotated[list[Width], Field(min_length=5, max_length=5)]
 
 
-class Unet(Section):
-    """segmentation-models-pytorch's U-Net over any of its encoders."""
+class Network(Section):
+    """What every network needs: how its input is normalised."""
 
-    name: Literal["unet"]
-    encoder: str = Field(min_length=1)
-    encoder_weights: EncoderWeights
-    decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)]
     input_mean: PerChannel  # of pixels scaled to 0..1
     input_std: PerChannel
 
 
-ModelParams = Unet
+class Encoded(Network):
+    """A network of segmentation-models-pytorch, over any of its encoders."""
+
+    encoder: str = Field(min_length=1)
+    encoder_weights: EncoderWeights
+
+
+class Unet(Encoded):
+    """segmentation-models-pytorch's U-Net."""
+
+    name: Literal["unet"]
+    decoder_channels: FiveWidths
+
+
+class Pspnet(Encoded):
+    """segmentation-models-pytorch's PSPNet."""
+
+    name: Literal["pspnet"]
+    psp_channels: Width  # after pyramid pooling
+    dropout: Dropout
+
+
+class Library(Encoded):
+    """Any other architecture of segmentation-models-pytorch, as the library builds it by default."""
+
+    name: Literal["library"]
+    arch: Literal[
+        "unetplusplus", "manet", "linknet", "fpn", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer"
+    ]
+
+
+class UnetPlain(Network):
+    """Ronneberger's U-Net with batch normalisation."""
+
+    name: Literal["unet_plain"]
+    init_features: Width  # of the first level; each level below has twice as many
+
+
+class Segnet(Network):
+    """SegNet: unpooling by the encoder's max-pooling indices."""
+
+    name: Literal["segnet"]
+    init_features: Width  # of the first level; the deeper ones have 2, 4, 8 and 8 times as many
+
+
+class ImprovedUnet(Network):
+    """Isensee's U-Net of BraTS 2017 in two dimensions."""
+
+    name: Literal["improved_unet"]
+    init_features: Width  # of the first level; each level below has twice as many
+    dropout: Dropout  # in the context modules
+
+
+class Cmunext(Network):
+    """CMUNeXt: large-kernel depthwise convolutions and skip fusion."""
+
+    name: Literal["cmunext"]
+    widths: FiveWidths
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=32)]], Field(min_length=5, max_length=5)]  # blocks a level
+    kernels: Annotated[list[Annotated[int, Field(ge=1, le=31)]], Field(min_length=5, max_length=5)]  # odd, pixels
+
+
+ModelParams = Annotated[
+    Unet | Pspnet | Library | UnetPlain | Segnet | ImprovedUnet | Cmunext, Field(discriminator="name")
+]
