@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from medseg.classes import Binary, TaskParams
 from medseg.description import Description, Training
 from medseg.geometry import Geometry, Resize
 from medseg.imaging import Pixels, write_png
@@ -14,6 +15,7 @@ from medseg.machine import MachineParams
 from medseg.models.params import Unet
 from medseg.store import Store, create_arrays, describe_arrays, open_store
 
+BINARY = Binary(name="binary")
 SMALL_ENCODER = "timm-mobilenetv3_small_minimal_100"
 CPU = MachineParams(workers=1, backend="threading", accelerator="cpu")
 
@@ -59,16 +61,25 @@ def write_store(folder: Path, count: int, channels: Literal[1, 3] = 1, seed: int
     return open_store(folder)
 
 
-def description(geometry: Geometry | None = None, model: Unet | None = None, threshold: float = 0.5) -> Description:
+def description(
+    geometry: Geometry | None = None, model: Unet | None = None, threshold: float = 0.5, task: TaskParams = BINARY
+) -> Description:
     """`model.yaml` of a small network for grey pictures."""
     training = Training(
-        encoder_weights="random", warnings=[], best_epoch=1, epochs=1, val_dice=0.5, samples=4, packages={"torch": "1"}
+        first_weights="random",
+        former=None,
+        warnings=[],
+        best_epoch=1,
+        epochs=1,
+        val_dice=0.5,
+        samples=4,
+        packages={"torch": "1"},
     )
     geometry = geometry or resize()
     return Description(
         model=model or unet(),
         channels=geometry.channels,
-        classes=1,
+        task=task,
         geometry=geometry,
         threshold=threshold,
         training=training,

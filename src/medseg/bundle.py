@@ -9,6 +9,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from medseg.classes import logit_count
 from medseg.description import DESCRIPTION, Description, read_description
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
@@ -27,7 +28,7 @@ def save_bundle(folder: Path, network: Network, description: Description) -> Non
 def load_bundle(folder: Path) -> tuple[Network, Description]:
     """Rebuild a model folder's network, in evaluation mode. Raises `UserError` where a part is missing or unfit."""
     description = read_description(folder)
-    network = build_model(description.model, description.channels, description.classes)
+    network = build_model(description.model, description.channels, logit_count(description.task))
     path = folder / WEIGHTS
     try:
         network.load_state_dict(load_file(path))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from medseg.classes import TaskParams
 from medseg.geometry import Geometry
 from medseg.models.params import ModelParams
 from medseg.params import Section, read_yaml, validate
@@ -12,14 +13,26 @@ from medseg.params import Section, read_yaml, validate
 DESCRIPTION = "model.yaml"
 
 
+FirstWeights = Literal["packaged", "placed", "hub", "random", "former"]
+
+
+class Former(Section):
+    """The network that training started from."""
+
+    name: str = Field(min_length=1)  # its folder in weights/
+    weights_sha256: str = Field(min_length=64, max_length=64)
+    continued: bool  # with its optimiser and scheduler, not only its weights
+
+
 class Training(Section):
     """How the weights came to be."""
 
-    encoder_weights: Literal["packaged", "placed", "hub", "random"]
+    first_weights: FirstWeights  # of the encoder where there is one; former: all of them, from another run
+    former: Former | None
     warnings: list[str]  # what a reader of any figure of this model should know
     best_epoch: int = Field(ge=1)  # counted from 1
     epochs: int = Field(ge=1)  # that were run
-    val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels
+    val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels; the mean over classes
     samples: int = Field(ge=1)  # that an epoch saw
     packages: dict[str, str]  # name to version
 
@@ -29,7 +42,7 @@ class Description(Section):
 
     model: ModelParams
     channels: Literal[1, 3]
-    classes: int = Field(ge=1)
+    task: TaskParams
     geometry: Geometry  # of the samples that it was trained on
     threshold: float = Field(gt=0, lt=1)  # a pixel is foreground where its probability is at least this
     training: Training
