@@ -50,12 +50,17 @@ class Cmunext(nn.Module):
         return cast(Tensor, self.head(features))
 
 
-class Residual(nn.Sequential):
-    """A sequence of layers whose output is added to its input."""
+class Residual(nn.Module):
+    """Adds what its branch makes of the input to the input."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        """`branch` must keep the shape."""
+        super().__init__()
+        self.branch = branch
 
     def forward(self, features: Tensor) -> Tensor:
         """A tensor to one of its shape."""
-        return features + cast(Tensor, super().forward(features))
+        return features + cast(Tensor, self.branch(features))
 
 
 def cmunext_block(maps: int, kernel: int) -> nn.Sequential:

@@ -73,12 +73,13 @@ class ImprovedUnet(nn.Module):
         return [layer(source) for layer, source in zip(self.segmentation, recombined[1:], strict=True)]
 
 
-class ContextModule(nn.Sequential):
+class ContextModule(nn.Module):
     """A pre-activation residual block: two 3x3 convolutions with dropout between them, plus the input."""
 
     def __init__(self, maps: int, dropout: float) -> None:
         """For `maps` maps in and out."""
-        super().__init__(
+        super().__init__()
+        self.branch = nn.Sequential(
             OrderedDict(
                 norm1=_norm(maps),
                 activation1=nn.LeakyReLU(SLOPE),
@@ -92,7 +93,7 @@ class ContextModule(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, maps, H, W) to the same."""
-        return features + cast(Tensor, super().forward(features))
+        return features + cast(Tensor, self.branch(features))
 
 
 def localisation_module(maps: int) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medseg.params import Section
 
@@ -80,6 +80,13 @@ class Cmunext(Network):
     widths: FiveWidths
     depths: Annotated[list[Annotated[int, Field(ge=1, le=32)]], Field(min_length=5, max_length=5)]  # blocks a level
     kernels: Annotated[list[Annotated[int, Field(ge=1, le=31)]], Field(min_length=5, max_length=5)]  # odd, pixels
+
+    @field_validator("kernels")
+    @classmethod
+    def _have_a_centre(cls, kernels: list[int]) -> list[int]:
+        if even := [kernel for kernel in kernels if kernel % 2 == 0]:
+            raise ValueError(f"{even[0]} is even: a kernel's side must be odd, so that it has a centre")
+        return kernels
 
 
 ModelParams = Annotated[
