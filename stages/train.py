@@ -13,29 +13,37 @@ def main(
     Example: `python -m stages.train params.yaml data/augmented data/prepared/val weights models/network
     metrics/train tensorboard`
     """
+    from medseg.augmentation import Transforms
     from medseg.bundle import save_bundle
+    from medseg.classes import TaskParams
     from medseg.losses import LossParams
     from medseg.machine import MachineParams
     from medseg.models.params import ModelParams
     from medseg.optimisation import OptimizerParams, SchedulerParams
     from medseg.outputs import whole_folder
     from medseg.params import Seed, read_section
+    from medseg.resuming import save_state
+    from medseg.sampling import SamplingParams
     from medseg.store import open_store
     from medseg.training import Places, Recipe, TrainParams, fit
 
     recipe = Recipe(
+        task=read_section(params, "task", TaskParams),
         model=read_section(params, "model", ModelParams),
         loss=read_section(params, "loss", LossParams),
         optimizer=read_section(params, "optimizer", OptimizerParams),
         scheduler=read_section(params, "scheduler", SchedulerParams),
+        sampling=read_section(params, "sampling", SamplingParams),
+        online=read_section(params, "online", Transforms),
         train=read_section(params, "train", TrainParams),
         seed=read_section(params, "seed", Seed),
     )
     machine = read_section(params, "machine", MachineParams)
     places = Places(weights, metrics, tensorboard)
-    trained, description = fit(open_store(augmented), open_store(val), recipe, places, machine)
+    trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
     with whole_folder(network) as partial:
-        save_bundle(partial, trained, description)
+        save_bundle(partial, trained.network, trained.description)
+        save_state(partial, trained.state, recipe.optimizer, recipe.scheduler)
 
 
 if __name__ == "__main__":

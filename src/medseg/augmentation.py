@@ -1,10 +1,11 @@
 """What augmentation means: variants of training samples, each drawn from a random stream of its own.
 
-The stream of a variant is seeded by (augment.seed, sample, variant), so any variant can be made again alone, and any
-number of workers writes the same bytes.
+The stream of a written variant is seeded by (augment.seed, sample, variant), so any variant can be made again alone,
+and any number of workers writes the same bytes. Variants drawn while training have streams of epochs.
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -82,11 +83,9 @@ class Blur(Section):
     sigma: float = Field(ge=0.1, le=16)  # the largest standard deviation, pixels
 
 
-class AugmentParams(Section):
-    """The section `augment`: how many variants of each training sample, and what may happen to one."""
+class Transforms(Section):
+    """What may happen to a sample; also the section `online`, which is drawn anew in every epoch."""
 
-    seed: Seed
-    factor: int = Field(ge=1, le=100)  # rows per sample; variant 0 is the sample as it was
     horizontal_flip: Probability
     vertical_flip: Probability
     quarter_turns: Probability
@@ -99,7 +98,29 @@ class AugmentParams(Section):
     blur: Blur
 
 
-def build_transform(params: AugmentParams) -> A.Compose:
+class AugmentParams(Transforms):
+    """The section `augment`: how many variants of each training sample are written, and what may happen to one."""
+
+    seed: Seed
+    factor: int = Field(ge=1, le=100)  # rows per sample; variant 0 is the sample as it was
+
+
+def is_active(params: Transforms) -> bool:
+    """Whether anything can happen at all."""
+    values = (getattr(params, name) for name in Transforms.model_fields)
+    return any((value if isinstance(value, float) else value.p) > 0 for value in values)
+
+
+def check_shape(params: Transforms, section: str, height: int, width: int) -> None:
+    """Raise `UserError` where quarter turns are asked for and the samples are not square."""
+    if params.quarter_turns > 0 and height != width:
+        raise UserError(
+            f"params.yaml: {section}.quarter_turns = {params.quarter_turns}: must be 0 for samples that are not square "
+            f"({width}x{height})"
+        )
+
+
+def build_transform(params: Transforms) -> A.Compose:
     """The transforms in the order in which they are applied: where pixels lie, then what value they have.
 
     All stand in it, also those that never act: a transform's place decides its random stream, so that turning one off
@@ -126,19 +147,27 @@ def build_transform(params: AugmentParams) -> A.Compose:
     return A.Compose(steps)
 
 
+def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int]) -> tuple[Pixels, Pixels]:
+    """Transform a sample: image (H, W, C) and mask (H, W), uint8, same shapes.
+
+    `stream` are the numbers that name its random stream: equal ones give equal results.
+    """
+    # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
+    # probability would act all together or not at all.
+    states = np.random.SeedSequence(stream).generate_state(len(transform.transforms))
+    for step, state in zip(transform.transforms, states, strict=True):
+        step.set_random_seed(int(state))
+    changed = transform(image=image, mask=mask)
+    return changed["image"].reshape(image.shape), changed["mask"]
+
+
 def make_variant(
     transform: A.Compose, image: Pixels, mask: Pixels, seed: int, sample: int, variant: int
 ) -> tuple[Pixels, Pixels]:
     """Variant number `variant` of a sample: image (H, W, C) and mask (H, W), uint8, same shapes; 0 is the original."""
     if variant == 0:
         return image, mask
-    # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
-    # probability would act all together or not at all.
-    states = np.random.SeedSequence([seed, sample, variant]).generate_state(len(transform.transforms))
-    for step, state in zip(transform.transforms, states, strict=True):
-        step.set_random_seed(int(state))
-    changed = transform(image=image, mask=mask)
-    return changed["image"].reshape(image.shape), changed["mask"]
+    return vary(transform, image, mask, (seed, sample, variant))
 
 
 def augment(store: Store, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
@@ -147,11 +176,7 @@ def augment(store: Store, params: AugmentParams, machine: MachineParams, folder:
     Raises `UserError` where quarter turns are asked for and the samples are not square.
     """
     count, height, width, channels = store.images.shape
-    if params.quarter_turns > 0 and height != width:
-        raise UserError(
-            f"params.yaml: augment.quarter_turns = {params.quarter_turns}: must be 0 for samples that are not square "
-            f"({width}x{height})"
-        )
+    check_shape(params, "augment", height, width)
     images, masks = create_arrays(folder, count * params.factor, height, width, channels)
     chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
     work = partial(_write_variants, store=store, params=params, images=images, masks=masks)

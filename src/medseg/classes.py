@@ -51,34 +51,37 @@ def class_names(task: TaskParams) -> list[str]:
 
 
 def class_codes(labels: Iterable[str], task: TaskParams) -> NDArray[np.uint8]:
-    """The code of the marked pixels of pictures with these labels: 1 for all in a binary task; 0 for the background."""
+    """The code of the marked pixels of pictures with these labels: 1 for all in a binary task; 0 for the background.
+
+    Raises `UserError` for a label that is no class of the task.
+    """
     if isinstance(task, Binary):
         return np.array([1 for _ in labels], np.uint8)
     codes = {name: code for code, name in enumerate([task.background, *task.labels])}
+    labels = list(labels)
+    if unknown := sorted(set(labels) - set(codes)):
+        raise UserError(
+            f"params.yaml: task.labels = {task.labels}: the data also hold the label '{unknown[0]}'; add it, or make "
+            "it task.background if nothing is marked in its pictures"
+        )
     return np.array([codes[label] for label in labels], np.uint8)
 
 
 def check_labels(task: TaskParams, pictures: pd.DataFrame) -> None:
-    """Check `pictures`, a table with the columns label and marked (whether anything is), against the task's classes.
+    """Check training `pictures`, a table with the columns label and marked (whether anything is), against the task.
 
     Raises `UserError` for a label that is no class, a class that no picture has, or a background picture with
     marked pixels.
     """
     if isinstance(task, Binary):
         return
-    found = set(pictures["label"])
-    known = {task.background, *task.labels}
-    if unknown := sorted(found - known):
-        raise UserError(
-            f"params.yaml: task.labels = {task.labels}: the data also hold the label '{unknown[0]}'; add it, or make "
-            "it task.background if nothing is marked in its pictures"
-        )
-    if absent := [label for label in task.labels if label not in found]:
+    codes = class_codes(pictures["label"], task)
+    if absent := [label for label in task.labels if label not in set(pictures["label"])]:
         raise UserError(
             f"params.yaml: task.labels holds '{absent[0]}', which no training picture has; "
-            f"the labels are {', '.join(sorted(found))}"
+            f"the labels are {', '.join(sorted(set(pictures['label'])))}"
         )
-    if ((pictures["label"] == task.background) & pictures["marked"]).any():
+    if pictures["marked"].to_numpy()[codes == 0].any():
         raise UserError(
             f"params.yaml: task.background = '{task.background}': something is marked in pictures with this label; "
             "list it in task.labels"

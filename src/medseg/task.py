@@ -5,42 +5,48 @@ from typing import Any
 import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 
 from medseg.errors import UserError
-from medseg.losses import LossFunction
+from medseg.loading import Batch
+from medseg.losses import LossFunction, loss_over_heads
+from medseg.models.network import Network
+from medseg.optimisation import Schedule
 
-Batch = tuple[Tensor, Tensor]  # pixels (N, C, H, W) uint8 and truth (N, 1, H, W) uint8
+HALF = 0.5  # probability from which a pixel counts as foreground while training
 
 
 class SegmentationTask(pl.LightningModule):
-    """Binary segmentation. Logs train/loss, val/loss, val/dice and learning_rate once per epoch.
+    """Segmentation into foreground or several classes. Logs train/loss, val/loss, val/dice, learning_rate per epoch.
 
-    val/dice is 2 TP / (2 TP + FP + FN) at probability 0.5, counts pooled over all pixels of val; it picks the best
-    epoch. It is 0 where neither truth nor prediction has foreground.
+    val/dice is 2 TP / (2 TP + FP + FN), counts pooled over all pixels of val; with several classes it is the mean of
+    theirs over those that truth or prediction holds. It picks the best epoch. It is 0 where neither has foreground.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         loss: LossFunction,
+        head_weights: list[float],
         optimizer: optim.Optimizer,
-        scheduler: optim.lr_scheduler.ReduceLROnPlateau | None,
-        monitor: str,
+        schedule: Schedule | None,
+        logits: int,
     ) -> None:
-        """`monitor` names the logged figure that the scheduler watches."""
+        """`logits` is the number of channels that the network puts out: 1, or background and classes."""
         super().__init__()
         self.network = network
         self.loss = loss
+        self.head_weights = head_weights
         self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.monitor = monitor
-        self._counts = torch.zeros(3, dtype=torch.long)
+        self.schedule = schedule
+        self.logits = logits
+        self._counts = torch.zeros(3, max(1, logits - 1), dtype=torch.long)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch, over all outputs that `head_weights` weighs."""
         pixels, truth = batch
-        loss = self.loss(self.network(pixels), truth.float())
+        heads = self.network.heads(pixels) if len(self.head_weights) > 1 else [self.network(pixels)]
+        loss = loss_over_heads(self.loss, self.head_weights, heads, truth)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels), prog_bar=True)
         return loss
 
@@ -61,21 +67,21 @@ class SegmentationTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the last epoch."""
-        self._counts = torch.zeros(3, dtype=torch.long, device=self.device)
+        self._counts = torch.zeros_like(self._counts, device=self.device)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Add one batch to val/loss and to the pooled counts."""
+        """Add one batch to val/loss, that of the final output, and to the pooled counts."""
         pixels, truth = batch
         logits = self.network(pixels)
-        self.log("val/loss", self.loss(logits, truth.float()), batch_size=len(pixels), prog_bar=True)
-        stats = smp.metrics.get_stats(logits.sigmoid(), truth.long(), mode="binary", threshold=0.5)
-        self._counts += torch.stack([part.sum() for part in stats[:3]])  # true positives, false positives, misses
+        self.log("val/loss", self.loss(logits, truth), batch_size=len(pixels), prog_bar=True)
+        self._counts += _count(logits, truth)
 
     def on_validation_epoch_end(self) -> None:
         """Log the pooled Dice."""
-        true_positives, false_positives, misses = self._counts.tolist()
-        total = 2 * true_positives + false_positives + misses
-        self.log("val/dice", 2 * true_positives / total if total else 0.0, prog_bar=True)
+        hits, wrong, missed = self._counts
+        total = 2 * hits + wrong + missed
+        dice = (2 * hits / total)[total > 0]
+        self.log("val/dice", float(dice.mean()) if len(dice) else 0.0, prog_bar=True)
         self._log_step()
 
     def _log_step(self) -> None:
@@ -85,9 +91,25 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """What Lightning asks for."""
-        if self.scheduler is None:
+        if self.schedule is None:
             return self.optimizer
-        return {
-            "optimizer": self.optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler, "monitor": self.monitor, "interval": "epoch"},
-        }
+        schedule = self.schedule
+        settings = {"scheduler": schedule.scheduler, "interval": schedule.interval, "monitor": schedule.monitor}
+        return {"optimizer": self.optimizer, "lr_scheduler": settings}
+
+
+def _count(logits: Tensor, truth: Tensor) -> Tensor:
+    """True positives, false positives and misses of each class of a batch, (3, classes)."""
+    codes = _codes(logits)
+    classes = max(2, logits.shape[1])
+    stats = smp.metrics.get_stats(codes, truth[:, 0].long(), mode="multiclass", num_classes=classes)
+    return torch.stack([part.sum(0)[1:] for part in stats[:3]])
+
+
+def _codes(logits: Tensor) -> Tensor:
+    """(N, K, H, W) logits to codes (N, H, W): 0 where foreground is unlikely, else the most probable class."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0].sigmoid() >= HALF).long()
+    probabilities = logits.softmax(1)
+    found = 1 - probabilities[:, 0] >= HALF
+    return found * (1 + probabilities[:, 1:].argmax(1))

@@ -10,32 +10,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from dvclive.lightning import DVCLiveLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pydantic import Field
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pydantic import Field, model_validator
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from medseg.description import Description, Training
+from medseg.augmentation import Transforms
+from medseg.classes import TaskParams, check_labels, class_codes, logit_count
+from medseg.description import Description, FirstWeights, Former, Training
 from medseg.errors import UserError
+from medseg.former import load_former
 from medseg.loading import Batches, training_batches, validation_batches
-from medseg.losses import LossParams, build_loss
+from medseg.losses import LossParams, build_loss, check_heads
 from medseg.machine import MachineParams
 from medseg.models.network import Network, build_model
-from medseg.models.params import ModelParams
+from medseg.models.params import Encoded, Library, ModelParams
 from medseg.monitoring import ValidationPictures
-from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_scheduler
+from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_schedule
 from medseg.params import Section
+from medseg.resuming import OptimisationState, load_state
+from medseg.sampling import Sampling, SamplingParams, marked_shares
 from medseg.store import Store
 from medseg.task import SegmentationTask
-from medseg.weights import Origin, RandomWeightsWarning, load_encoder_weights
+from medseg.weights import RandomWeightsWarning, load_encoder_weights
 
 BEST = "val/dice"
-CLASSES = 1
 NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
@@ -44,26 +49,41 @@ NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
 class TrainParams(Section):
     """The section `train`."""
 
+    init_from: Name | None  # a network in weights/ whose weights are taken; the optimiser starts anew
+    continue_from: Name | None  # a network in weights/ that is trained further, with its optimiser and scheduler
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     patience: int = Field(ge=1)  # epochs without a better val/dice before training ends
     gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     deterministic: bool
+    ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
     tensorboard: bool
+
+    @model_validator(mode="after")
+    def _have_one_former(self) -> "TrainParams":
+        if self.init_from and self.continue_from:
+            raise ValueError("init_from and continue_from exclude each other: set one of them to null")
+        return self
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All sections that say how to train, read once."""
 
+    task: TaskParams
     model: ModelParams
     loss: LossParams
     optimizer: OptimizerParams
     scheduler: SchedulerParams
+    sampling: SamplingParams
+    online: Transforms
     train: TrainParams
     seed: int
 
@@ -77,62 +97,127 @@ class Places:
     tensorboard: Path
 
 
-def fit(
-    train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams
-) -> tuple[Network, Description]:
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: all of it as it was at the best epoch on val."""
+
+    network: Network
+    description: Description
+    state: OptimisationState
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the weights came from before the first step."""
+
+    weights: FirstWeights
+    former: Former | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Course:
+    """How a run went."""
+
+    best_epoch: int  # from 1
+    val_dice: float
+    epochs: int
+    state: OptimisationState
+
+
+def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained:
     """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
 
-    Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on.
+    Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Raises
+    `UserError` where the sections do not fit each other, the data, or the former network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
+    marked = marked_shares(train) > 0
+    check_labels(recipe.task, pd.DataFrame({"label": train.index["label"], "marked": marked}))
+    logits = logit_count(recipe.task)
+    network = build_model(recipe.model, train.geometry.channels, logits)
+    task, batches = _set_up(network, train, recipe, logits)
+    start = _start(network, recipe, places.weights)
+    if start.former and start.former.continued:
+        load_state(
+            places.weights / start.former.name, task.optimizer, task.schedule, recipe.optimizer, recipe.scheduler
+        )
+    _announce(recipe, train, val, start)
+    course = _run(task, batches, val, recipe, places, machine)
+    return Trained(network.eval(), _describe(recipe, train, start, course), course.state)
+
+
+def _set_up(network: Network, train: Store, recipe: Recipe, logits: int) -> tuple[SegmentationTask, Batches]:
+    """Everything that training needs beside data to choose by; what does not fit together stops here."""
+    loss = build_loss(recipe.loss, logits)
+    check_heads(recipe.loss.head_weights, network)
+    codes = class_codes(train.index["label"], recipe.task)
+    sampling = Sampling(recipe.sampling, train, recipe.seed)
+    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, recipe.seed)
+    optimizer = build_optimizer(recipe.optimizer, network)
+    schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
+    task = SegmentationTask(network, loss, recipe.loss.head_weights, optimizer, schedule, logits)
+    return task, batches
+
+
+def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
+    name = recipe.train.init_from or recipe.train.continue_from
+    if name:
+        former = load_former(network, name, placed, continued=recipe.train.continue_from is not None)
+        return _Start("former", former, [])
+    if not isinstance(recipe.model, Encoded):
+        return _Start("random", None, [])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        network, origin = _start(recipe.model, train, places.weights)
+        encoder = network.core.get_submodule("encoder")
+        origin = load_encoder_weights(encoder, recipe.model.encoder, recipe.model.encoder_weights, placed)
     notes = [str(warning.message) for warning in caught if warning.category is RandomWeightsWarning]
-    for note in notes:
+    return _Start(origin, None, notes)
+
+
+def _announce(recipe: Recipe, train: Store, val: Store, start: _Start) -> None:
+    for note in start.warnings:
         print(f"warning: {note}")
-    print(
-        f"training {_title(recipe.model)} on {len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
-    )
-    best_epoch, val_dice, epochs = _run(network, train, val, recipe, places, machine)
+    origin = f", going on from {start.former.name}" if start.former else ""
+    samples = f"{len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
+    print(f"training {_title(recipe.model)}{origin} on {samples}")
+
+
+def _describe(recipe: Recipe, train: Store, start: _Start, course: _Course) -> Description:
     record = Training(
-        encoder_weights=origin,
-        warnings=notes,
-        best_epoch=best_epoch,
-        epochs=epochs,
-        val_dice=round(val_dice, 6),
+        first_weights=start.weights,
+        former=start.former,
+        warnings=start.warnings,
+        best_epoch=course.best_epoch,
+        epochs=course.epochs,
+        val_dice=round(course.val_dice, 6),
         samples=len(train.images),
         packages={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
     )
     channels: Literal[1, 3] = train.geometry.channels
-    description = Description(
-        model=recipe.model, channels=channels, classes=CLASSES, geometry=train.geometry, threshold=0.5, training=record
+    return Description(
+        model=recipe.model,
+        channels=channels,
+        task=recipe.task,
+        geometry=train.geometry,
+        threshold=0.5,
+        training=record,
     )
-    return network.eval(), description
-
-
-def _start(params: ModelParams, train: Store, placed: Path) -> tuple[Network, Origin]:
-    network = build_model(params, train.geometry.channels, CLASSES)
-    encoder = network.core.get_submodule("encoder")
-    return network, load_encoder_weights(encoder, params.encoder, params.encoder_weights, placed)
 
 
 def _run(
-    network: Network, train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams
-) -> tuple[int, float, int]:
-    """Train `network` in place; give the best epoch (from 1), its val/dice, and the number of epochs."""
-    optimizer = build_optimizer(recipe.optimizer, network.parameters())
-    scheduler = build_scheduler(recipe.scheduler, optimizer)
-    monitor = getattr(recipe.scheduler, "monitor", BEST)
-    task = SegmentationTask(network, build_loss(recipe.loss), optimizer, scheduler, monitor)
+    task: SegmentationTask, batches: Batches, val: Store, recipe: Recipe, places: Places, machine: MachineParams
+) -> _Course:
+    """Train the task's network in place and leave it as it was at its best epoch."""
+    codes = class_codes(val.index["label"], recipe.task)
     with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
-        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", save_weights_only=True, filename="best")
+        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best")
         trainer = _trainer(recipe.train, machine, places, keeper, val)
-        batches = training_batches(train, recipe.train.batch_size, recipe.seed)
-        _fit_or_explain(trainer, task, batches, validation_batches(val, recipe.train.batch_size))
+        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size))
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.cpu().load_state_dict(best["state_dict"])
-    return int(best["epoch"]) + 1, float(keeper.best_model_score or 0), trainer.current_epoch
+    state = OptimisationState(best["optimizer_states"][0], next(iter(best["lr_schedulers"]), None))
+    return _Course(int(best["epoch"]) + 1, float(keeper.best_model_score or 0), trainer.current_epoch, state)
 
 
 def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
@@ -159,6 +244,7 @@ def _trainer(
     callbacks: list[pl.Callback] = [
         keeper,
         EarlyStopping(BEST, mode="max", patience=params.patience),
+        *([EMAWeightAveraging(decay=params.ema_decay)] if params.ema_decay else []),
         *([_ProgressBar(refresh_rate=10)] if has_bar else []),
     ]
     if params.tensorboard:
@@ -216,7 +302,8 @@ def _dvclive(folder: Path) -> DVCLiveLogger:
 
 
 def _title(params: ModelParams) -> str:
-    return f"{params.name} with {params.encoder}"
+    kind = params.arch if isinstance(params, Library) else params.name
+    return f"{kind} with {params.encoder}" if isinstance(params, Encoded) else kind
 
 
 def _size(store: Store) -> str:

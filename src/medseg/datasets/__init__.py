@@ -39,8 +39,10 @@ def scan(params: DataParams, root: Path) -> list[Record]:
     module describes.
     """
     match params:
-        case PhantomParams() | BusiParams():
+        case PhantomParams():
             return scan_busi_layout(root)
+        case BusiParams():
+            return scan_busi_layout(root, params.labels)
         case Isic2017Params():
             return scan_isic2017(root)
         case CryonusegParams():

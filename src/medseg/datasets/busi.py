@@ -8,14 +8,18 @@ Source: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from medseg.archives import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_pictures
 from medseg.records import Record
 
-LABELS = ("benign", "malignant", "normal")
+Label = Literal["benign", "malignant", "normal"]
+LABELS: tuple[Label, ...] = ("benign", "malignant", "normal")
 MASK = re.compile(r"(?P<picture>.+)_mask(_[0-9]+)?")
 
 
@@ -23,15 +27,16 @@ class BusiParams(ArchiveParams):
     """Where BUSI comes from."""
 
     name: Literal["busi"]
+    labels: Annotated[list[Label], Field(min_length=1)]  # the folders that take part
 
 
-def scan_busi_layout(root: Path) -> list[Record]:
-    """One record per picture of the folders `benign`, `malignant` and `normal`, which lie at or below `root`.
+def scan_busi_layout(root: Path, labels: Collection[Label] = LABELS) -> list[Record]:
+    """One record per picture of those of the folders `benign`, `malignant` and `normal` that `labels` names.
 
-    The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
+    All three lie at or below `root`. The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
     """
     top = find_folder(root, LABELS)
-    return [record for label in LABELS for record in _scan_label(root, top / label)]
+    return [record for label in LABELS if label in labels for record in _scan_label(root, top / label)]
 
 
 def _scan_label(root: Path, folder: Path) -> list[Record]:
