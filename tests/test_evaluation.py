@@ -215,7 +215,7 @@ def test_only_empty_images_give_no_mean_and_still_a_sheet(tmp_path: Path) -> Non
     (tmp_path / "plots").mkdir()
     write_plots(evaluation, pd.DataFrame(rows), tmp_path / "raw", tmp_path / "masks", tmp_path / "plots")
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert names == ["cases.png", "dice_histogram.csv", "precision_recall.csv"]
+    assert names == ["cases.png", "confusion.csv", "dice_histogram.csv", "precision_recall.csv"]
 
 
 def sheet(evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path, columns: int) -> Pixels:

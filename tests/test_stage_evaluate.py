@@ -46,7 +46,12 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     assert (summary["split"], summary["images"]) == ("test", 3)
     assert summary["dice"] == pytest.approx(table["dice"].mean(), abs=1e-6)
     assert read_image(predictions / "masks/a (1).png").shape == (40, 50, 1)
-    assert {path.name for path in plots.iterdir()} == {"cases.png", "dice_histogram.csv", "precision_recall.csv"}
+    assert {path.name for path in plots.iterdir()} == {
+        "cases.png",
+        "confusion.csv",
+        "dice_histogram.csv",
+        "precision_recall.csv",
+    }
     network, description = load_bundle(segmenter)
     assert description == tiny.description(threshold=0.35)  # all as trained, but for the threshold
     original, _ = load_bundle(paths[3])
@@ -62,7 +67,7 @@ def test_equal_inputs_give_equal_bytes(paths: list[Path]) -> None:
         files = [file for path in outputs for file in ([path] if path.is_file() else sorted(path.rglob("*.*")))]
         contents.append({file: file.read_bytes() for file in files if file.is_file()})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 2 + 4 + 1 + 3
+    assert len(contents[0]) == 2 + 4 + 1 + 4
 
 
 @pytest.mark.parametrize(

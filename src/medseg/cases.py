@@ -1,13 +1,15 @@
-"""One scored picture: where its predicted mask lies, and how picture, truth and prediction are drawn as one."""
+"""One scored picture: where its predicted mask lies, in which form, and how picture, truth and prediction are drawn."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from medseg.figures import PREDICTION, TRUTH, outlined, within
-from medseg.imaging import Pixels, read_mask
+from medseg.classes import Binary, TaskParams, class_names
+from medseg.figures import TRUTH, class_colours, outlined, within
+from medseg.imaging import Pixels, read_codes, read_mask, write_codes, write_png
 from medseg.manifest import crop, read_pair, region_of
 
 
@@ -16,23 +18,43 @@ def mask_path(folder: Path, file: str) -> Path:
     return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
 
 
-def draw_case(row: Any, raw: Path, masks: Path, side: int) -> Pixels:
-    """The annotated region of a manifest row with the outlines of truth (green) and prediction (red) on it.
+def write_prediction(path: Path, codes: Pixels, task: TaskParams) -> None:
+    """Write a predicted mask (H, W) uint8 of codes 0, 1, ... as PNG.
 
-    Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. The outlines are drawn after shrinking, so
-    that they stay one pixel wide. Raises `UserError` where a file is missing or unreadable.
+    A binary mask is grey, 0 and 255. With several classes it has a palette: the values are the codes, shown in the
+    colours of the overlays.
+    """
+    if isinstance(task, Binary):
+        write_png(path, codes * np.uint8(255))
+    else:
+        write_codes(path, codes, class_colours(len(task.labels)))
+
+
+def read_prediction(path: Path, task: TaskParams) -> Pixels:
+    """Read the codes (H, W) uint8 that `write_prediction` wrote. Raises `UserError` that names the file."""
+    return read_mask([path]) if isinstance(task, Binary) else read_codes(path)
+
+
+def draw_case(row: Any, raw: Path, masks: Path, task: TaskParams, side: int) -> Pixels:
+    """The annotated region of a manifest row with the outlines of truth (green) and of each predicted class on it.
+
+    Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. A binary prediction is red, classes have the
+    colours of `figures.class_colours`. The outlines are drawn after shrinking, so that they stay one pixel wide.
+    Raises `UserError` where a file is missing or unreadable.
     """
     image, truth = read_pair(row, raw)
-    predicted = read_mask([mask_path(masks, row.file)])
+    predicted = read_prediction(mask_path(masks, row.file), task)
     image, truth, predicted = (crop(pixels, region_of(row)) for pixels in (image, truth, predicted))
     drawn = within(image, min(side, max(image.shape[:2])))
     drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
-    for mask, colour in ((truth, TRUTH), (predicted, PREDICTION)):
+    colours = class_colours(len(class_names(task)))
+    found = [(predicted == code, colour) for code, colour in enumerate(colours, start=1)]
+    for mask, colour in [(truth, TRUTH), *found]:
         drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
     return drawn
 
 
-def _shrunk(mask: Pixels, height: int, width: int) -> Pixels:
+def _shrunk(mask: NDArray[Any], height: int, width: int) -> Pixels:
     """A mask of 0 and 1 at another size; a pixel is 1 where at least half of it was."""
     share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     return (share >= 0.5).astype(np.uint8)

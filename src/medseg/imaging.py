@@ -1,6 +1,6 @@
 """Picture and mask files to arrays, and arrays to files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,26 @@ def write_png(path: Path, image: Pixels) -> None:
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image).save(
             partial, format="PNG"
         )
+
+
+def write_codes(path: Path, codes: Pixels, colours: Sequence[tuple[int, int, int]]) -> None:
+    """Write codes (H, W) uint8 as a palette PNG: code 0 shows black, 1, 2, ... the `colours` (RGB) in turn."""
+    picture = Image.fromarray(codes)
+    picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG")
+
+
+def read_codes(path: Path) -> Pixels:
+    """Read the class codes (H, W) uint8 of a palette PNG, whatever its colours.
+
+    Raises `UserError` that names the file where it is unreadable or has no palette.
+    """
+    picture = _open(path)
+    if picture.mode != "P":
+        raise UserError(f"{path}: has no palette, so its pixels are no class codes")
+    codes: Pixels = np.asarray(picture)
+    return codes
 
 
 def _open(path: Path) -> Image.Image:

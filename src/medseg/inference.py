@@ -18,7 +18,10 @@ Probabilities = NDArray[np.float32]
 def predict(
     network: nn.Module, image: Pixels, geometry: Geometry, overlap: float, batch_size: int, device: torch.device
 ) -> Probabilities:
-    """Probabilities (classes, H, W) in 0..1 of a picture (H, W, 1 or 3), uint8.
+    """Probabilities (K, H, W) in 0..1 of a picture (H, W, 1 or 3), uint8.
+
+    A network with one logit per pixel gives K = 1: the probability of foreground. One with several gives their
+    softmax, background first.
 
     The picture goes the way of the training samples (`geometry`) and back. A network trained on patches sees tiles
     of the patch size that overlap by the share `overlap` and are blended, so that every pixel is covered.
@@ -28,6 +31,25 @@ def predict(
     height, width = image.shape[:2]
     fitted = fit(image, geometry)
     return unfit(_forward(network, fitted[None], device)[0], height, width, geometry)
+
+
+def foreground_probability(probabilities: Probabilities) -> Probabilities:
+    """(K, H, W) as `predict` gives it to the probability (H, W) of any class but background, 0..1."""
+    first: Probabilities = probabilities[0]
+    # Where tiles are blended, background may exceed 1 by a rounding error.
+    return first if len(probabilities) == 1 else np.clip(1 - first, 0, 1)
+
+
+def classify(probabilities: Probabilities, threshold: float) -> Pixels:
+    """(K, H, W) to the code (H, W) of each pixel's class: 0 background, 1 the first class, and so on.
+
+    A pixel is foreground where its foreground probability is at least `threshold`, and then of the most probable
+    class beside background, even where background is more probable than that; of equal ones, of the first.
+    """
+    lesion = np.ones(probabilities.shape[1:], np.uint8)
+    if len(probabilities) > 1:
+        lesion += probabilities[1:].argmax(axis=0).astype(np.uint8)
+    return np.where(foreground_probability(probabilities) >= threshold, lesion, 0).astype(np.uint8)
 
 
 def choose_device(accelerator: str) -> torch.device:
@@ -64,8 +86,10 @@ def _tile_batches(image: Pixels, places: list[Origin], patch: int, batch_size: i
 
 
 def _forward(network: nn.Module, pixels: Pixels, device: torch.device) -> Probabilities:
-    """(N, H, W, C) uint8 to (N, classes, H, W) probabilities."""
+    """(N, H, W, C) uint8 to (N, K, H, W) probabilities."""
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(device)
     with torch.inference_mode():
-        probabilities: Probabilities = network(batch).sigmoid().float().cpu().numpy()
+        logits = network(batch)
+        shares = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        probabilities: Probabilities = shares.float().cpu().numpy()
     return probabilities

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from medseg.imaging import Pixels
 
+Mask = NDArray[np.uint8 | np.bool_]
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -31,8 +33,8 @@ class Counts:
         )
 
 
-def count_pixels(prediction: Pixels, truth: Pixels) -> Counts:
-    """Count the pixels of two masks of 0 and 1 and equal shape."""
+def count_pixels(prediction: Mask, truth: Mask) -> Counts:
+    """Count the pixels of two masks of equal shape; what is not 0 is foreground."""
     predicted, true = prediction.astype(bool), truth.astype(bool)
     return Counts(
         int((predicted & true).sum()),
@@ -40,6 +42,17 @@ def count_pixels(prediction: Pixels, truth: Pixels) -> Counts:
         int((~predicted & true).sum()),
         int((~predicted & ~true).sum()),
     )
+
+
+def count_classes(prediction: Pixels, truth: Pixels, classes: int) -> list[Counts]:
+    """Count the pixels of each class 1, 2, ... `classes` in two maps of codes, all other codes taken as background."""
+    return [count_pixels(prediction == code, truth == code) for code in range(1, classes + 1)]
+
+
+def prevailing_class(codes: Pixels, classes: int) -> int:
+    """The code 1, 2, ... `classes` that most pixels have, the lowest of equally frequent ones; 0 where all are 0."""
+    areas = np.bincount(codes.ravel(), minlength=classes + 1)[1:]
+    return 1 + int(areas.argmax()) if areas.any() else 0
 
 
 def overlap_scores(counts: Counts) -> dict[str, float]:
