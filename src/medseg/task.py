@@ -9,7 +9,7 @@ from torch import Tensor, optim
 
 from medseg.errors import UserError
 from medseg.loading import Batch
-from medseg.losses import LossFunction, loss_over_heads
+from medseg.losses import LossFunction, deep_supervision
 from medseg.models.network import Network
 from medseg.optimisation import Schedule
 
@@ -36,7 +36,8 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.network = network
         self.loss = loss
-        self.head_weights = head_weights
+        self.loss_of_heads = deep_supervision(loss, head_weights)
+        self.supervised = len(head_weights)
         self.optimizer = optimizer
         self.schedule = schedule
         self.logits = logits
@@ -45,8 +46,8 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch, over all outputs that `head_weights` weighs."""
         pixels, truth = batch
-        heads = self.network.heads(pixels) if len(self.head_weights) > 1 else [self.network(pixels)]
-        loss = loss_over_heads(self.loss, self.head_weights, heads, truth)
+        heads = self.network.heads(pixels) if self.supervised > 1 else [self.network(pixels)]
+        loss = self.loss_of_heads(heads, truth)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels), prog_bar=True)
         return loss
 

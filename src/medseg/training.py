@@ -150,7 +150,7 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
 def _set_up(network: Network, train: Store, recipe: Recipe, logits: int) -> tuple[SegmentationTask, Batches]:
     """Everything that training needs beside data to choose by; what does not fit together stops here."""
     loss = build_loss(recipe.loss, logits)
-    check_heads(recipe.loss.head_weights, network)
+    check_heads(recipe.loss, network.head_count)
     codes = class_codes(train.index["label"], recipe.task)
     sampling = Sampling(recipe.sampling, train, recipe.seed)
     batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, recipe.seed)

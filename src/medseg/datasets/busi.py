@@ -31,9 +31,9 @@ class BusiParams(ArchiveParams):
 
 
 def scan_busi_layout(root: Path, labels: Collection[Label] = LABELS) -> list[Record]:
-    """One record per picture of those of the folders `benign`, `malignant` and `normal` that `labels` names.
+    """One record per picture of the folders that `labels` names; all three lie at or below `root`.
 
-    All three lie at or below `root`. The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
+    The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
     """
     top = find_folder(root, LABELS)
     return [record for label in LABELS if label in labels for record in _scan_label(root, top / label)]

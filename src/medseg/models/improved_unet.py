@@ -1,17 +1,16 @@
 """Isensee's U-Net of BraTS 2017 in two dimensions: context modules, localisation modules, deep supervision.
 
 Isensee, Kickingereder, Wick, Bendszus, Maier-Hein: Brain Tumor Segmentation and Radiomics Survival Prediction,
-arXiv:1802.10508, section 2.2 and figure 1. Where the paper leaves a detail open, the authors' code for the challenge
-(MIC-DKFZ/BraTS2017) decides: a leaky ReLU after instance normalisation stands after each convolution of the decoder and
-before whatever uses a context module's sum; a localisation module's first convolution keeps the concatenated maps;
-dropout falls on single values, not on whole maps; weights start from He's normal distribution, biases from 0.
+arXiv:1802.10508, "Network architecture" and figure 1. Where the paper leaves a detail open, the authors' code for the
+challenge (MIC-DKFZ/BraTS2017) decides: instance normalisation with a scale and a shift per map and a leaky ReLU follow
+each convolution of the decoder and each context module's sum; a localisation module's first convolution keeps the
+number of concatenated maps; dropout falls on single values, not on whole maps; weights start from He's normal
+distribution with the gain of a ReLU, biases from 0.
 
-Departures: two dimensions instead of three. The first level has the same context module as the others (in the code
-alone, it goes without normalisation). The code's further 1x1 convolution below the deepest concatenation is left out,
-and segmentation layers follow the whole localisation module, not its first convolution: as the paper's figure has it.
-Instance normalisation learns one scale and one shift per map and always uses the picture's own statistics (the code
-averages them over training for prediction). Convolutions have a bias in the segmentation layers alone: elsewhere the
-normalisation that follows would take it away.
+Departures: two dimensions instead of three. The first level's context module is like the others (in the code it alone
+goes without normalisation). The code's further 1x1 convolution below the deepest concatenation is left out, and the
+segmentation layers follow the whole localisation module, not its first convolution: both as in the paper's figure.
+Convolutions have a bias in the segmentation layers alone: elsewhere the normalisation that follows would take it away.
 """
 
 from collections import OrderedDict
@@ -34,6 +33,8 @@ class ImprovedUnet(nn.Module):
     logits. Up-scaling repeats pixels, in the decoder and of the logits, as in the paper; its gradient is deterministic
     on a GPU, too.
     """
+
+    head_count = 3
 
     def __init__(self, channels: int, classes: int, init_features: int, dropout: float) -> None:
         """Level l = 0..4 has `init_features` * 2^l maps; `dropout` is a probability, that of the paper is 0.3."""

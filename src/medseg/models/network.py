@@ -1,6 +1,6 @@
 """`build_model`, and the one place where pixels are normalised, padded to what a network needs, and cropped back."""
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ GREATEST_VALUE = 255  # of 8-bit pixels
 class HasHeads(Protocol):
     """A network with several outputs to train on (deep supervision)."""
 
+    head_count: int
+
     def heads(self, pixels: Tensor) -> list[Tensor]:
         """All outputs as logits of the input's height and width: first what `forward` gives, then the coarser ones."""
 
@@ -41,9 +43,7 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, core: nn.Module, divisor: int, mean: list[float], std: list[float], smallest: int = 1
-    ) -> None:
+    def __init__(self, core: nn.Module, divisor: int, mean: list[float], std: list[float], smallest: int = 1) -> None:
         """Wrap `core`, whose input sides must divide by `divisor`; one mean and std for all channels or one each."""
         super().__init__()
         self.core = core
@@ -55,6 +55,11 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of pixels (N, C, H, W), 0..255."""
         return _cropped(self.core(self._padded(pixels)), pixels)
+
+    @property
+    def head_count(self) -> int:
+        """How many outputs `heads` gives."""
+        return self.core.head_count if isinstance(self.core, HasHeads) else 1
 
     def heads(self, pixels: Tensor) -> list[Tensor]:
         """Logits of every output that the network can be trained on, each as `forward`'s, which come first."""
@@ -106,7 +111,7 @@ def _build_core(params: ModelParams, channels: int, classes: int) -> tuple[nn.Mo
 
 
 def _cropped(logits: Tensor, pixels: Tensor) -> Tensor:
-    return cast(Tensor, logits[..., : pixels.shape[-2], : pixels.shape[-1]])
+    return logits[..., : pixels.shape[-2], : pixels.shape[-1]]
 
 
 def _per_channel(params: ModelParams, key: str, channels: int) -> list[float]:
