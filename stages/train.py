@@ -43,7 +43,7 @@ def main(
     trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
     with whole_folder(network) as partial:
         save_bundle(partial, trained.network, trained.description)
-        save_state(partial, trained.state, recipe.optimizer, recipe.scheduler)
+        save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
 
 
 if __name__ == "__main__":

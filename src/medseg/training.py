@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -34,7 +34,7 @@ from medseg.models.params import Encoded, Library, ModelParams
 from medseg.monitoring import ValidationPictures
 from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_schedule
 from medseg.params import Section
-from medseg.resuming import OptimisationState, load_state
+from medseg.resuming import load_state
 from medseg.sampling import Sampling, SamplingParams, marked_shares
 from medseg.store import Store
 from medseg.task import SegmentationTask
@@ -103,7 +103,8 @@ class Trained:
 
     network: Network
     description: Description
-    state: OptimisationState
+    optimizer_state: dict[str, Any]
+    scheduler_state: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class _Course:
     best_epoch: int  # from 1
     val_dice: float
     epochs: int
-    state: OptimisationState
+    optimizer_state: dict[str, Any]
+    scheduler_state: dict[str, Any] | None
 
 
 def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained:
@@ -144,7 +146,8 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
         )
     _announce(recipe, train, val, start)
     course = _run(task, batches, val, recipe, places, machine)
-    return Trained(network.eval(), _describe(recipe, train, start, course), course.state)
+    description = _describe(recipe, train, start, course)
+    return Trained(network.eval(), description, course.optimizer_state, course.scheduler_state)
 
 
 def _set_up(network: Network, train: Store, recipe: Recipe, logits: int) -> tuple[SegmentationTask, Batches]:
@@ -216,8 +219,13 @@ def _run(
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size))
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.cpu().load_state_dict(best["state_dict"])
-    state = OptimisationState(best["optimizer_states"][0], next(iter(best["lr_schedulers"]), None))
-    return _Course(int(best["epoch"]) + 1, float(keeper.best_model_score or 0), trainer.current_epoch, state)
+    return _Course(
+        best_epoch=int(best["epoch"]) + 1,
+        val_dice=float(keeper.best_model_score or 0),
+        epochs=trainer.current_epoch,
+        optimizer_state=best["optimizer_states"][0],
+        scheduler_state=next(iter(best["lr_schedulers"]), None),
+    )
 
 
 def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
