@@ -26,16 +26,11 @@ class Segnet(nn.Module):
         """Build it for `channels` in and `classes` out, initialised as He et al. (arXiv:1502.01852) say."""
         super().__init__()
         widths = [init_features * factor for factor in FACTORS]
-        inputs = [channels, *widths[:-1]]
-        outputs = [init_features, *widths[:-1]]  # of the decoder's stages; the head follows the first
-        stages = list(zip(widths, DEPTHS, strict=True))
-        self.encoder = nn.ModuleList(
-            _convolutions([before] + [width] * depth) for before, (width, depth) in zip(inputs, stages, strict=True)
-        )
-        self.decoder = nn.ModuleList(
-            _convolutions([width] * depth + [after]) for after, (width, depth) in zip(outputs, stages, strict=True)
-        )
-        self.decoder[0] = _convolutions([init_features] * DEPTHS[0])
+        encoding = zip([channels, *widths[:-1]], widths, DEPTHS, strict=True)
+        decoding = zip(widths[:-1], widths[1:], DEPTHS[1:], strict=True)
+        self.encoder = nn.ModuleList(_convolutions([before] + [width] * depth) for before, width, depth in encoding)
+        self.decoder = nn.ModuleList([_convolutions([init_features] * DEPTHS[0])])  # the head is its last convolution
+        self.decoder.extend(_convolutions([width] * depth + [after]) for after, width, depth in decoding)
         self.head = nn.Conv2d(init_features, classes, 3, padding=1)
         self.pooling = nn.MaxPool2d(2, return_indices=True)
         self.apply(_initialise)

@@ -1,0 +1,242 @@
+"""U-Net: its size, its count of parameters, its wiring against NumPy, its initialisation."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.signal import correlate2d
+from scipy.stats import kstest
+from torch import Tensor, nn
+
+from medseg.models.unet_plain import DIVISOR, UnetPlain
+
+Array = NDArray[np.float64]
+EPSILON = 1e-5  # batch normalisation adds it to the variance
+
+
+def build(channels: int, classes: int, init_features: int, seed: int = 0) -> UnetPlain:
+    torch.manual_seed(seed)
+    return UnetPlain(channels, classes, init_features)
+
+
+def count(channels: int, classes: int, init_features: int) -> int:
+    """Parameters, of a network without storage."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in UnetPlain(channels, classes, init_features).parameters())
+
+
+def unsettle(network: nn.Module) -> None:
+    """Give all that starts at 0 or 1 (biases, the statistics, scales and shifts of normalisation) other values."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+            module.bias.data.normal_()
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for values in (module.running_mean, module.bias.data):
+                values.normal_(std=0.3)
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.5, 2)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 48), (64, 32), (80, 80)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_logits_are_as_large_as_the_picture(size: tuple[int, int], channels: int, classes: int) -> None:
+    logits = build(channels, classes, 2).eval()(torch.randn(2, channels, *size))
+    assert logits.shape == (2, classes, *size)
+    assert torch.isfinite(logits).all()
+
+
+def test_sides_that_the_divisor_does_not_divide_are_refused() -> None:
+    with pytest.raises(RuntimeError):
+        build(1, 1, 1).eval()(torch.zeros(1, 1, DIVISOR, DIVISOR + DIVISOR // 2))
+
+
+@settings(max_examples=10, deadline=None)
+@given(channels=st.integers(1, 4), classes=st.integers(1, 5), features=st.integers(1, 80))
+def test_parameters_follow_the_closed_formula(channels: int, classes: int, features: int) -> None:
+    first = 9 * (channels * features + features**2)
+    down = 9 * (1 + 2) * 2 * (1 + 4 + 16 + 64) * features**2  # w to 2w, 2w to 2w; w = 1, 2, 4, 8 features
+    up = (4 * 2 + 9 * (2 + 1)) * (1 + 4 + 16 + 64) * features**2  # transposed 2w to w; 2w to w, w to w
+    biases = (1 + 2 + 4 + 8) * features + classes  # of transposed convolutions and head
+    norms = 4 * (2 * (1 + 2 + 4 + 8) + 16) * features  # two a block, each scale and shift
+    assert count(channels, classes, features) == first + down + up + biases + norms + features * classes
+
+
+def test_parameters_are_those_of_the_published_networks() -> None:
+    assert count(3, 1, 32) == 7_763_041  # Buda et al.'s network for brain MRI, on PyTorch's hub
+    assert count(1, 2, 64) == 31_036_546  # the paper's channels and classes, with batch normalisation
+
+
+def test_parameters_without_batch_normalisation_are_the_papers() -> None:
+    """Its scales dropped and its shifts taken as the convolutions' biases, what is left is the paper's network."""
+    with torch.device("meta"):
+        network = UnetPlain(3, 2, 64)
+    scales = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    assert count(3, 2, 64) - scales == 31_031_810  # as Keras's plain U-Nets of 3 channels and 2 classes print it
+
+
+def test_gradient_reaches_every_weight() -> None:
+    network = build(3, 2, 3).double()
+    logits = network(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    (logits * torch.randn_like(logits)).sum().backward()
+    without = [
+        name for name, weights in network.named_parameters() if weights.grad is None or (weights.grad == 0).any()
+    ]
+    assert without == []
+
+
+def incoming(layer: nn.Module) -> int:
+    """How many values one output of a convolution is computed from, found by differentiating it."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    values = torch.zeros(1, layer.in_channels, 5, 5, requires_grad=True)
+    layer(values)[0, 0, 2, 2].backward()
+    assert values.grad is not None
+    return int(values.grad.count_nonzero())
+
+
+def convolutions(network: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
+    return {
+        name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+    }
+
+
+def fit(layer: nn.Conv2d | nn.ConvTranspose2d) -> float:
+    """The p-value of the weights (at most 20,000) under the paper's Gaussian."""
+    weights = layer.weight.detach().flatten()[:20_000].numpy()
+    return float(kstest(weights / np.sqrt(2 / incoming(layer)), "norm").pvalue)
+
+
+def test_weights_start_as_the_paper_draws_them() -> None:
+    network = build(3, 3, 32)
+    layers = convolutions(network)
+    assert len(layers) == 2 * 9 + 4 + 1
+    for name, layer in layers.items():
+        assert fit(layer) > 0.001, name
+        assert layer.weight.std().item() == pytest.approx(
+            np.sqrt(2 / incoming(layer)), rel=3 / layer.weight.numel() ** 0.5
+        )
+
+
+def test_weights_as_pytorch_draws_them_would_not_pass() -> None:
+    for name, layer in convolutions(build(3, 3, 32)).items():
+        layer.reset_parameters()
+        assert fit(layer) < 1e-4, name
+
+
+def test_biases_start_at_zero_and_normalisation_as_it_is() -> None:
+    for name, values in build(3, 3, 2).named_parameters():
+        if name.endswith("bias"):
+            assert (values == 0).all(), name
+        elif "norm" in name:
+            assert (values == 1).all(), name
+
+
+def test_only_the_layers_without_normalisation_have_biases() -> None:
+    biased = {name for name, layer in convolutions(build(1, 1, 1)).items() if layer.bias is not None}
+    assert biased == {"upsampling.0", "upsampling.1", "upsampling.2", "upsampling.3", "head"}
+
+
+def test_pictures_of_a_batch_are_independent_in_evaluation_and_not_in_training() -> None:
+    network = build(1, 1, 4)
+    pictures = torch.randn(3, 1, 32, 32)
+    for _ in range(3):
+        network(pictures)
+    alone, together = network(pictures[:1]), network(pictures)[:1]
+    assert not torch.allclose(alone, together, atol=1e-2)
+    network.eval()
+    torch.testing.assert_close(network(pictures[:1]), network(pictures)[:1])
+
+
+def test_one_seed_gives_one_network() -> None:
+    one, again, other = (build(3, 1, 2, seed).state_dict() for seed in (5, 5, 6))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_names_of_weights_say_path_level_and_layer() -> None:
+    names = list(build(1, 1, 1).state_dict())
+    block = r"(contracting|expanding)\.[0-4]\.(conv[12]\.weight|norm[12]\.\w+)"
+    pattern = re.compile(rf"{block}|upsampling\.[0-3]\.(weight|bias)|head\.(weight|bias)")
+    assert [name for name in names if not pattern.fullmatch(name)] == []
+
+
+def test_level_of_a_weight_says_its_width() -> None:
+    weights = build(1, 1, 3).state_dict()
+    assert [len(weights[f"contracting.{level}.conv2.weight"]) for level in range(5)] == [3, 6, 12, 24, 48]
+    assert [len(weights[f"expanding.{level}.conv2.weight"]) for level in range(4)] == [3, 6, 12, 24]
+
+
+def test_a_block_sums_neighbours_and_pads_with_zeros() -> None:
+    """Two convolutions, the first a sum over 3x3 pixels, the second twice the pixel above minus 9."""
+    block = build(1, 1, 1).eval().contracting[0]
+    weights = block.state_dict()
+    weights["conv1.weight"].fill_(1)
+    weights["conv2.weight"].zero_()[0, 0, 0, 1] = 2
+    weights["norm2.bias"].fill_(-9)
+    expected = [[0, 0, 0, 0], [0, 3, 3, 0], [3, 9, 9, 3], [3, 9, 9, 3]]  # the sums are 4, 6, 6, 4; 6, 9, 9, 6; ...
+    torch.testing.assert_close(block(torch.ones(1, 1, 4, 4))[0, 0], torch.tensor(expected).float(), atol=5e-4, rtol=0)
+
+
+def test_the_network_computes_what_numpy_computes() -> None:
+    network = build(2, 3, 2).double().eval()
+    unsettle(network)
+    picture = torch.randn(1, 2, 32, 48, dtype=torch.float64)
+    expected = numpy_unet({name: values.numpy() for name, values in network.state_dict().items()}, picture[0].numpy())
+    np.testing.assert_allclose(network(picture)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+def numpy_unet(weights: dict[str, Array], picture: Array) -> Array:
+    """Logits (classes, H, W) of a picture (C, H, W), step by step from the paper's figure 1."""
+    levels = [numpy_block(weights, "contracting.0", picture)]
+    for level in range(1, 5):
+        levels.append(numpy_block(weights, f"contracting.{level}", numpy_pool(levels[-1])))
+    maps = levels.pop()
+    for level, kept in reversed(list(enumerate(levels))):
+        raised = np.zeros_like(kept)
+        kernel = weights[f"upsampling.{level}.weight"]  # (in, out, 2, 2)
+        for row, column in np.ndindex(2, 2):
+            raised[:, row::2, column::2] = np.tensordot(kernel[:, :, row, column].T, maps, axes=1)
+        raised += weights[f"upsampling.{level}.bias"][:, None, None]
+        maps = numpy_block(weights, f"expanding.{level}", np.concatenate([kept, raised]))
+    logits: Array = np.tensordot(weights["head.weight"][:, :, 0, 0], maps, axes=1)
+    return logits + weights["head.bias"][:, None, None]
+
+
+def numpy_block(weights: dict[str, Array], name: str, maps: Array) -> Array:
+    for step in (1, 2):
+        kernels = weights[f"{name}.conv{step}.weight"]
+        sums = np.stack(
+            [sum(correlate2d(m, k, mode="same") for m, k in zip(maps, kernel, strict=True)) for kernel in kernels]
+        )
+        mean, variance, scale, shift = (
+            weights[f"{name}.norm{step}.{key}"][:, None, None]
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        maps = np.maximum((sums - mean) / np.sqrt(variance + EPSILON) * scale + shift, 0)
+    return maps
+
+
+def numpy_pool(maps: Array) -> Array:
+    return np.maximum(
+        np.maximum(maps[:, ::2, ::2], maps[:, ::2, 1::2]), np.maximum(maps[:, 1::2, ::2], maps[:, 1::2, 1::2])
+    )
+
+
+def test_a_pixel_reaches_188_rows_and_columns() -> None:
+    """A NaN spreads to all that depends on it: two pixels a block at each level, and whole windows of the pooling.
+
+    From pixel 112 by hand, down: 110-114, 53-59, 24-31, 10-17, 3-10; up: 4-23, 6-49, 10-101, 18-205.
+    """
+    network = build(1, 1, 1).double().eval()
+    picture = torch.zeros(1, 1, 224, 224, dtype=torch.float64)
+    picture[..., 112, 112] = torch.nan
+    reached: Tensor = network(picture)[0, 0].isnan()
+    expected = torch.zeros(224, 224, dtype=torch.bool)
+    expected[18:206, 18:206] = True
+    assert torch.equal(reached, expected)
