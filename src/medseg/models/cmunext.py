@@ -1,7 +1,7 @@
 """CMUNeXt: a light U-shaped network of large depthwise kernels and skip fusion.
 
 Tang, Ding, Wang, Ning, Zhou: CMUNeXt, An Efficient Medical Image Segmentation Network Based on Large Kernel and Skip
-Fusion, ISBI 2024, arXiv:2308.01239, section 2. Details that the paper leaves open follow the authors' code
+Fusion, ISBI 2024, arXiv:2308.01239. Details that the paper leaves open follow the authors' code
 (FengheTan9/CMUNeXt): the stem, the step to the next level's maps after a level's blocks, and the convolution after
 up-scaling are each a 3x3 convolution with batch normalisation and ReLU; within the blocks the GELU stands before the
 normalisation; all convolutions have a bias. Weights start as torch sets them.
