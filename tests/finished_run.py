@@ -9,6 +9,8 @@ import numpy as np
 import yaml
 
 from medseg.audit import audit
+from medseg.cases import write_prediction
+from medseg.classes import Multiclass
 from medseg.imaging import write_png
 from medseg.machine import MachineParams
 from medseg.manifest import Fault, ManifestParams, measure, write_manifest
@@ -25,6 +27,7 @@ PARAMETERS: dict[str, Any] = {
     "prepare": {"name": "resize", "channels": 1, "height": 96, "width": 128, "aspect": "squash"},
     "augment": {"factor": 7, "rotate": {"p": 0.5, "degrees": 15}},
     "model": {"name": "unet", "encoder": "resnet18"},
+    "loss": {"name": "bce_dice"},
     "evaluate": {"threshold": 0.5, "overlap": 0.5, "batch_size": 16},
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
     "name": "first",
@@ -40,11 +43,12 @@ DESCRIPTION: dict[str, Any] = {
         "input_std": [0.5],
     },
     "channels": 1,
-    "classes": 1,
+    "task": {"name": "binary"},
     "geometry": PARAMETERS["prepare"],
     "threshold": 0.5,
     "training": {
-        "encoder_weights": "random",
+        "first_weights": "random",
+        "former": None,
         "warnings": ["no weights for <resnet18>"],
         "best_epoch": 2,
         "epochs": 3,
@@ -62,15 +66,31 @@ METRICS: dict[str, Any] = {
     "empty": {"images": 1, "with_false_positives": 1.0, "false_positive_area": 0.083333},
     "pooled": {"dice": 0.6, "iou": 0.428571},
     "labels": {"a|b": {"images": 2, **SCORED}},
+    "calls": {"images": 3, "right": 2, "accuracy": 0.666667},
 }
 COLUMNS = (
-    "file label group region_pixels truth_pixels predicted_pixels shared_pixels dice iou precision recall accuracy"
+    "file,label,group,region_pixels,truth_pixels,predicted_pixels,shared_pixels,dice,iou,precision,recall,accuracy"
 )
-PER_IMAGE = f"""{COLUMNS.replace(" ", ",")}
-good.png,a|b,g00001,1200,100,100,100,1.0,1.0,1.0,1.0,1.0
-empty.png,NA,g00002,1200,0,100,0,,,,,0.916667
-{HOSTILE},a|b,g00000,1200,100,100,50,0.5,0.333333,0.5,0.5,0.916667
+PER_IMAGE = f"""{COLUMNS},called
+good.png,a|b,g00001,1200,100,100,100,1.0,1.0,1.0,1.0,1.0,foreground
+empty.png,NA,g00002,1200,0,100,0,,,,,0.916667,foreground
+{HOSTILE},a|b,g00000,1200,100,100,50,0.5,0.333333,0.5,0.5,0.916667,foreground
 """
+SEVERAL = Multiclass(name="multiclass", background="NA", labels=["a|b", "c<d"])
+SEVERAL_METRICS: dict[str, Any] = {
+    **METRICS,
+    "classes": {
+        "a|b": {"images": 2, "dice": 0.5, "iou": 0.5, "pooled_dice": 0.571429},
+        "c<d": {"images": 0, "dice": None, "iou": None, "pooled_dice": None},
+    },
+    "calls": {"images": 3, "right": 1, "accuracy": 0.333333},
+}
+SEVERAL_PER_IMAGE = f"""{COLUMNS},class_dice,class_iou,called
+good.png,a|b,g00001,1200,100,100,100,1.0,1.0,1.0,1.0,1.0,1.0,1.0,a|b
+empty.png,NA,g00002,1200,0,100,0,,,,,0.916667,,,a|b
+{HOSTILE},a|b,g00000,1200,100,100,50,0.5,0.333333,0.5,0.5,0.916667,0.0,0.0,c<d
+"""
+SEVERAL_CALLS = "actual,predicted\na|b,a|b\nNA,a|b\na|b,c<d\n"
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,20 @@ def write_run(folder: Path, region: Region | None = None) -> Run:
     return run
 
 
+def call_by_class(run: Run) -> None:
+    """Make it a run that knows the classes `a|b` and `c<d`: one picture of `a|b` is found as such, one as `c<d`."""
+    write_text(
+        run.segmenter / "model.yaml", yaml.safe_dump(DESCRIPTION | {"task": SEVERAL.model_dump()}, sort_keys=False)
+    )
+    write_text(run.metrics, json.dumps(SEVERAL_METRICS))
+    write_text(run.predictions / "per_image.csv", SEVERAL_PER_IMAGE)
+    write_text(run.plots / "confusion.csv", SEVERAL_CALLS)
+    for file, found, code in ((HOSTILE, FOUND, 2), ("good.png", TRUTH, 1), ("empty.png", FOUND, 1)):
+        codes = np.zeros((HEIGHT, WIDTH), np.uint8)
+        codes[found] = code
+        write_prediction(run.predictions / "masks" / file, codes, SEVERAL)
+
+
 def _write_data(run: Run, region: Region | None) -> None:
     files = {HOSTILE: "a|b", "good.png": "a|b", "empty.png": "NA", "train.png": "a|b"}
     rng = np.random.default_rng(0)
@@ -132,6 +166,10 @@ def _write_scores(run: Run) -> None:
     write_text(run.predictions / "per_image.csv", PER_IMAGE)
     for file, found in ((HOSTILE, FOUND), ("good.png", TRUTH), ("empty.png", FOUND)):
         write_png(run.predictions / "masks" / file, _mask(found))
+    write_text(
+        run.plots / "confusion.csv",
+        "actual,predicted\nforeground,foreground\nempty,foreground\nforeground,foreground\n",
+    )
     write_png(run.plots / "cases.png", np.full((8, 8, 3), 77, np.uint8))
     write_text(
         run.plots / "precision_recall.csv", "threshold,precision,recall\n0.0,0.1,1.0\n0.5,0.6,0.6\n1.0,1.0,0.0\n"

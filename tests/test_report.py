@@ -9,21 +9,24 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
-from finished_run import DESCRIPTION, METRICS, PARAMETERS, Run, write_run
+from finished_run import DESCRIPTION, METRICS, PARAMETERS, Run, call_by_class, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from medseg.errors import UserError
+from medseg.figures import CLASSES
+from medseg.models.params import Library, ModelParams
 from medseg.records import Region
 from medseg.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Line, bar_chart, line_chart, ticks
 from medseg.report.content import THUMBNAIL, jpeg_uri
 from medseg.report.page import percent, plain
+from medseg.report.words import MODEL_IN_WORDS
 from stages.report import main
 
 VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline"}
@@ -240,6 +243,121 @@ def test_patients_and_groups_on_both_sides_are_told_among_the_limits(run: Run, t
     text = Page(report(run, tmp_path)[0]).text
     assert "The patient is not known for 4 of 4 pictures." in text
     assert "pictures on both sides of the split: 2." in text
+
+
+def test_several_classes_have_a_section_of_their_own(run: Run, tmp_path: Path) -> None:
+    binary = report(run, tmp_path / "binary")
+    assert 'id="classes"' not in binary[0]
+    assert "## Classes" not in binary[1]
+    call_by_class(run)
+    html, _ = report(run, tmp_path)
+    page = Page(html)
+    assert page.open == []
+    assert "a|b 2 0.500 0.500 0.571" in page.text
+    assert "c<d 0 \N{EN DASH} \N{EN DASH} \N{EN DASH}" in page.text
+    assert "Label NA a|b c<d All NA 0 1 0 1 a|b 0 1 1 2 c<d 0 0 0 0 1 of 3 images (33.3 %)" in page.text
+    assert "the first of a|b, c<d. A picture in which nothing is found is called NA." in page.text
+    assert "c&lt;d" in html
+    assert "c<d" not in html
+
+
+def test_the_markdown_of_several_classes_has_whole_tables(run: Run, tmp_path: Path) -> None:
+    call_by_class(run)
+    _, markdown = report(run, tmp_path)
+    assert "| a\\|b | 2 | 0.500 | 0.500 | 0.571 |" in markdown
+    assert "| label | NA | a\\|b | c&lt;d | all |" in markdown
+    assert "| a\\|b | 0 | **1** | 1 | 2 |" in markdown
+    blocks = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 6
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block
+
+
+def test_each_picture_says_what_it_was_called(run: Run, tmp_path: Path) -> None:
+    call_by_class(run)
+    html, _ = report(run, tmp_path)
+    rows = Page(html.split('<section id="images">')[1].split("</section>")[0]).text
+    assert "alert(1).png a|b 0.500 0.333 8.33 % 8.33 % 0.000 c<d" in rows
+    assert "empty.png NA \N{EN DASH} \N{EN DASH} 0.00 % 8.33 % \N{EN DASH} a|b" in rows
+
+
+def test_the_method_says_how_classes_are_found_and_the_epoch_chosen(run: Run, tmp_path: Path) -> None:
+    assert "at least 0.5." in Page(report(run, tmp_path)[0]).text
+    call_by_class(run)
+    text = Page(report(run, tmp_path)[0]).text
+    assert "the probabilities of a|b and c<d together are at least 0.5; its class is the most probable" in text
+    assert "the mean over a|b, c<d of each class's Dice, pooled over all pixels of val" in text
+
+
+def test_the_legend_has_the_colours_of_the_thumbnails(run: Run, tmp_path: Path) -> None:
+    call_by_class(run)
+    html, _ = report(run, tmp_path)
+    assert html.count('style="--class: rgb(220, 38, 127)">predicted c&lt;d<') == 3  # classes, cases, images
+    worst, good, *_ = thumbnails(html)
+    np.testing.assert_allclose(worst[7:13, 19], [CLASSES[1]] * 6, atol=60)  # JPEG
+    np.testing.assert_allclose(good[7:13, 5], [CLASSES[0]] * 6, atol=60)
+
+
+def test_a_report_of_classes_needs_the_calls(run: Run, tmp_path: Path) -> None:
+    call_by_class(run)
+    (run.plots / "confusion.csv").unlink()
+    with pytest.raises(UserError, match=r"confusion\.csv"):
+        report(run, tmp_path)
+
+
+NORMALISED: dict[str, Any] = {"input_mean": [0.5], "input_std": [0.5]}
+ENCODED = NORMALISED | {"encoder": "resnet18", "encoder_weights": "none"}
+MODELS: dict[str, dict[str, Any]] = {
+    "U-Net": ENCODED | {"name": "unet", "decoder_channels": [64, 48, 32, 24, 16]},
+    "PSPNet": ENCODED | {"name": "pspnet", "psp_channels": 512, "dropout": 0.2},
+    "Plain U-Net": NORMALISED | {"name": "unet_plain", "init_features": 32},
+    "SegNet": NORMALISED | {"name": "segnet", "init_features": 64},
+    "Improved U-Net": NORMALISED | {"name": "improved_unet", "init_features": 16, "dropout": 0.3},
+    "CMUNeXt": NORMALISED
+    | {"name": "cmunext", "widths": [16, 32, 128, 160, 256], "depths": [1, 1, 1, 3, 1], "kernels": [3, 3, 7, 7, 7]},
+    **{
+        words: ENCODED | {"name": "library", "arch": arch}
+        for arch, words in {
+            "unetplusplus": "U-Net++",
+            "manet": "MA-Net",
+            "linknet": "LinkNet",
+            "fpn": "FPN",
+            "pan": "PAN",
+            "deeplabv3": "DeepLabV3",
+            "deeplabv3plus": "DeepLabV3+",
+            "upernet": "UPerNet",
+            "segformer": "SegFormer",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("words", MODELS)
+def test_every_model_has_its_name_in_the_title(run: Run, tmp_path: Path, words: str) -> None:
+    model = MODELS[words]
+    change(run.params, PARAMETERS | {"model": model})
+    change(run.segmenter / "model.yaml", DESCRIPTION | {"model": model})
+    html, markdown = report(run, tmp_path)
+    assert f"<h1>{words} on BUSI breast ultrasound</h1>" in html
+    assert markdown.startswith(f"# {words} on BUSI")
+    assert ("resnet18, started from random" in html) == ("encoder" in model)
+    assert ("Started from random weights." in html) == ("encoder" not in model)
+
+
+def test_models_in_words_are_all_models_and_nothing_else() -> None:
+    known = {kind.model_fields["name"].annotation for kind in get_args(get_args(ModelParams)[0])}
+    names = {name for annotation in known for name in get_args(annotation)} - {"library"}
+    assert set(MODEL_IN_WORDS) == names | set(get_args(Library.model_fields["arch"].annotation))
+
+
+@pytest.mark.parametrize("continued", [True, False])
+def test_a_former_network_is_named(run: Run, tmp_path: Path, continued: bool) -> None:
+    former = {"name": "earlier_run", "weights_sha256": "0" * 64, "continued": continued}
+    training = DESCRIPTION["training"] | {"first_weights": "former", "former": former}
+    change(run.segmenter / "model.yaml", DESCRIPTION | {"training": training})
+    text = Page(report(run, tmp_path)[0]).text
+    assert "resnet18, started from weights of a former network, earlier_run" in text
+    assert ("continued with its optimiser" in text) == continued
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def small_record(name: str, **changes: Any) -> dict[str, Any]:
             "data": {"name": "busi"},
             "prepare": {"name": "resize", "channels": 1, "height": 96, "width": 128},
             "model": {"name": "unet", "encoder": "resnet18"},
+            "loss": {"name": "bce_dice"},
         },
         "data": {"splits": {"train": 7, "val": 2, "test": 1}},
         "training": {"epochs": 8},
@@ -43,7 +44,13 @@ def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None
         "pictures": 4,
         "splits": {"train": 1, "test": 3},
     }
-    assert record["training"] == {"best_epoch": 2, "epochs": 3, "samples": 28, "encoder_weights": "random"}
+    assert record["training"] == {
+        "best_epoch": 2,
+        "epochs": 3,
+        "samples": 28,
+        "first_weights": "random",
+        "former": None,
+    }
     assert record["metrics"] == METRICS
 
 
@@ -82,10 +89,10 @@ def test_the_table_has_a_row_per_run_by_name(tmp_path: Path) -> None:
     write_record(small_record("b", metrics=undefined, data={"splits": {"train": 7, "val": 3}}), tmp_path / "1.json")
     write_record(small_record("a|c"), tmp_path / "2.json")
     assert runs_table(tmp_path) == (
-        "| run | data | train/val/test | model | samples | epochs | scored on | images | Dice | IoU |\n"
-        "| --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |\n"
-        "| a\\|c | busi | 7/2/1 | unet resnet18 | 128x96 grey | 8 | test | 1 | 0.941 | 0.800 |\n"
-        "| b | busi | 7/3/0 | unet resnet18 | 128x96 grey | 8 | val | 0 | \N{EN DASH} | \N{EN DASH} |\n"
+        "| run | data | train/val/test | model | loss | samples | epochs | scored on | images | Dice | IoU |\n"
+        "| --- | --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |\n"
+        "| a\\|c | busi | 7/2/1 | unet resnet18 | bce_dice | 128x96 grey | 8 | test | 1 | 0.941 | 0.800 |\n"
+        "| b | busi | 7/3/0 | unet resnet18 | bce_dice | 128x96 grey | 8 | val | 0 | \N{EN DASH} | \N{EN DASH} |\n"
     )
 
 

@@ -18,7 +18,7 @@ PROJECT = "medseg"
 SPLITS = ("train", "val", "test", "dropped")
 BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
-COLUMNS = ("run", "data", "train/val/test", "model", "samples", "epochs", "scored on", "images", "Dice", "IoU")
+COLUMNS = ("run", "data", "train/val/test", "model", "loss", "samples", "epochs", "scored on", "images", "Dice", "IoU")
 NUMBERS = {"epochs", "images", "Dice", "IoU"}  # columns aligned to the right
 ABSENT = "\N{EN DASH}"
 
@@ -42,7 +42,7 @@ def run_record(
             "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
         },
         "packages": package_versions(),
-        "training": training.model_dump(include={"best_epoch", "epochs", "samples", "encoder_weights"}),
+        "training": training.model_dump(include={"best_epoch", "epochs", "samples", "first_weights", "former"}),
         "metrics": read_json(metrics),
     }
 
@@ -110,6 +110,17 @@ def sample_size(prepare: dict[str, Any]) -> str:
             return f"x{prepare['factor']:g} {colour}"
 
 
+def model_words(model: dict[str, Any]) -> str:
+    """The section `model` in a few words: its architecture and what it is built over, or how wide it is.
+
+    `unet resnet18`, `unetplusplus resnet18`, `segnet 32`, `cmunext 16-32-128-160-256`.
+    """
+    name = model.get("arch", model["name"])
+    if "encoder" in model:
+        return f"{name} {model['encoder']}"
+    return f"{name} {'-'.join(str(width) for width in model.get('widths', [model.get('init_features')]))}"
+
+
 def score(value: float | None) -> str:
     """A figure between 0 and 1 with three decimals; a dash where it is not defined."""
     return ABSENT if value is None else f"{value:.3f}"
@@ -130,7 +141,8 @@ def _cells(record: dict[str, Any]) -> list[Any]:
         record["name"],
         parameters["data"]["name"],
         "/".join(str(splits.get(split, 0)) for split in SPLITS[:3]),
-        " ".join(parameters["model"][key] for key in ("name", "encoder") if key in parameters["model"]),
+        model_words(parameters["model"]),
+        parameters["loss"]["name"],
         sample_size(parameters["prepare"]),
         record["training"]["epochs"],
         metrics["split"],

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,10 @@ import pandas as pd
 from PIL import Image
 
 from medseg.cases import draw_case
+from medseg.classes import Binary, Multiclass, TaskParams
 from medseg.description import Description, read_description
 from medseg.errors import UserError
+from medseg.figures import class_colours
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams, run_parallel
 from medseg.manifest import read_manifest
@@ -23,7 +26,7 @@ from medseg.runs import SPLITS, read_bytes, read_json
 
 THUMBNAIL = 160  # pixels of the longer side
 JPEG_QUALITY = 85
-SCORE_COLUMNS = ("dice", "iou", "precision", "recall")
+SCORE_COLUMNS = ("dice", "iou", "precision", "recall", "class_dice", "class_iou")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,18 @@ class Case:
     iou: float | None
     marked: float
     predicted: float
+    class_dice: float | None  # None too in a binary task
+    called: str
     thumbnail: str  # a data URI
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a report shows of a task with several classes beside the metrics."""
+
+    colours: dict[str, str]  # by class, as CSS writes them
+    calls: dict[str, dict[str, int]]  # images by label, then by what they were called; the background first
+    rule: str
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Report:
     """What the templates fill in."""
 
     title: str
-    encoder: str
+    start: str
     record: dict[str, Any]
     description: Description
     audit: dict[str, Any]
@@ -67,6 +81,7 @@ class Report:
     parameters: dict[str, list[tuple[str, Any]]]  # by section; nested keys joined by dots
     method: list[str]
     limits: list[str]
+    classes: Classes | None  # None in a binary task
     charts: list[Chart]
     case_sheet: str  # a data URI
     cases: list[Case]  # worst first, those without a score last
@@ -78,7 +93,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
     audit, metrics, parameters = read_json(sources.audit), record["metrics"], record["parameters"]
     return Report(
         title=words.title(parameters),
-        encoder=words.encoder(parameters, record["training"]["encoder_weights"]),
+        start=words.start(parameters["model"].get("encoder"), description.training),
         record=record,
         description=description,
         audit=audit,
@@ -88,9 +103,10 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
         parameters=sections(parameters),
         method=words.method(description, parameters["evaluate"]["overlap"], table),
         limits=words.limits(parameters, audit, metrics, table),
+        classes=_classes(sources.plots, description.task),
         charts=[*training_charts(sources.training, description), *score_charts(sources.plots, description)],
         case_sheet=data_uri(read_bytes(sources.plots / "cases.png"), "image/png"),
-        cases=scored_cases(table, sources, machine),
+        cases=scored_cases(table, sources, description.task, machine),
     )
 
 
@@ -108,11 +124,12 @@ def training_charts(training: Path, description: Description) -> list[Chart]:
         _series(folder / f"{name}.tsv") for name in ("train/loss", "val/loss", "val/dice", "learning_rate")
     )
     epochs = _epochs(train_loss, val_loss, val_dice, rate)
+    title = "Dice on val, pooled" if isinstance(description.task, Binary) else "Dice on val, pooled, mean over classes"
     losses = [Line("train", train_loss), Line("val", val_loss)]
     best = next((point for point in val_dice if point[0] == description.training.best_epoch), None)
     return [
         line_chart("Loss", epochs, _from_zero("loss", *train_loss, *val_loss), losses, None, ""),
-        line_chart("Dice on val, pooled", epochs, Axis("Dice", 0, 1), [Line("val", val_dice)], best, "kept epoch"),
+        line_chart(title, epochs, Axis("Dice", 0, 1), [Line("val", val_dice)], best, "kept epoch"),
         line_chart("Learning rate", epochs, _from_zero("rate", *rate), [Line("rate", rate)], None, ""),
     ]
 
@@ -131,7 +148,7 @@ def score_charts(plots: Path, description: Description) -> list[Chart]:
     ]
 
 
-def scored_cases(manifest: pd.DataFrame, sources: Sources, machine: MachineParams) -> list[Case]:
+def scored_cases(manifest: pd.DataFrame, sources: Sources, task: TaskParams, machine: MachineParams) -> list[Case]:
     """Every scored image with its thumbnail: by Dice, worst first, then those without one, most found first."""
     scores = _read_scores(sources.predictions / "per_image.csv")
     scores["marked"], scores["predicted"] = (
@@ -141,7 +158,7 @@ def scored_cases(manifest: pd.DataFrame, sources: Sources, machine: MachineParam
     scores["rank"] = scores["dice"].fillna(1 + (1 - scores["predicted"]))
     scores = scores.sort_values(["rank", "file"])
     rows = manifest.set_index("file", drop=False).loc[scores["file"]]
-    thumbnails = run_parallel(machine, partial(_thumbnail, sources=sources), rows.itertuples(), "report")
+    thumbnails = run_parallel(machine, partial(_thumbnail, sources=sources, task=task), rows.itertuples(), "report")
     return [_case(score, thumbnail) for score, thumbnail in zip(scores.itertuples(), thumbnails, strict=True)]
 
 
@@ -157,13 +174,28 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _thumbnail(row: Any, sources: Sources) -> str:
-    return jpeg_uri(draw_case(row, sources.raw, sources.predictions / "masks", THUMBNAIL))
+def _thumbnail(row: Any, sources: Sources, task: TaskParams) -> str:
+    return jpeg_uri(draw_case(row, sources.raw, sources.predictions / "masks", task, THUMBNAIL))
 
 
 def _case(score: Any, thumbnail: str) -> Case:
-    dice, iou = (None if pd.isna(value) else float(value) for value in (score.dice, score.iou))
-    return Case(score.file, score.label, dice, iou, score.marked, score.predicted, thumbnail)
+    values = (score.dice, score.iou, getattr(score, "class_dice", None))
+    dice, iou, class_dice = (None if pd.isna(value) else float(value) for value in values)
+    return Case(score.file, score.label, dice, iou, score.marked, score.predicted, class_dice, score.called, thumbnail)
+
+
+def _classes(plots: Path, task: TaskParams) -> Classes | None:
+    if not isinstance(task, Multiclass):
+        return None
+    table = pd.read_csv(io.BytesIO(read_bytes(plots / "confusion.csv")), dtype=str, keep_default_na=False)
+    pairs = Counter(zip(table["actual"], table["predicted"], strict=True))
+    names = [task.background, *task.labels]
+    colours = [f"rgb{colour}" for colour in class_colours(len(task.labels))]
+    return Classes(
+        colours=dict(zip(task.labels, colours, strict=True)),
+        calls={actual: {called: pairs[actual, called] for called in names} for actual in names},
+        rule=words.call_rule(task),
+    )
 
 
 def _flattened(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -200,7 +232,7 @@ def _read_scores(path: Path) -> pd.DataFrame:
     """The table per image; a file or label called NA stays text."""
     return pd.read_csv(
         io.BytesIO(read_bytes(path)),
-        dtype={"file": str, "label": str, "group": str},
+        dtype={"file": str, "label": str, "group": str, "called": str},
         keep_default_na=False,
         na_values={name: [""] for name in SCORE_COLUMNS},
     )

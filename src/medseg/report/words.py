@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.description import Description
+from medseg.classes import Multiclass
+from medseg.description import Description, Training
 from medseg.geometry import Geometry, Patchify, Scale
 
 DATA_IN_WORDS = {
@@ -15,7 +16,23 @@ DATA_IN_WORDS = {
     "ucsb": "nuclei in UCSB breast tissue",
     "folder": "pictures from a folder",
 }
-MODEL_IN_WORDS = {"unet": "U-Net"}
+MODEL_IN_WORDS = {
+    "unet": "U-Net",
+    "unet_plain": "plain U-Net",
+    "segnet": "SegNet",
+    "pspnet": "PSPNet",
+    "improved_unet": "Improved U-Net",
+    "cmunext": "CMUNeXt",
+    "unetplusplus": "U-Net++",
+    "manet": "MA-Net",
+    "linknet": "LinkNet",
+    "fpn": "FPN",
+    "pan": "PAN",
+    "deeplabv3": "DeepLabV3",
+    "deeplabv3plus": "DeepLabV3+",
+    "upernet": "UPerNet",
+    "segformer": "SegFormer",
+}
 WEIGHTS_IN_WORDS = {
     "packaged": "ImageNet weights from a package",
     "placed": "ImageNet weights from a placed file",
@@ -26,22 +43,24 @@ WEIGHTS_IN_WORDS = {
 
 def title(parameters: dict[str, Any]) -> str:
     """Model and data set in words; a name that has none stands for itself."""
-    model, data = parameters["model"]["name"], parameters["data"]["name"]
-    return f"{MODEL_IN_WORDS.get(model, model)} on {DATA_IN_WORDS.get(data, data)}"
+    model, data = parameters["model"], parameters["data"]["name"]
+    name = model.get("arch", model["name"])
+    words = f"{MODEL_IN_WORDS.get(name, name)} on {DATA_IN_WORDS.get(data, data)}"
+    return words[:1].upper() + words[1:]
 
 
-def encoder(parameters: dict[str, Any], origin: str) -> str:
-    """The network's encoder and where its first weights came from."""
-    name = parameters["model"].get("encoder")
-    weights = WEIGHTS_IN_WORDS[origin]
-    return f"{name}, started from {weights}" if name else f"started from {weights}"
+def start(encoder: str | None, training: Training) -> str:
+    """The network's encoder, if it has one, and where its first weights came from."""
+    weights = _first_weights(training)
+    return f"{encoder}, started from {weights}" if encoder else f"Started from {weights}"
 
 
 def method(description: Description, overlap: float, manifest: pd.DataFrame) -> list[str]:
     """How the figures are computed, one thought each."""
+    task = description.task
     steps = [
-        f"{_prediction(description.geometry, overlap)} A pixel counts as found where its probability is at least "
-        f"{description.threshold:g}. Prediction and truth are compared at the picture's own resolution.",
+        f"{_prediction(description.geometry, overlap)} {_found(description)} Prediction and "
+        "truth are compared at the picture's own resolution.",
         "Dice is 2 TP / (2 TP + FP + FN) and IoU is TP / (TP + FP + FN), where TP, FP and FN are the pixels rightly "
         "found, wrongly found and not found. Precision is TP / (TP + FP), recall is TP / (TP + FN), accuracy is the "
         "share of pixels on which both agree.",
@@ -51,10 +70,12 @@ def method(description: Description, overlap: float, manifest: pd.DataFrame) -> 
         "anything was found, and by the area found.",
         "Pooled figures count the pixels of all images together, so large objects weigh more. They are given to "
         "compare with papers that report them.",
-        "The epoch was chosen by its Dice on val, pooled over pixels at the size of the network's samples.",
+        f"The epoch was chosen by its Dice on val{_chosen(description)} at the size of the network's samples.",
     ]
     if _has_windows(manifest):
         steps.insert(1, "Pixels count inside each picture's annotated window alone; thumbnails show that window.")
+    if isinstance(task, Multiclass):
+        steps[-1:-1] = _class_steps(task)
     return steps
 
 
@@ -89,6 +110,14 @@ def limits(
     return found
 
 
+def call_rule(task: Multiclass) -> str:
+    """How a picture as a whole is given a class."""
+    return (
+        "A picture is called the class that most of the pixels found in it have; of classes with equally many, the "
+        f"first of {', '.join(task.labels)}. A picture in which nothing is found is called {task.background}."
+    )
+
+
 def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
     """The audit's counts, each with what it counts."""
     height, width, foreground = audit["sizes"]["height"], audit["sizes"]["width"], audit["foreground"]
@@ -110,6 +139,40 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 image`, `2 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _first_weights(training: Training) -> str:
+    former = training.former
+    if former is None:
+        return WEIGHTS_IN_WORDS[training.first_weights]
+    continued = ", continued with its optimiser and schedule" if former.continued else ""
+    return f"weights of a former network, {former.name}{continued}"
+
+
+def _found(description: Description) -> str:
+    if not isinstance(description.task, Multiclass):
+        return f"A pixel counts as found where its probability is at least {description.threshold:g}."
+    return (
+        f"A pixel counts as found where the probabilities of {' and '.join(description.task.labels)} together are at "
+        f"least {description.threshold:g}; its class is the most probable of these."
+    )
+
+
+def _chosen(description: Description) -> str:
+    if not isinstance(description.task, Multiclass):
+        return ", pooled over pixels"
+    return f": the mean over {', '.join(description.task.labels)} of each class's Dice, pooled over all pixels of val,"
+
+
+def _class_steps(task: Multiclass) -> list[str]:
+    return [
+        "In the truth every marked pixel has the class of its picture's label. The primary figures ask only whether a "
+        "pixel belongs to any class, as those of a network that knows foreground alone.",
+        "Figures by class are means over the pictures of that class, in which only pixels found as that class count as "
+        "found. A class's pooled Dice counts the pixels of all pictures, so pixels found as that class in pictures of "
+        f"another class, or in those labelled {task.background}, lower it.",
+        call_rule(task),
+    ]
 
 
 def _prediction(geometry: Geometry, overlap: float) -> str:
