@@ -1,36 +1,89 @@
-"""Building segmentation-models-pytorch's networks over its encoders, and what to say where an encoder can't serve."""
+"""Building the networks of segmentation-models-pytorch over its encoders, and what to say where one can't serve."""
 
 import difflib
 import warnings
-from collections.abc import Callable
+from typing import Any
 
+import segmentation_models_pytorch as smp
 import timm
+import torch
 from segmentation_models_pytorch.encoders import encoders
-from torch import nn
+from segmentation_models_pytorch.encoders.timm_universal import TimmUniversalEncoder
+from torch import Tensor, nn
 
 from medseg.errors import UserError
+from medseg.models.params import Encoded, Library
+
+TRIAL_SIDE = 128  # pixels, what every architecture takes
 
 
-def build_over(encoder: str, key: str, what: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `build` makes over the encoder of that name.
+def build_encoded(arch: str, params: Encoded, channels: int, classes: int, **options: Any) -> nn.Module:
+    """The library's architecture `arch` over `params.encoder` with random weights.
 
-    Raises `UserError` with the nearest names for an unknown encoder; where an encoder can't be used, one that names
-    `key` (`model.encoder = 'x'`), `what` is built ("a U-Net") and the library's reason.
+    The network is tried on one picture. What no logit depends on, such as an encoder's stages behind the last one
+    that is used, takes no gradient: training on several devices would wait for it. Raises `UserError` with the
+    nearest names for an unknown encoder, or with the reason where the encoder can't serve the architecture.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`timm-` encoders are deprecated", DeprecationWarning)
-            return build()
-    except Exception as error:  # timm's networks that give no five feature maps fail with nearly anything
-        if isinstance(error, KeyError) or "Unknown model" in str(error):
-            raise UserError(_unknown(encoder)) from error
-        raise UserError(f"params.yaml: {key}: '{encoder}' can't be the encoder of {what}: {error}") from error
+            network: nn.Module = smp.create_model(
+                arch, params.encoder, encoder_weights=None, in_channels=channels, classes=classes, **options
+            )
+        _freeze_unused(network, channels, classes)
+    except Exception as error:  # encoders that give no five feature maps fail with nearly anything
+        raise UserError(f"params.yaml: {_reason(arch, params, error)}") from error
+    return network
 
 
-def _unknown(encoder: str) -> str:
-    known = [f"tu-{model}" for model in timm.list_models()] if encoder.startswith("tu-") else list(encoders)
-    near = ", ".join(difflib.get_close_matches(encoder, known, n=5, cutoff=0.3)) or "resnet18"
+def _freeze_unused(network: nn.Module, channels: int, classes: int) -> None:
+    weights = list(network.parameters())
+    network.eval()  # batch normalisation forgets the trial, and dropout draws no numbers
+    with torch.enable_grad():
+        logits = _tried(network, channels, classes)
+        gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+    network.train()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.requires_grad_(gradient is not None)
+
+
+def _tried(network: nn.Module, channels: int, classes: int) -> Tensor:
+    """Logits of an empty picture, of the only side that the encoder takes where that is so."""
+    try:
+        return _logits(network, channels, classes, TRIAL_SIDE)
+    except Exception:
+        side = _published_side(network.get_submodule("encoder"))
+        if side is None:
+            raise
+        return _logits(network, channels, classes, side)
+
+
+def _logits(network: nn.Module, channels: int, classes: int, side: int) -> Tensor:
+    logits: Tensor = network(torch.zeros(1, channels, side, side))
+    if logits.shape != (1, classes, side, side):
+        height, width = logits.shape[-2:]
+        raise ValueError(f"pictures of {side} x {side} pixels give logits of {height} x {width}")
+    return logits
+
+
+def _published_side(encoder: nn.Module) -> int | None:
+    """The side of the pictures that timm's network was made for; None for the library's own encoders."""
+    published = timm.get_pretrained_cfg(encoder.name) if isinstance(encoder, TimmUniversalEncoder) else None
+    return None if published is None else int(published.input_size[-1])
+
+
+def _reason(arch: str, params: Encoded, error: Exception) -> str:
+    named = f"model.encoder = '{params.encoder}'"
+    if "Wrong encoder name" in str(error) or "Unknown model" in str(error):
+        return f"{named}: no such encoder; {_near(params.encoder)}"
+    chosen = f"model.arch = '{arch}', " if isinstance(params, Library) else ""
+    return f"{chosen}{named}: can't be the encoder of '{arch}': {error}"
+
+
+def _near(name: str) -> str:
+    known = [f"tu-{model}" for model in timm.list_models()] if name.startswith("tu-") else list(encoders)
+    near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "resnet18"
     return (
-        f"params.yaml: model.encoder = '{encoder}': no such encoder; near names: {near} (any timm network as tu-NAME; "
-        "the full list is in segmentation-models-pytorch's documentation)"
+        f"near names: {near} (any timm network as tu-NAME; the full list is in segmentation-models-pytorch's "
+        "documentation)"
     )

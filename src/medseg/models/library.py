@@ -1,25 +1,29 @@
-"""The other architectures of segmentation-models-pytorch, as the library builds them by default."""
+"""The other architectures of segmentation-models-pytorch, with the library's own widths, over any of its encoders.
 
-import segmentation_models_pytorch as smp
+U-Net++ (arXiv:1807.10165), MA-Net (doi:10.1109/ACCESS.2020.3025372), LinkNet (arXiv:1707.03718), FPN
+(Kirillov et al., http://presentations.cocodataset.org/COCO17-Stuff-FAIR.pdf), PAN (arXiv:1805.10180), DeepLabV3
+(arXiv:1706.05587) and V3+ (arXiv:1802.02611), UPerNet (arXiv:1807.10221), SegFormer (arXiv:2105.15203).
+"""
+
 from torch import nn
 
-from medseg.models.encoders import build_over
+from medseg.models.encoders import build_encoded
 from medseg.models.params import Library
 
 DIVISOR = 32  # five halvings
 
 
 def build(params: Library, channels: int, classes: int) -> nn.Module:
-    """A network of the architecture `params.arch` with random weights."""
+    """A network of the architecture `params.arch` with random weights.
 
-    def network() -> nn.Module:
-        core: nn.Module = smp.create_model(
-            params.arch,
-            encoder_name=params.encoder,
-            encoder_weights=None,
-            in_channels=channels,
-            classes=classes,
-        )
-        return core
+    Takes (N, channels, H, W) with H and W divisible by `DIVISOR` and at least `smallest(params)`, gives
+    (N, classes, H, W) logits. In training, batches of DeepLab and PAN need two pictures: they normalise one value per
+    picture. Raises `UserError` with the nearest names for an unknown encoder, or with the reason where an encoder
+    can't serve the architecture, such as one that can't trade its last strides for dilation.
+    """
+    return build_encoded(params.arch, params, channels, classes)
 
-    return build_over(params.encoder, f"model.arch = '{params.arch}'", f"'{params.arch}'", network)
+
+def smallest(params: Library) -> int:
+    """The least side of a picture, in pixels: PAN halves its features, a sixteenth of the sides, three more times."""
+    return 128 if params.arch == "pan" else 1

@@ -98,7 +98,7 @@ def _build_core(params: ModelParams, channels: int, classes: int) -> tuple[nn.Mo
         case Pspnet():
             return pspnet.build(params, channels, classes), pspnet.DIVISOR, 1
         case Library():
-            return library.build(params, channels, classes), library.DIVISOR, 1
+            return library.build(params, channels, classes), library.DIVISOR, library.smallest(params)
         case UnetPlain():
             return unet_plain.UnetPlain(channels, classes, params.init_features), unet_plain.DIVISOR, 1
         case Segnet():
