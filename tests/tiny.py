@@ -1,5 +1,6 @@
 """The smallest things that training and evaluation take: samples of bright squares, pictures with a manifest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,17 +8,32 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from medseg.classes import Binary, TaskParams
+from medseg.augmentation import Transforms
+from medseg.classes import Binary, Multiclass, TaskParams
 from medseg.description import Description, Training
 from medseg.geometry import Geometry, Resize
 from medseg.imaging import Pixels, write_png
 from medseg.machine import MachineParams
-from medseg.models.params import Unet
+from medseg.models.params import ModelParams, Unet
+from medseg.params import validate
 from medseg.store import Store, create_arrays, describe_arrays, open_store
 
 BINARY = Binary(name="binary")
+LESIONS = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])
 SMALL_ENCODER = "timm-mobilenetv3_small_minimal_100"
 CPU = MachineParams(workers=1, backend="threading", accelerator="cpu")
+STILL: dict[str, Any] = {
+    "horizontal_flip": 0.0,
+    "vertical_flip": 0.0,
+    "quarter_turns": 0.0,
+    "rotate": {"p": 0.0, "degrees": 30},
+    "scale": {"p": 0.0, "share": 0.3},
+    "elastic": {"p": 0.0, "alpha": 300, "sigma": 6},
+    "brightness_contrast": {"p": 0.0, "brightness": 0.2, "contrast": 0.2},
+    "gamma": {"p": 0.0, "percent": 20},
+    "gaussian_noise": {"p": 0.0, "deviation": 0.1},
+    "blur": {"p": 0.0, "sigma": 2.0},
+}
 
 
 def unet(**changes: Any) -> Unet:
@@ -48,21 +64,40 @@ def square(seed: int, height: int, width: int, channels: int = 1) -> tuple[Pixel
     return noise + mask[..., None] * np.uint8(150), mask
 
 
-def write_store(folder: Path, count: int, channels: Literal[1, 3] = 1, seed: int = 0) -> Store:
-    """`count` samples of 32 x 32 pixels."""
-    images, masks = create_arrays(folder, count, 32, 32, channels)
+def online(*steps: str, p: float = 1.0) -> Transforms:
+    """The section `online`: `steps` happen with probability `p`, nothing else does."""
+    changed = {step: {**STILL[step], "p": p} if isinstance(STILL[step], dict) else p for step in steps}
+    checked: Transforms = validate({**STILL, **changed}, Transforms, "online")
+    return checked
+
+
+def write_store(
+    folder: Path,
+    count: int,
+    channels: Literal[1, 3] = 1,
+    seed: int = 0,
+    labels: Sequence[str] = ("a",),
+    side: int = 32,
+) -> Store:
+    """`count` samples of `side` x `side` pixels, their labels in turn; nothing is marked where it is `normal`."""
+    images, masks = create_arrays(folder, count, side, side, channels)
+    lines = []
     for number in range(count):
-        images[number], masks[number] = square(1000 * seed + number, 32, 32, channels)
-    lines = [
-        {"file": f"{number}.png", "label": "a", "group": f"g{number}", "top": 0, "left": 0, "variant": 0}
-        for number in range(count)
-    ]
-    describe_arrays(folder, pd.DataFrame(lines), resize(channels))
+        label = labels[number % len(labels)]
+        images[number], masks[number] = square(1000 * seed + number, side, side, channels)
+        if label == LESIONS.background:
+            masks[number] = 0
+        place = {"top": 0, "left": 0, "variant": 0}
+        lines.append({"file": f"{number}.png", "label": label, "group": f"g{number}"} | place)
+    describe_arrays(folder, pd.DataFrame(lines), resize(channels, side))
     return open_store(folder)
 
 
 def description(
-    geometry: Geometry | None = None, model: Unet | None = None, threshold: float = 0.5, task: TaskParams = BINARY
+    geometry: Geometry | None = None,
+    model: ModelParams | None = None,
+    threshold: float = 0.5,
+    task: TaskParams = BINARY,
 ) -> Description:
     """`model.yaml` of a small network for grey pictures."""
     training = Training(

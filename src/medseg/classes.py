@@ -67,22 +67,22 @@ def class_codes(labels: Iterable[str], task: TaskParams) -> NDArray[np.uint8]:
     return np.array([codes[label] for label in labels], np.uint8)
 
 
-def check_labels(task: TaskParams, pictures: pd.DataFrame) -> None:
-    """Check training `pictures`, a table with the columns label and marked (whether anything is), against the task.
+def check_labels(task: Multiclass, train: pd.DataFrame, val: pd.DataFrame) -> None:
+    """Check the pictures of both splits, tables with the columns label and marked (whether anything is).
 
-    Raises `UserError` for a label that is no class, a class that no picture has, or a background picture with
-    marked pixels.
+    Raises `UserError` for a label that is no class, a background picture with marked pixels, or a class that no
+    training picture has; val may lack one.
     """
-    if isinstance(task, Binary):
-        return
-    codes = class_codes(pictures["label"], task)
-    if absent := [label for label in task.labels if label not in set(pictures["label"])]:
+    for pictures in (train, val):
+        codes = class_codes(pictures["label"], task)
+        if pictures["marked"].to_numpy(dtype=bool)[codes == 0].any():
+            raise UserError(
+                f"params.yaml: task.background = '{task.background}': something is marked in pictures with this label; "
+                "list it in task.labels"
+            )
+    known = set(train["label"])
+    if absent := [label for label in task.labels if label not in known]:
         raise UserError(
             f"params.yaml: task.labels holds '{absent[0]}', which no training picture has; "
-            f"the labels are {', '.join(sorted(set(pictures['label'])))}"
-        )
-    if pictures["marked"].to_numpy()[codes == 0].any():
-        raise UserError(
-            f"params.yaml: task.background = '{task.background}': something is marked in pictures with this label; "
-            "list it in task.labels"
+            f"the labels are {', '.join(sorted(known))}"
         )

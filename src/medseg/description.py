@@ -12,7 +12,6 @@ from medseg.params import Section, read_yaml, validate
 
 DESCRIPTION = "model.yaml"
 
-
 FirstWeights = Literal["packaged", "placed", "hub", "random", "former"]
 
 
@@ -22,6 +21,7 @@ class Former(Section):
     name: str = Field(min_length=1)  # its folder in weights/
     weights_sha256: str = Field(min_length=64, max_length=64)
     continued: bool  # with its optimiser and scheduler, not only its weights
+    epochs_behind: int = Field(ge=0)  # that order and transforms of the samples go on after; 0 where not continued
 
 
 class Training(Section):

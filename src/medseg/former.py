@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from medseg.bundle import WEIGHTS
-from medseg.description import Former, read_description
+from medseg.description import Former, Training, read_description
 from medseg.errors import UserError
 from medseg.models.network import Network
 
@@ -25,7 +25,7 @@ def load_former(network: Network, name: str, placed: Path, continued: bool) -> F
             f"then dvc add {folder}"
         )
     path = folder / WEIGHTS
-    kind = read_description(folder).model.name
+    description = read_description(folder)
     try:
         former = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -35,11 +35,21 @@ def load_former(network: Network, name: str, placed: Path, continued: bool) -> F
         here, there = (_shape(state.get(layer)) for state in (wanted, former))
         if here != there:
             raise UserError(
-                f"{path}: does not fit params.yaml: model: layer {layer} has {there} in the former network ({kind}), "
-                f"{here} in the new one"
+                f"{path}: does not fit params.yaml: model: layer {layer} has {there} in the former network "
+                f"({description.model.name}), {here} in the new one"
             )
     network.load_state_dict(former)
-    return Former(name=name, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(), continued=continued)
+    return Former(
+        name=name,
+        weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        continued=continued,
+        epochs_behind=_epochs_behind(description.training) if continued else 0,
+    )
+
+
+def _epochs_behind(training: Training) -> int:
+    """Epochs up to the kept one, with those of the runs that it continued."""
+    return training.best_epoch + (training.former.epochs_behind if training.former else 0)
 
 
 def _shape(tensor: object) -> str:

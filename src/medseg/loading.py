@@ -32,13 +32,15 @@ class _Draw:
 class _TrainingDraws(Sampler[_Draw]):
     """An epoch's batches. Lightning calls `set_epoch` before each epoch, as it does for any sampler that has it."""
 
-    def __init__(self, sampling: Sampling, batch_size: int) -> None:
+    def __init__(self, sampling: Sampling, batch_size: int, first_epoch: int) -> None:
         self.sampling = sampling
         self.size = min(batch_size, sampling.count)
-        self.epoch = 0
+        self.first_epoch = first_epoch
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        """Make the next batches those of the epoch `epoch` of this run, from 0."""
+        self.epoch = self.first_epoch + epoch
 
     def __iter__(self) -> Iterator[_Draw]:
         order = self.sampling.order(self.epoch)
@@ -98,16 +100,17 @@ class _VaryingReader(_BatchReader):
 
 
 def training_batches(
-    store: Store, codes: NDArray[np.uint8], sampling: Sampling, online: Transforms, batch_size: int, seed: int
+    store: Store, codes: NDArray[np.uint8], sampling: Sampling, online: Transforms, batch_size: int, first_epoch: int
 ) -> Batches:
     """An epoch's draws in batches, the last short one left out where others exist.
 
-    `codes` (N,) are the classes of the samples' marked pixels. Raises `UserError` where `online` does not fit the
+    `codes` (N,) are the classes of the samples' marked pixels. The run begins with the draws of `first_epoch`; those of
+    an epoch hang on its number and the seed of `sampling` alone. Raises `UserError` where `online` does not fit the
     samples.
     """
     check_shape(online, "online", *store.images.shape[1:3])
-    reader = _VaryingReader(store, codes, online, seed) if is_active(online) else _BatchReader(store, codes)
-    return DataLoader(reader, sampler=_TrainingDraws(sampling, batch_size), batch_size=None)
+    reader = _VaryingReader(store, codes, online, sampling.seed) if is_active(online) else _BatchReader(store, codes)
+    return DataLoader(reader, sampler=_TrainingDraws(sampling, batch_size, first_epoch), batch_size=None)
 
 
 def validation_batches(store: Store, codes: NDArray[np.uint8], batch_size: int) -> Batches:

@@ -5,15 +5,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from medseg.figures import PREDICTION, TRUTH, evenly_spaced, outlined
+from medseg.figures import TRUTH, Colour, class_colours, evenly_spaced, outlined
 from medseg.imaging import Pixels
 from medseg.store import Store
+from medseg.task import predicted_codes
 
 SHOWN = 8
 
 
 class ValidationPictures(pl.Callback):
-    """After each epoch, the same few validation samples with the outlines of truth (green) and prediction (red)."""
+    """After each epoch, the same few validation samples with the outlines of truth and prediction.
+
+    Truth is green, a binary prediction red; several classes have the colours of `figures.class_colours`.
+    """
 
     def __init__(self, val: Store, board: TensorBoardLogger) -> None:
         """`board` gets the pictures of `val`."""
@@ -26,10 +30,15 @@ class ValidationPictures(pl.Callback):
         pixels = torch.from_numpy(self.images).permute(0, 3, 1, 2).to(pl_module.device)
         network = pl_module.get_submodule("network")
         with torch.no_grad():
-            predicted = (network(pixels) >= 0).squeeze(1).byte().cpu().numpy()
-        pictures = [self._drawn(*sample) for sample in zip(self.images, self.masks, predicted, strict=True)]
+            logits = network(pixels)
+        colours = class_colours(max(1, logits.shape[1] - 1))
+        codes = predicted_codes(logits).byte().cpu().numpy()
+        pictures = [_drawn(*sample, colours) for sample in zip(self.images, self.masks, codes, strict=True)]
         self.board.experiment.add_images("val", np.stack(pictures), trainer.current_epoch + 1, dataformats="NHWC")
 
-    @staticmethod
-    def _drawn(image: Pixels, truth: Pixels, predicted: Pixels) -> Pixels:
-        return outlined(outlined(image, truth, TRUTH), predicted, PREDICTION)
+
+def _drawn(image: Pixels, truth: Pixels, codes: Pixels, colours: list[Colour]) -> Pixels:
+    drawn = outlined(image, truth, TRUTH)
+    for code, colour in enumerate(colours, start=1):
+        drawn = outlined(drawn, (codes == code).astype(np.uint8), colour)
+    return drawn

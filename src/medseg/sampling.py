@@ -45,12 +45,12 @@ class Sampling:
     def __init__(self, params: SamplingParams, store: Store, seed: int) -> None:
         """Raises `UserError` where the data do not allow what `params` asks for."""
         self.count = len(store.images)
-        self._seed = seed
+        self.seed = seed
         self._pools = _pools(params, store)
 
     def order(self, epoch: int) -> Order:
         """The samples of an epoch, in their order."""
-        chance = np.random.default_rng([self._seed, epoch])
+        chance = np.random.default_rng([self.seed, epoch])
         draws = [_draw(chance, pool, size) for pool, size in self._pools]
         return chance.permutation(np.concatenate(draws))
 

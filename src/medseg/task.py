@@ -101,14 +101,14 @@ class SegmentationTask(pl.LightningModule):
 
 def _count(logits: Tensor, truth: Tensor) -> Tensor:
     """True positives, false positives and misses of each class of a batch, (3, classes)."""
-    codes = _codes(logits)
+    codes = predicted_codes(logits)
     classes = max(2, logits.shape[1])
     stats = smp.metrics.get_stats(codes, truth[:, 0].long(), mode="multiclass", num_classes=classes)
     return torch.stack([part.sum(0)[1:] for part in stats[:3]])
 
 
-def _codes(logits: Tensor) -> Tensor:
-    """(N, K, H, W) logits to codes (N, H, W): 0 where foreground is unlikely, else the most probable class."""
+def predicted_codes(logits: Tensor) -> Tensor:
+    """(N, K, H, W) logits to codes (N, H, W), long: 0 where foreground is unlikely, else the most probable class."""
     if logits.shape[1] == 1:
         return (logits[:, 0].sigmoid() >= HALF).long()
     probabilities = logits.softmax(1)

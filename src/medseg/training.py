@@ -18,11 +18,12 @@ import torch
 from dvclive.lightning import DVCLiveLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, model_validator
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medseg.augmentation import Transforms
-from medseg.classes import TaskParams, check_labels, class_codes, logit_count
+from medseg.classes import Multiclass, TaskParams, check_labels, class_codes, logit_count
 from medseg.description import Description, FirstWeights, Former, Training
 from medseg.errors import UserError
 from medseg.former import load_former
@@ -134,12 +135,13 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     `UserError` where the sections do not fit each other, the data, or the former network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    marked = marked_shares(train) > 0
-    check_labels(recipe.task, pd.DataFrame({"label": train.index["label"], "marked": marked}))
+    if isinstance(recipe.task, Multiclass):
+        check_labels(recipe.task, _labelled(train), _labelled(val))
     logits = logit_count(recipe.task)
     network = build_model(recipe.model, train.geometry.channels, logits)
-    task, batches = _set_up(network, train, recipe, logits)
     start = _start(network, recipe, places.weights)
+    first_epoch = start.former.epochs_behind if start.former else 0
+    task, batches = _set_up(network, train, recipe, logits, first_epoch)
     if start.former and start.former.continued:
         load_state(
             places.weights / start.former.name, task.optimizer, task.schedule, recipe.optimizer, recipe.scheduler
@@ -150,13 +152,19 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     return Trained(network.eval(), description, course.optimizer_state, course.scheduler_state)
 
 
-def _set_up(network: Network, train: Store, recipe: Recipe, logits: int) -> tuple[SegmentationTask, Batches]:
+def _labelled(store: Store) -> pd.DataFrame:
+    return pd.DataFrame({"label": store.index["label"], "marked": marked_shares(store) > 0})
+
+
+def _set_up(
+    network: Network, train: Store, recipe: Recipe, logits: int, first_epoch: int
+) -> tuple[SegmentationTask, Batches]:
     """Everything that training needs beside data to choose by; what does not fit together stops here."""
     loss = build_loss(recipe.loss, logits)
     check_heads(recipe.loss, network.head_count)
     codes = class_codes(train.index["label"], recipe.task)
     sampling = Sampling(recipe.sampling, train, recipe.seed)
-    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, recipe.seed)
+    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch)
     optimizer = build_optimizer(recipe.optimizer, network)
     schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
     task = SegmentationTask(network, loss, recipe.loss.head_weights, optimizer, schedule, logits)
@@ -252,13 +260,15 @@ def _trainer(
     callbacks: list[pl.Callback] = [
         keeper,
         EarlyStopping(BEST, mode="max", patience=params.patience),
-        *([EMAWeightAveraging(decay=params.ema_decay)] if params.ema_decay else []),
         *([_ProgressBar(refresh_rate=10)] if has_bar else []),
     ]
     if params.tensorboard:
         board = TensorBoardLogger(str(places.tensorboard), name="")
         loggers.append(board)
         callbacks.append(ValidationPictures(val, board))
+    if params.ema_decay:  # after the pictures: it takes the averaged weights back when its turn comes
+        average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
+        callbacks.append(WeightAveraging(multi_avg_fn=average))
     try:
         return pl.Trainer(
             accelerator=machine.accelerator,
