@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup repro test lint lock params table clean
+.PHONY: help setup repro test lint lock params table row clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -40,6 +40,9 @@ params: $(READY)  ## compose conf/ into params.yaml
 
 table: $(READY)  ## write the table of recorded runs into README.md
 	$(RUN) medseg table
+
+row: $(READY)  ## run a row of experiments and print its table: make row ROW=busi_encoder_upsampled JOBS=2
+	$(RUN) medseg row $(ROW) --jobs $(or $(JOBS),1)
 
 clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
 	rm -rf data models reports tensorboard lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medseg.console import new_app, run_app
+from medseg.errors import UserError
 
 app = new_app(no_args_is_help=True, help="Beside the pipeline, which `dvc repro` runs: what is done by hand.")
 
@@ -27,6 +28,39 @@ def table() -> None:
     from medseg.runs import update_readme
 
     update_readme(Path("README.md"), Path("metrics/runs"))
+
+
+@app.command()
+def row(
+    name: Annotated[str, typer.Argument(metavar="ROW", help="The words that the experiments' names begin with.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("-S", "--set-param", help="On top of every variant: -S train.epochs=2")
+    ] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="How many run at a time.")] = 1,
+    table_only: Annotated[
+        bool, typer.Option("--table", help="Run nothing: print the table of what is finished.")
+    ] = False,
+) -> None:
+    """Run all variants of one row of conf/experiment/ in DVC's queue, then print their table and draw their curves.
+
+    Examples: `medseg row busi_encoder_upsampled --jobs 2`, `medseg row ucsb -S train.epochs=2`,
+    `medseg row ucsb --table`.
+
+    A variant that starts from another one's network runs after it. A variant that is finished is kept. Ctrl-C ends the
+    watching; the queue goes on until `dvc queue stop --kill`.
+    """
+    from medseg.rows import draw_row, find_row, read_variants, row_table, run_row
+
+    names = find_row(Path("conf"), name)
+    if table_only:
+        typer.echo(row_table(names), nl=False)
+        return
+    failed = run_row(read_variants(Path("conf"), names, overrides or []), overrides or [], jobs)
+    if len(failed) < len(names):
+        typer.echo(f"\n{row_table(names)}")
+        typer.echo(f"Curves: {draw_row(name, names)} (the page loads its drawing library from the network)")
+    if failed:
+        raise UserError("\n".join(f"{variant}: {why}" for variant, why in failed.items()))
 
 
 def main() -> None:

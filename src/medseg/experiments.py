@@ -1,0 +1,147 @@
+"""Experiments by their names, through DVC: queueing and watching them, their networks and their records.
+
+DVC and git run as commands in the project's root, so that all of this can be typed by hand, too.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import UserError
+
+WEIGHTS = Path("weights")
+POLL_SECONDS = 3
+LONELY_POLLS = 20  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
+LOG_LINES = 25
+TASK = re.compile(r"^([0-9a-f]{7})\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment in DVC's queue; `rev` tells it from earlier ones with its name."""
+
+    rev: str
+    name: str
+    status: str  # Queued | Running | Success | Failed
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in ("Success", "Failed")
+
+
+def find_revision(name: str) -> str | None:
+    """The commit of the finished experiment `name`, the newest where several have the name; None without one."""
+    commits = run("git", "for-each-ref", "--sort=-committerdate", "--format=%(objectname)", f"refs/exps/??/*/{name}")
+    return commits.split()[0] if commits else None
+
+
+def find_record(name: str) -> dict[str, Any] | None:
+    """The record of a run, as `runs.run_record` makes it, of the finished experiment `name`; None without one.
+
+    Raises `UserError` where the experiment holds no record.
+    """
+    revision = find_revision(name)
+    if revision is None:
+        return None
+    record: dict[str, Any] = json.loads(run("git", "show", f"{revision}:metrics/runs/{name}.json"))
+    return record
+
+
+def enqueue(name: str, overrides: Sequence[str]) -> None:
+    """Queue the experiment `name` of conf/experiment/ under its own name, with `overrides` on top of it."""
+    choices = [word for override in (f"experiment={name}", *overrides) for word in ("-S", override)]
+    show_and_run("dvc", "exp", "run", "--queue", "-n", name, *choices)
+
+
+def start_queue(jobs: int) -> None:
+    """Let `jobs` workers take experiments from the queue, each as soon as it is free; they end with the queue."""
+    show_and_run("dvc", "queue", "start", "-j", str(jobs))
+
+
+def read_queue() -> list[Task]:
+    """What the queue holds: waiting, running and ended."""
+    return [Task(*found) for found in TASK.findall(run("dvc", "queue", "status"))]
+
+
+def watch(names: Sequence[str], earlier: Sequence[Task]) -> Iterator[Task]:
+    """Give the task of each experiment in `names` when it has ended; `earlier` tasks are others' or older ones'.
+
+    Raises `UserError` where the queue has lost its workers.
+    """
+    old, waiting, lonely = {task.rev for task in earlier}, set(names), 0
+    while waiting:
+        time.sleep(POLL_SECONDS)
+        status = run("dvc", "queue", "status")
+        for task in (Task(*found) for found in TASK.findall(status)):
+            if task.ended and task.name in waiting and task.rev not in old:
+                waiting.remove(task.name)
+                yield task
+        lonely = lonely + 1 if "Worker status: 0 active, 0 idle" in status else 0
+        if waiting and lonely >= LONELY_POLLS:
+            raise UserError(f"the queue has no worker left, and these did not end: {', '.join(sorted(waiting))}")
+
+
+def log_tail(task: Task) -> str:
+    """The last lines of what a task printed, or DVC's words where it printed nothing."""
+    done = attempt("dvc", "queue", "logs", task.rev)
+    return "\n".join(done.stdout.strip().splitlines()[-LOG_LINES:])
+
+
+def bring_network(name: str) -> None:
+    """Place the network that the experiment `name` trained in `weights/NAME`, unless something lies there already.
+
+    DVC tracks it there, and git what DVC wrote: a queued experiment sees nothing else.
+    """
+    folder = WEIGHTS / name
+    pointer = WEIGHTS / f"{name}.dvc"
+    if folder.exists() or pointer.exists():
+        print(f"{folder} is there already: taken as it is", flush=True)
+    else:
+        show_and_run("dvc", "get", ".", "models/network", "--rev", name, "-o", str(folder))
+    if not pointer.exists():
+        show_and_run("dvc", "add", str(folder))
+    show_and_run("git", "add", str(pointer), str(WEIGHTS / ".gitignore"))
+
+
+def draw_plots(names: Sequence[str], folder: Path) -> Path:
+    """Draw the curves of experiments into one another and return the page."""
+    show_and_run("dvc", "plots", "diff", *names, "-o", str(folder))
+    return folder / "index.html"
+
+
+def show_and_run(*command: str) -> None:
+    """Print a command as it can be typed, and run it. Raises `UserError` with what it printed where it fails."""
+    print(f"$ {shlex.join(command)}", flush=True)
+    run(*command)
+
+
+def run(*command: str) -> str:
+    """Run a command and return what it printed. Raises `UserError` with that where it fails."""
+    done = attempt(*command)
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)} failed:\n{done.stdout.strip()}")
+    return done.stdout
+
+
+def attempt(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, whatever becomes of it, with its two outputs as one; `dvc` is this interpreter's."""
+    words = [sys.executable, "-m", "dvc", *command[1:]] if command[0] == "dvc" else list(command)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the queue's workers call dvc and python
+    return subprocess.run(
+        words,
+        env=os.environ | {"PATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
