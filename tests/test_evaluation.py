@@ -11,21 +11,24 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from medseg.cases import mask_path
+from medseg.cases import mask_path, read_prediction
+from medseg.classes import Multiclass
 from medseg.datasets.ucsb import scan_ucsb
 from medseg.errors import UserError
 from medseg.evaluation import (
     EvaluateParams,
     Evaluation,
     case_sheet,
+    confusion,
     dice_histogram,
     evaluate,
+    initials,
     scored_split,
     summarise,
     write_plots,
     write_tables,
 )
-from medseg.figures import PREDICTION, TRUTH
+from medseg.figures import CLASSES, PREDICTION, TRUTH
 from medseg.geometry import Geometry, Patchify
 from medseg.imaging import Pixels, read_image
 from medseg.manifest import ManifestParams, measure, read_pair, region_of
@@ -261,6 +264,216 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
         assert scored.truth_pixels == truth.sum() > 0  # nothing is annotated outside
 
 
+def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> None:
+    assert confusion(evaluation).to_numpy().tolist() == [
+        ["foreground", "foreground"],
+        ["foreground", "foreground"],
+        ["foreground", "empty"],
+        ["empty", "foreground"],
+    ]
+    summary = summarise(evaluation)
+    assert summary["calls"] == {"images": 4, "right": 2, "accuracy": 0.5}
+    assert "classes" not in summary
+    assert not {"class_dice", "class_iou"} & set(evaluation.table)
+
+
+THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])
+LEVELS = (20, 120, 220)  # grey values that `Levels` takes for background, benign and malignant
+
+
+class Levels(nn.Module):
+    """Logits that are highest for the class whose grey value is nearest."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.cat([-(((pixels[:, :1].float() - level) / 16) ** 2) for level in LEVELS], dim=1)
+
+
+def shown(codes: Pixels) -> Pixels:
+    """A grey picture that `Levels` segments as `codes`."""
+    return np.array(LEVELS, np.uint8)[codes][..., None]
+
+
+def blocks(*parts: tuple[int, int, int, int, int]) -> Pixels:
+    """Codes (20, 30), 0 but for rectangles given as code, top, bottom, left, right."""
+    codes = np.zeros((20, 30), np.uint8)
+    for code, top, bottom, left, right in parts:
+        codes[top:bottom, left:right] = code
+    return codes
+
+
+NOTHING = np.zeros((20, 30), np.uint8)
+PREDICTED = {
+    "good.png": ("benign", half(20, 30), blocks((1, 0, 20, 0, 10), (2, 0, 20, 10, 15))),
+    "wrong class.png": ("malignant", half(20, 30), blocks((1, 0, 20, 0, 15))),
+    "missed.png": ("malignant", half(20, 30), NOTHING),
+    "tie.png": ("malignant", half(20, 30), blocks((1, 0, 10, 0, 15), (2, 10, 20, 0, 15))),
+    "false alarm.png": ("normal", NOTHING, blocks((2, 0, 20, 0, 15))),
+    "quiet.png": ("normal", NOTHING, NOTHING),
+}
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("classes")
+
+
+def run_classes(folder: Path, rows: list[dict[str, Any]], network: nn.Module | None = None) -> Evaluation:
+    description = tiny.description(TILES, task=THREE)
+    return evaluate(
+        network or Levels(), description, pd.DataFrame(rows), folder / "raw", PARAMS, tiny.CPU, folder / "masks"
+    )
+
+
+@pytest.fixture(scope="module")
+def class_rows(class_folder: Path) -> list[dict[str, Any]]:
+    return [
+        tiny.row(class_folder / "raw", file, shown(codes), truth, label=label)
+        for file, (label, truth, codes) in PREDICTED.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
+    return run_classes(class_folder, class_rows)
+
+
+def test_written_codes_are_what_the_network_said(classes: Evaluation, class_folder: Path) -> None:
+    assert len(classes.table) == len(PREDICTED)
+    for file, (_, _, codes) in PREDICTED.items():
+        np.testing.assert_array_equal(read_prediction(class_folder / "masks" / file, THREE), codes)
+
+
+def test_only_pixels_of_the_pictures_own_class_count_in_its_class_figures(classes: Evaluation) -> None:
+    table = classes.table.set_index("file")
+    assert table["dice"].tolist()[:4] == [1, 1, 0, 1]
+    # Of 300 marked pixels 200 were found as benign; of 300, the upper half as benign and the lower as malignant.
+    assert table["class_dice"].tolist()[:4] == [0.8, 0, 0, 0.666667]
+    assert table["class_iou"].tolist()[:4] == [0.666667, 0, 0, 0.5]
+    assert table[["class_dice", "class_iou"]][4:].isna().all(axis=None)
+
+
+def test_a_picture_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
+    assert confusion(classes).to_numpy().tolist() == [
+        ["benign", "benign"],
+        ["malignant", "benign"],
+        ["malignant", "normal"],
+        ["malignant", "benign"],
+        ["normal", "malignant"],
+        ["normal", "normal"],
+    ]
+    assert summarise(classes)["calls"] == {"images": 6, "right": 2, "accuracy": 0.333333}
+
+
+def test_figures_by_class_by_hand(classes: Evaluation) -> None:
+    # Pooled: benign shares 200, predicts 650 and holds 300; malignant shares 150, predicts 550 and holds 900.
+    assert summarise(classes)["classes"] == {
+        "benign": {"images": 1, "dice": 0.8, "iou": 0.666667, "pooled_dice": round(400 / 950, 6)},
+        "malignant": {"images": 3, "dice": 0.222222, "iou": 0.166667, "pooled_dice": round(300 / 1450, 6)},
+    }
+
+
+def test_a_class_without_a_picture_has_no_figures(tmp_path: Path) -> None:
+    rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
+    nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
+    assert summarise(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}
+
+
+class Together(nn.Module):
+    """One logit: that of any class but the first of another network's."""
+
+    def __init__(self, several: nn.Module) -> None:
+        super().__init__()
+        self.several = several
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.several(pixels)
+        return logits[:, 1:].logsumexp(dim=1, keepdim=True) - logits[:, :1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_foreground_figures_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    rows = []
+    for number, label in enumerate(["benign", "malignant", "normal"]):
+        truth = chance.integers(0, 2, (25, 37), np.uint8) if label != "normal" else np.zeros((25, 37), np.uint8)
+        image = chance.integers(0, 256, (25, 37, 1), np.uint8)
+        rows.append(tiny.row(tmp_path / "raw", f"{number}.png", image, truth, label=label, region="2:3:22:31"))
+    several = run_classes(tmp_path, rows)
+    binary = evaluate(
+        Together(Levels()), tiny.description(TILES), pd.DataFrame(rows), tmp_path / "raw", PARAMS, tiny.CPU, tmp_path
+    )
+    shared = [column for column in binary.table if column != "called"]
+    pd.testing.assert_frame_equal(several.table[shared], binary.table[shared])
+    first, second = summarise(several), summarise(binary)
+    assert {key: first[key] for key in second if key != "calls"} == {
+        key: second[key] for key in second if key != "calls"
+    }
+    assert 0 < first["dice"] < 1
+
+
+def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
+    codes = blocks((1, 0, 20, 0, 15), (2, 5, 10, 20, 25))
+    rows = [
+        tiny.row(
+            tmp_path / "raw", "a.png", shown(codes), blocks((1, 5, 10, 20, 25)), label="malignant", region="0:16:20:30"
+        )
+    ]
+    evaluation = run_classes(tmp_path, rows)
+    assert evaluation.table[["called", "class_dice"]].to_numpy().tolist() == [["malignant", 1.0]]
+    assert summarise(evaluation)["classes"]["benign"]["pooled_dice"] is None
+    np.testing.assert_array_equal(read_prediction(tmp_path / "masks/a.png", THREE), codes)
+
+
+@pytest.mark.parametrize(
+    ("label", "truth", "said"),
+    [("cyst", half(20, 30), "'cyst' is no class"), ("normal", half(20, 30), "something is marked in it")],
+)
+def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str, truth: Pixels, said: str) -> None:
+    rows = [tiny.row(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
+    with pytest.raises(UserError, match=rf"odd\.png: .*{said}"):
+        run_classes(tmp_path, rows)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_labels_of_training_pictures_do_not_matter_here(tmp_path: Path) -> None:
+    rows = [
+        tiny.row(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
+        for split, label in (("train", "cyst"), ("test", "normal"))
+    ]
+    assert run_classes(tmp_path, rows).table["called"].tolist() == ["normal"]
+
+
+def test_tables_and_plots_of_classes_are_written(
+    classes: Evaluation, class_rows: list[dict[str, Any]], class_folder: Path, tmp_path: Path
+) -> None:
+    write_tables(classes, tmp_path / "per_image.csv", tmp_path / "evaluate.json")
+    assert json.loads((tmp_path / "evaluate.json").read_text()) == summarise(classes)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_image.csv"), classes.table)
+    masks, raw = class_folder / "masks", class_folder / "raw"
+    write_plots(classes, pd.DataFrame(class_rows), raw, masks, tmp_path)
+    assert (tmp_path / "confusion.csv").read_text().splitlines()[:3] == [
+        "actual,predicted",
+        "benign,benign",
+        "malignant,benign",
+    ]
+    sheet = read_image(tmp_path / "cases.png")
+    assert all((sheet == colour).all(axis=-1).any() for colour in (TRUTH, *CLASSES[:2]))
+    assert not (sheet == PREDICTION).all(axis=-1).any()
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["normal", "benign", "malignant"], ["nor", "ben", "mal"]),
+        (["none", "grade 1", "grade 2"], ["none", "grade 1", "grade 2"]),
+        (["no", "yes"], ["no", "yes"]),
+        (["ab", "abc"], ["ab", "abc"]),
+    ],
+)
+def test_names_are_cut_where_they_stay_apart(names: list[str], short: list[str]) -> None:
+    assert list(initials(names).values()) == short
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -273,9 +486,3 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
 def test_wrong_values_name_the_key(change: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=rf"evaluate\.{named}"):
         validate(PARAMS.model_dump() | change, EvaluateParams, "params.yaml: evaluate")
-
-
-def test_pictures_that_differ_in_their_ending_have_masks_of_their_own(tmp_path: Path) -> None:
-    names = [mask_path(tmp_path, name) for name in ("in/a.png", "in/a.tif", "in/a.jpg", "in/a.PNG")]
-    assert len(set(names)) == 4
-    assert {path.suffix for path in names} == {".png"}

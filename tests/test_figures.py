@@ -1,9 +1,25 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from medseg.figures import TRUTH, contact_sheet, evenly_spaced, outlined, sample_sheet, titled, within
+from medseg.figures import (
+    CLASSES,
+    PREDICTION,
+    TRUTH,
+    Colour,
+    class_colours,
+    contact_sheet,
+    evenly_spaced,
+    outlined,
+    sample_sheet,
+    titled,
+    within,
+)
 from medseg.imaging import Pixels
 
 
@@ -82,3 +98,43 @@ def test_a_title_stands_in_the_upper_left_corner() -> None:
     assert picture.shape == (100, 100, 3)
     assert picture[:20].max() > 200
     assert (picture[30:] == 90).all()
+
+
+# What eyes without one kind of cone see of linear RGB: Machado, Oliveira & Fernandes, "A physiologically-based model
+# for simulation of color vision deficiency", IEEE TVCG 2009, at severity 1.0.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protan": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deutan": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritan": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+
+
+def seen(colour: Colour, sight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIELAB of a colour as an eye sees it."""
+    share = np.array(colour) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    turned = np.clip(sight @ linear, 0, 1)
+    encoded = np.where(turned <= 0.0031308, turned * 12.92, 1.055 * turned ** (1 / 2.4) - 0.055)
+    lab: NDArray[np.float64] = rgb2lab(encoded)
+    return lab
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+@pytest.mark.parametrize(("count", "least"), [(2, 20), (4, 12), (6, 10)])
+def test_truth_and_classes_are_told_apart_whatever_the_eye(sight: str, count: int, least: float) -> None:
+    colours = [seen(colour, SIGHTS[sight]) for colour in (TRUTH, *class_colours(count))]
+    first, second = (np.array(lab) for lab in zip(*combinations(colours, 2), strict=True))
+    assert deltaE_ciede2000(first, second).min() >= least  # type: ignore[no-untyped-call]
+
+
+def test_one_class_is_red_and_more_than_the_palette_begin_anew() -> None:
+    assert class_colours(1) == [PREDICTION]
+    assert class_colours(3) == list(CLASSES[:3])
+    assert class_colours(len(CLASSES) + 2) == [*CLASSES, *CLASSES[:2]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medseg.errors import UserError
-from medseg.imaging import Pixels, read_image, read_mask, to_channels, write_png
+from medseg.imaging import Pixels, read_codes, read_image, read_mask, to_channels, write_codes, write_png
 
 SQUARE = np.zeros((6, 8), np.uint8)  # a mask: 2x3 pixels of foreground
 SQUARE[1:3, 2:5] = 1
@@ -216,6 +216,30 @@ def test_a_written_picture_reads_back_and_has_the_same_bytes_each_time(tmp_path:
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "sub" / "b.png").read_bytes()
     back: NDArray[np.uint8] = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(back.reshape(image.shape), image)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 254), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_codes_go_through_a_file_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, classes: int, height: int, width: int, seed: int
+) -> None:
+    codes = np.random.default_rng(seed).integers(0, classes + 1, (height, width), np.uint8)
+    path = tmp_path_factory.getbasetemp() / "codes.png"
+    write_codes(path, codes, [(9, 9, 9)] * classes)  # equal colours do not join codes
+    back = read_codes(path)
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back, codes)
+
+
+def test_codes_show_in_their_colours_on_black(tmp_path: Path) -> None:
+    write_codes(tmp_path / "codes.png", np.array([[0, 1, 2]], np.uint8), [(1, 2, 3), (40, 50, 60)])
+    np.testing.assert_array_equal(read_image(tmp_path / "codes.png"), [[[0, 0, 0], [1, 2, 3], [40, 50, 60]]])
+
+
+def test_a_file_without_a_palette_holds_no_codes(tmp_path: Path) -> None:
+    write_png(tmp_path / "grey.png", SQUARE)
+    with pytest.raises(UserError, match=r"grey\.png: has no palette"):
+        read_codes(tmp_path / "grey.png")
 
 
 def test_the_masks_of_real_samples(samples: Path) -> None:

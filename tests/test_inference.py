@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from medseg.errors import UserError
 from medseg.geometry import Geometry, Patchify, Resize, Scale
 from medseg.imaging import Pixels
-from medseg.inference import Probabilities, choose_device, predict
+from medseg.inference import Probabilities, choose_device, classify, foreground_probability, predict
 
 CPU = torch.device("cpu")
 
@@ -39,6 +40,14 @@ class Constant(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return torch.ones_like(pixels[:, :1], dtype=torch.float32)
+
+
+class ThreeLogits(nn.Module):
+    """Logits 0, `AsLogits` and its opposite."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        bright = (pixels[:, :1].float() - 128) / 32
+        return torch.cat([torch.zeros_like(bright), bright, -bright], dim=1)
 
 
 def patches(patch: int = 16, channels: int = 1) -> Patchify:
@@ -136,6 +145,57 @@ def test_grey_pictures_stored_as_rgb_give_the_same_map() -> None:
         predict(AsLogits(), grey, patches(), 0.5, 4, CPU),
         predict(AsLogits(), np.repeat(grey, 3, axis=2), patches(), 0.5, 4, CPU),
     )
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [patches(), resize(30, 20, "squash"), resize(24, 48, "keep"), Scale(name="scale", channels=1, factor=1)],
+    ids=["tiles", "squashed", "kept", "scaled"],
+)
+def test_several_logits_give_shares_that_add_up_to_one(geometry: Geometry) -> None:
+    found = predict(ThreeLogits(), picture(30, 20), geometry, 0.5, 4, CPU)
+    assert found.shape == (3, 30, 20)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)
+
+
+def test_several_logits_become_their_softmax() -> None:
+    image = picture(30, 20)
+    bright = (image[..., 0] - 128.0) / 32
+    powers = np.exp(np.stack([np.zeros_like(bright), bright, -bright]))
+    found = predict(ThreeLogits(), image, resize(30, 20, "squash"), 0.5, 4, CPU)
+    np.testing.assert_allclose(found, powers / powers.sum(axis=0), rtol=1e-5)
+
+
+def columns(*pixels: tuple[float, ...]) -> Probabilities:
+    """(K, 1, W) from the probabilities of each pixel."""
+    return np.array(pixels, np.float32).T[:, None]
+
+
+def test_a_pixels_class_is_the_most_probable_lesion_even_where_background_is_more_probable() -> None:
+    found = columns((0.9, 0.06, 0.04), (0.4, 0.2, 0.4), (0.45, 0.3, 0.25), (0.5, 0.25, 0.25), (0.51, 0.0, 0.49))
+    assert classify(found, 0.5).tolist() == [[0, 2, 1, 1, 0]]
+    assert classify(found, 0.05).tolist() == [[1, 2, 1, 1, 2]]
+
+
+def test_one_probability_is_foreground_where_it_reaches_the_threshold() -> None:
+    found = columns((0.29,), (0.3,), (1.0,), (0.0,))
+    assert classify(found, 0.3).tolist() == [[0, 1, 1, 0]]
+    assert classify(found, 0.3).dtype == np.uint8
+
+
+@given(arrays(np.float32, (4, 3, 5), elements=st.floats(0, 1, width=32)), st.floats(0.01, 0.99))
+def test_foreground_is_that_of_one_class_with_the_same_probability(shares: Probabilities, threshold: float) -> None:
+    shares = shares / np.maximum(shares.sum(axis=0), 1)
+    together = foreground_probability(shares)
+    assert together.min() >= 0
+    np.testing.assert_array_equal(classify(shares, threshold) > 0, classify(together[None], threshold) > 0)
+    np.testing.assert_array_equal(foreground_probability(together[None]), together)
+
+
+def test_background_a_hair_above_one_is_no_negative_foreground() -> None:
+    above = np.nextafter(np.float32(1), np.float32(2))
+    assert foreground_probability(np.array([[[above]], [[0]], [[0]]], np.float32)).tolist() == [[0]]
 
 
 def test_a_gpu_that_is_not_there_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,14 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 
 from medseg.imaging import Pixels
-from medseg.metrics import Counts, PrecisionRecall, count_pixels, overlap_scores
+from medseg.metrics import (
+    Counts,
+    PrecisionRecall,
+    count_classes,
+    count_pixels,
+    overlap_scores,
+    prevailing_class,
+)
 
 MASKS = arrays(
     np.uint8, st.shared(st.tuples(st.integers(1, 6), st.integers(1, 6)), key="shape"), elements=st.integers(0, 1)
@@ -71,6 +78,35 @@ def test_dice_and_iou_are_one_another(prediction: Pixels, truth: Pixels) -> None
     scores = overlap_scores(count_pixels(prediction, truth))
     if truth.any():
         assert scores["dice"] == pytest.approx(2 * scores["iou"] / (1 + scores["iou"]))
+
+
+CODES = arrays(
+    np.uint8, st.shared(st.tuples(st.integers(1, 6), st.integers(1, 6)), key="shape"), elements=st.integers(0, 3)
+)
+
+
+def test_counts_by_class_by_hand() -> None:
+    # Class 1 is right once and found once where class 2 is; class 2 is right once and missed once.
+    assert count_classes(mask("1120", "0000"), mask("1222", "0000"), 2) == [Counts(1, 1, 0, 6), Counts(1, 0, 2, 5)]
+
+
+@given(CODES, CODES)
+def test_counts_by_class_agree_with_scikit_learns_confusion_matrix(prediction: Pixels, truth: Pixels) -> None:
+    matrix = reference.confusion_matrix(truth.ravel(), prediction.ravel(), labels=[0, 1, 2, 3])
+    for code, counts in enumerate(count_classes(prediction, truth, 3), start=1):
+        hits, found, true = matrix[code, code], matrix[:, code].sum(), matrix[code].sum()
+        assert counts == Counts(hits, found - hits, true - hits, truth.size - found - true + hits)
+
+
+def test_the_prevailing_class_is_the_most_frequent_beside_background() -> None:
+    assert prevailing_class(mask("00000", "00121"), 2) == 1
+    assert prevailing_class(mask("00000", "02212"), 2) == 2
+    assert prevailing_class(mask("00000", "00000"), 2) == 0
+
+
+def test_of_equally_frequent_classes_the_first_prevails() -> None:
+    assert prevailing_class(mask("3322", "2300"), 3) == 2
+    assert prevailing_class(mask("2211"), 2) == 1
 
 
 def brute_force(

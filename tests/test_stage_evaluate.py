@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from medseg.bundle import WEIGHTS, load_bundle, save_bundle
+from medseg.classes import Multiclass
 from medseg.errors import UserError
-from medseg.imaging import read_image
+from medseg.imaging import read_codes, read_image
 from medseg.manifest import write_manifest
 from medseg.models.network import build_model
 from stages.evaluate import main
@@ -57,6 +58,19 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     original, _ = load_bundle(paths[3])
     picture = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))
     assert torch.equal(network(picture), original(picture))
+
+
+def test_a_network_of_classes_leaves_codes_and_calls(paths: list[Path]) -> None:
+    task = Multiclass(name="multiclass", background="normal", labels=["a", "b", "c"])
+    torch.manual_seed(0)
+    save_bundle(paths[3], build_model(tiny.unet(), 1, 4), tiny.description(task=task))
+    main(*paths)
+    *_, predictions, metrics, plots = paths
+    summary = json.loads(metrics.read_text())
+    assert list(summary["classes"]) == ["a", "b", "c"]
+    assert summary["calls"]["images"] == 3
+    assert set(np.unique(read_codes(predictions / "masks/b.png"))) <= {0, 1, 2, 3}
+    assert pd.read_csv(plots / "confusion.csv")["actual"].tolist() == ["a", "a", "a"]
 
 
 def test_equal_inputs_give_equal_bytes(paths: list[Path]) -> None:
