@@ -56,8 +56,17 @@ def scrambled(module: Module) -> Module:
 
 
 def activated(maps: Maps, state: dict[str, Tensor], name: str) -> Maps:
-    """Convolution in groups, GELU, then batch normalisation by the running statistics."""
-    layer = {key.removeprefix(f"{name}."): value.numpy() for key, value in state.items() if key.startswith(f"{name}.")}
+    """Convolution in groups, GELU, then batch normalisation."""
+    layer = part(state, name)
+    convolved = convolution(maps, layer)
+    return normalised(convolved * (1 + erf(convolved / np.sqrt(2))) / 2, layer)
+
+
+def part(state: dict[str, Tensor], name: str) -> dict[str, Maps]:
+    return {key.removeprefix(f"{name}."): value.numpy() for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def convolution(maps: Maps, layer: dict[str, Maps]) -> Maps:
     kernels = layer["conv.weight"]
     reach = kernels.shape[1]  # maps that one group sees
     made = len(kernels) * reach // len(maps)  # maps that one group makes
@@ -65,11 +74,15 @@ def activated(maps: Maps, state: dict[str, Tensor], name: str) -> Maps:
     for number, kernel in enumerate(kernels):
         seen = maps[number // made * reach :][:reach]
         outputs.append(sum(correlate2d(one, side, "same") for one, side in zip(seen, kernel, strict=True)))
-    convolved = np.stack(outputs) + by_map(layer["conv.bias"])
-    gelu = convolved * (1 + erf(convolved / np.sqrt(2))) / 2
-    unit = (gelu - by_map(layer["norm.running_mean"])) / np.sqrt(by_map(layer["norm.running_var"]) + 1e-5)
-    normalised: Maps = unit * by_map(layer["norm.weight"]) + by_map(layer["norm.bias"])
-    return normalised
+    convolved: Maps = np.stack(outputs) + by_map(layer["conv.bias"])
+    return convolved
+
+
+def normalised(maps: Maps, layer: dict[str, Maps]) -> Maps:
+    """Batch normalisation by the running statistics."""
+    unit = (maps - by_map(layer["norm.running_mean"])) / np.sqrt(by_map(layer["norm.running_var"]) + 1e-5)
+    scaled: Maps = unit * by_map(layer["norm.weight"]) + by_map(layer["norm.bias"])
+    return scaled
 
 
 def by_map(values: Maps) -> Maps:
@@ -100,6 +113,14 @@ def test_skip_fusion_works_on_each_half_alone_then_widens_and_narrows() -> None:
     np.testing.assert_allclose(fusion(pixels)[0].detach().numpy(), maps, rtol=1e-10, atol=1e-10)
 
 
+def test_the_stem_is_a_convolution_normalised_then_rectified() -> None:
+    built = scrambled(network(channels=3))
+    pixels = torch.randn(1, 3, 6, 7, dtype=torch.float64)
+    layer = part(built.state_dict(), "stem")
+    expected = np.maximum(normalised(convolution(pixels[0].numpy(), layer), layer), 0)
+    np.testing.assert_allclose(built.stem(pixels)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_up_scaling_is_bilinear_between_the_centres_of_pixels() -> None:
     upscaled = network().upsampling[0].get_submodule("upscale")(torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]]))
     assert upscaled[0, 0].tolist() == [[0, 1, 3, 4], [2, 3, 5, 6], [6, 7, 9, 10], [8, 9, 11, 12]]
@@ -124,6 +145,15 @@ def test_the_levels_have_the_widths_and_depths_asked_for() -> None:
     assert [len(list(each.children())) for each in blocks] == [1, 2, 1, 1, 1]
     kernels = [each.get_submodule("0.depthwise.branch.conv") for each in blocks]
     assert [layer.kernel_size for layer in kernels if isinstance(layer, nn.Conv2d)] == [(k, k) for k in (3, 5, 7, 9, 1)]
+
+
+def test_each_level_sees_the_greatest_of_four_pixels_of_the_level_above() -> None:
+    built = network()
+    seen: dict[str, Maps] = {}
+    built.encoder[0].register_forward_hook(lambda _m, _given, features: seen.update(above=features.detach().numpy()))
+    built.encoder[1].register_forward_hook(lambda _m, given, _features: seen.update(below=given[0].detach().numpy()))
+    built(torch.randn(2, 1, 32, 32))
+    np.testing.assert_array_equal(seen["below"], seen["above"].reshape(2, 4, 16, 2, 16, 2).max(axis=(3, 5)))
 
 
 @pytest.mark.parametrize(

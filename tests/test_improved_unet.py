@@ -69,9 +69,25 @@ def test_a_localisation_module_mixes_then_halves() -> None:
     np.testing.assert_allclose(module(pixels)[0].detach().numpy(), maps, rtol=1e-10, atol=1e-10)
 
 
-def test_up_scaling_repeats_each_pixel_twice_each_way() -> None:
-    upscaled = network().upsampling[0].get_submodule("upscale")(torch.tensor([[[[1.0, 2.0]]]]))
-    assert upscaled.tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+def test_a_level_halves_the_sides_and_activates_the_sum_of_its_context_module() -> None:
+    level = scrambled(network(channels=3).context[1]).eval()
+    weights, context = dict(level.named_parameters()), level.get_submodule("context")
+    pixels = torch.randn(1, 4, 8, 6, dtype=torch.float64)
+    halved = convolved(pixels[0].numpy(), weights["conv.weight"])[:, ::2, ::2]
+    summed = context(torch.from_numpy(halved)[None])[0].detach().numpy()
+    expected = normalised(summed, weights["norm.weight"], weights["norm.bias"])
+    np.testing.assert_allclose(level(pixels)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_up_sampling_repeats_pixels_then_halves_the_maps() -> None:
+    upsampling = scrambled(network().upsampling[3])
+    weights = dict(upsampling.named_parameters())
+    pixels = torch.randn(1, 8, 3, 4, dtype=torch.float64)
+    repeated = np.kron(pixels[0].numpy(), np.ones((2, 2)))
+    scale, shift = weights["halve.norm.weight"], weights["halve.norm.bias"]
+    expected = normalised(convolved(repeated, weights["halve.conv.weight"]), scale, shift)
+    assert expected.shape == (4, 6, 8)
+    np.testing.assert_allclose(upsampling(pixels)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 32), (64, 112)])
