@@ -131,7 +131,7 @@ MANY_DICE = (
 
 
 def jaccard_loss(wrong: set[int], true: set[int]) -> float:
-    """1 - IoU of a prediction that is wrong in the pixels `wrong` (Berman et al., eq. 5)."""
+    """1 - IoU of a prediction that is wrong in the pixels `wrong` (Berman et al., section 2)."""
     return len(wrong) / len(true | wrong) if wrong else 0.0
 
 
@@ -421,6 +421,13 @@ def test_slopes_of_a_small_lesion_in_a_large_picture_are_not_lost_to_rounding(pa
     exact = slope(loss, logits.double(), truth)
     assert exact.count_nonzero() > 200_000
     torch.testing.assert_close(slope(loss, logits, truth).double(), exact, rtol=1e-4, atol=0)
+
+
+def test_focal_keeps_its_precision_where_a_pixel_is_nearly_right() -> None:
+    left = 1 / (1 + math.exp(12))  # of the probability: 6e-6, where 1 - p in single precision is 1 % off
+    by_hand = -0.25 * left**0.5 * math.log1p(-left)
+    found = build_loss(focal(0.25, 0.5), 1)(torch.full((1, 1, 1, 1), 12.0), codes(1))
+    assert float(found) == pytest.approx(by_hand, rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize("params", FOR_SEVERAL, ids=lambda params: params.name)

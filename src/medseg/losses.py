@@ -128,9 +128,9 @@ class Lovasz(Loss):
     """Lovász hinge and Lovász-Softmax (Berman et al., CVPR 2018): the Jaccard loss, extended to errors in between.
 
     The pixels are sorted by falling error, and each error is multiplied by what the Jaccard loss grows by when that
-    pixel is wrong, too (eq. 8 and 9). Foreground alone: the error is the hinge max(0, 1 - s l) of logit l and sign s, 1
-    for foreground and -1 for background; it is 0 where a pixel is right by a logit of 1 or more, so probabilities stay
-    undecided. Several classes: the error of each class is |t - p|, and the loss is the mean over the classes that
+    pixel is wrong, too (definition 2). Foreground alone: the error is the hinge max(0, 1 - s l) of logit l and sign s,
+    1 for foreground and -1 for background; it is 0 where a pixel is right by a logit of 1 or more, so probabilities
+    stay undecided. Several classes: the error of each class is |t - p|, and the loss is the mean over the classes that
     occur, the background among them. Empty truth: foreground alone costs the largest error of all pixels; several
     classes cost what the background's pixels lack.
     """
@@ -303,9 +303,8 @@ def _jaccard_extension(errors: Tensor, shapes: Tensor) -> Tensor:
     """The Lovász extension of the Jaccard loss at `errors` >= 0 (..., pixels), for the pixels of `shapes` (bool).
 
     With the pixels sorted by falling error: sum of each error times what the loss grows by when that pixel joins the
-    wrong ones before it (Berman et al., eq. 8 and 9). Each growth is taken from counts, in whole numbers: a difference
-    of two losses near 1 loses it to rounding in a large batch, and sums of fractions have no deterministic order on a
-    GPU.
+    wrong ones before it (Berman et al., definition 2). Each growth comes from whole numbers: a difference of two losses
+    near 1 loses it to rounding in a large batch, and running sums of fractions are not deterministic on a GPU.
     """
     errors, order = errors.sort(dim=-1, descending=True)
     shapes = shapes.gather(-1, order)
