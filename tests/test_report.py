@@ -277,8 +277,8 @@ def test_each_picture_says_what_it_was_called(run: Run, tmp_path: Path) -> None:
     call_by_class(run)
     html, _ = report(run, tmp_path)
     rows = Page(html.split('<section id="images">')[1].split("</section>")[0]).text
-    assert "alert(1).png a|b 0.500 0.333 8.33 % 8.33 % 0.000 c<d" in rows
-    assert "empty.png NA \N{EN DASH} \N{EN DASH} 0.00 % 8.33 % \N{EN DASH} a|b" in rows
+    assert "alert(1).png a|b c<d 0.000 0.500 0.333 8.33 % 8.33 %" in rows
+    assert "empty.png NA a|b \N{EN DASH} \N{EN DASH} \N{EN DASH} 0.00 % 8.33 %" in rows
 
 
 def test_the_method_says_how_classes_are_found_and_the_epoch_chosen(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import METRICS, PARAMETERS, Run, write_run
+import yaml
+from finished_run import DESCRIPTION, METRICS, PARAMETERS, Run, write_run
 
 from medseg.errors import UserError
 from medseg.params import read_record
@@ -100,6 +101,34 @@ def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     write_record({"name": "x"}, tmp_path / "x.json")
     with pytest.raises(UserError, match=r"x\.json: not a record of a run: 'parameters'"):
         runs_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "pspnet", "encoder": "resnet50", "psp_channels": 512}, "pspnet resnet50"),
+        ({"name": "library", "arch": "unetplusplus", "encoder": "resnet18"}, "unetplusplus resnet18"),
+        ({"name": "unet_plain", "init_features": 32}, "unet_plain 32"),
+        ({"name": "segnet", "init_features": 64}, "segnet 64"),
+        ({"name": "improved_unet", "init_features": 16, "dropout": 0.3}, "improved_unet 16"),
+        (
+            {"name": "cmunext", "widths": [16, 32, 128, 160, 256], "depths": [1, 1, 1, 3, 1]},
+            "cmunext 16-32-128-160-256",
+        ),
+    ],
+)
+def test_models_in_the_table_say_what_they_are_built_of(tmp_path: Path, model: dict[str, Any], words: str) -> None:
+    record = small_record("a")
+    write_record(record | {"parameters": record["parameters"] | {"model": model}}, tmp_path / "a.json")
+    assert f"| {words} | bce_dice |" in runs_table(tmp_path)
+
+
+def test_a_record_names_the_former_network(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    former = {"name": "earlier", "weights_sha256": "a" * 64, "continued": True, "epochs_behind": 30}
+    training = DESCRIPTION["training"] | {"first_weights": "former", "former": former}
+    (run.segmenter / "model.yaml").write_text(yaml.safe_dump(DESCRIPTION | {"training": training}), encoding="utf-8")
+    assert record_of(run)["training"]["former"] == former
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def model_words(model: dict[str, Any]) -> str:
     name = model.get("arch", model["name"])
     if "encoder" in model:
         return f"{name} {model['encoder']}"
-    return f"{name} {'-'.join(str(width) for width in model.get('widths', [model.get('init_features')]))}"
+    widths = model["widths"] if "widths" in model else [model["init_features"]]
+    return f"{name} {'-'.join(str(width) for width in widths)}"
 
 
 def score(value: float | None) -> str:
