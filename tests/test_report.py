@@ -352,12 +352,17 @@ def test_models_in_words_are_all_models_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("continued", [True, False])
 def test_a_former_network_is_named(run: Run, tmp_path: Path, continued: bool) -> None:
-    former = {"name": "earlier_run", "weights_sha256": "0" * 64, "continued": continued, "epochs_behind": 0}
+    former = {
+        "name": "earlier_run",
+        "weights_sha256": "0" * 64,
+        "continued": continued,
+        "epochs_behind": 30 * continued,
+    }
     training = DESCRIPTION["training"] | {"first_weights": "former", "former": former}
     change(run.segmenter / "model.yaml", DESCRIPTION | {"training": training})
     text = Page(report(run, tmp_path)[0]).text
     assert "resnet18, started from weights of a former network, earlier_run" in text
-    assert ("continued with its optimiser" in text) == continued
+    assert ("continued after 30 epochs with its optimiser and schedule" in text) == continued
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,10 @@ def _first_weights(training: Training) -> str:
     former = training.former
     if former is None:
         return WEIGHTS_IN_WORDS[training.first_weights]
-    continued = ", continued with its optimiser and schedule" if former.continued else ""
-    return f"weights of a former network, {former.name}{continued}"
+    weights = f"weights of a former network, {former.name}"
+    if not former.continued:
+        return weights
+    return f"{weights}, continued after {counted(former.epochs_behind, 'epoch')} with its optimiser and schedule"
 
 
 def _found(description: Description) -> str:
