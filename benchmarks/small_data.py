@@ -36,7 +36,7 @@ class Study:
 
 STUDIES = {
     "busi": Study(
-        base=["experiment=busi_sample", "prepare.height=96", "prepare.width=96", "train.patience=99"],
+        base=["experiment=sample_busi", "prepare.height=96", "prepare.width=96", "train.patience=99"],
         options={
             "x7 written before training": ["train.epochs=3"],
             "online augmentation instead": ["augment=none", "online=strong", "train.epochs=21"],
@@ -47,7 +47,7 @@ STUDIES = {
         },
     ),
     "tissue": Study(
-        base=["experiment=ucsb_sample", "train.patience=99", "train.epochs=4"],
+        base=["experiment=sample_ucsb", "train.patience=99", "train.epochs=4"],
         options={
             "every patch once": [],
             "a third of the draws with a tenth marked": ["sampling=foreground"],

@@ -66,7 +66,7 @@ def test_every_experiment_is_valid_and_bears_its_name(experiment: str, tmp_path:
 
 
 def test_an_override_beats_an_experiment(tmp_path: Path) -> None:
-    compose(CONF, tmp_path / "params.yaml", ["experiment=busi_sample", "train.epochs=3", "loss=dice"])
+    compose(CONF, tmp_path / "params.yaml", ["experiment=sample_busi", "train.epochs=3", "loss=dice"])
     values = read_yaml(tmp_path / "params.yaml")
     assert (values["train"]["epochs"], values["loss"]["name"], values["data"]["name"]) == (3, "dice", "busi")
 
