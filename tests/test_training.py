@@ -1,7 +1,9 @@
 """Whole training runs, small: what is kept, logged, repeated and refused."""
 
+import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,36 +11,48 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import tiny
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from medseg import training
+from medseg.bundle import load_bundle, save_bundle
 from medseg.description import Description
 from medseg.errors import UserError
-from medseg.losses import BCEDice
+from medseg.losses import BCEDice, CEDice
 from medseg.machine import MachineParams
-from medseg.metrics import count_pixels, overlap_scores
+from medseg.metrics import count_classes, count_pixels, overlap_scores
 from medseg.models.network import Network
-from medseg.optimisation import Adam, AdamW, Plateau
+from medseg.models.params import ImprovedUnet, UnetPlain
+from medseg.optimisation import Adam, AdamW, Constant, Cosine, Plateau, Sgd
+from medseg.params import validate
+from medseg.resuming import save_state
+from medseg.sampling import Balanced, Foreground, Uniform
 from medseg.store import Store
-from medseg.training import Places, Recipe, TrainParams, fit
+from medseg.training import Places, Recipe, Trained, TrainParams, fit
 
 TRAIN = TrainParams(
+    init_from=None,
+    continue_from=None,
     epochs=3,
     batch_size=2,
     patience=10,
     gradient_clip=1.0,
     precision="32-true",
     deterministic=True,
+    ema_decay=0.0,
     tensorboard=False,
 )
 RECIPE = Recipe(
+    task=tiny.BINARY,
     model=tiny.unet(),
-    loss=BCEDice(name="bce_dice", bce_weight=0.5, dice_weight=0.5, smooth=1.0),
-    optimizer=Adam(name="adam", learning_rate=3e-3),
+    loss=BCEDice(name="bce_dice", bce_weight=0.5, dice_weight=0.5, smooth=1.0, head_weights=[1.0]),
+    optimizer=Adam(name="adam", learning_rate=3e-3, encoder_factor=1.0),
     scheduler=Plateau(name="plateau", monitor="val/dice", factor=0.1, patience=5),
+    sampling=Uniform(name="uniform"),
+    online=tiny.online(),
     train=TRAIN,
     seed=0,
 )
@@ -48,16 +62,35 @@ def recipe(**train: Any) -> Recipe:
     return replace(RECIPE, train=TRAIN.model_copy(update=train))
 
 
+def adam(rate: float) -> Adam:
+    return Adam(name="adam", learning_rate=rate, encoder_factor=1.0)
+
+
+def adamw(rate: float, weight_decay: float) -> AdamW:
+    return AdamW(name="adamw", learning_rate=rate, encoder_factor=1.0, weight_decay=weight_decay)
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
     folder = tmp_path_factory.mktemp("stores")
     return tiny.write_store(folder / "train", 5), tiny.write_store(folder / "val", 3, seed=1)
 
 
+def train(stores: tuple[Store, Store], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU) -> Trained:
+    return fit(*stores, recipe, Places(folder / "weights", folder / "metrics/train", folder / "tensorboard"), machine)
+
+
 def run(
     stores: tuple[Store, Store], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU
 ) -> tuple[Network, Description]:
-    return fit(*stores, recipe, Places(folder / "weights", folder / "metrics/train", folder / "tensorboard"), machine)
+    trained = train(stores, recipe, folder, machine)
+    return trained.network, trained.description
+
+
+def place(trained: Trained, recipe: Recipe, folder: Path) -> None:
+    """Save a run as the stage does."""
+    save_bundle(folder, trained.network, trained.description)
+    save_state(folder, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
 
 
 def val_dice(network: Network, val: Store) -> float:
@@ -135,22 +168,22 @@ def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple
 def test_what_was_made_describes_itself(finished: Finished) -> None:
     description = finished.description
     assert description.model == RECIPE.model
-    assert (description.channels, description.classes, description.geometry) == (1, 1, tiny.resize())
+    assert (description.channels, description.task, description.geometry) == (1, tiny.BINARY, tiny.resize())
     assert (description.training.epochs, description.training.samples) == (3, 5)
-    assert (description.training.encoder_weights, description.training.warnings) == ("random", [])
+    assert (description.training.first_weights, description.training.warnings) == ("random", [])
+    assert description.training.former is None
 
 
 def test_the_best_epochs_weights_are_those_of_a_run_that_ends_there(
     stores: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    # Steps that overshoot, so that the best epoch is not the last.
-    rough = replace(recipe(epochs=5), optimizer=Adam(name="adam", learning_rate=0.1))
-    long, description = run(stores, rough, tmp_path / "long")
-    best = description.training.best_epoch
-    assert best < 5
-    ended = replace(rough, train=TRAIN.model_copy(update={"epochs": best}))
-    exact, _ = run(stores, ended, tmp_path / "exact")
-    assert equal(long.state_dict(), exact.state_dict())
+    # With nothing to find val/dice is 0 throughout, and the first of equal epochs is the best.
+    empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
+    long, short = (train((stores[0], empty), recipe(epochs=epochs), tmp_path / str(epochs)) for epochs in (3, 1))
+    assert (long.description.training.best_epoch, long.description.training.epochs) == (1, 3)
+    assert equal(long.network.state_dict(), short.network.state_dict())
+    for number, kept in short.optimizer_state["state"].items():
+        assert equal(kept, long.optimizer_state["state"][number])
 
 
 def test_one_seed_gives_equal_weights_and_another_does_not(
@@ -164,9 +197,7 @@ def test_one_seed_gives_equal_weights_and_another_does_not(
 
 def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Store, Store], tmp_path: Path) -> None:
     # With steps too small to change a pixel, epoch 1 stays the best; patience 2 ends after epoch 3 of 50.
-    frozen = replace(
-        recipe(epochs=50, patience=2), optimizer=AdamW(name="adamw", learning_rate=1e-12, weight_decay=0.0)
-    )
+    frozen = replace(recipe(epochs=50, patience=2), optimizer=adamw(1e-12, weight_decay=0.0))
     empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
     _, description = run((stores[0], empty), frozen, tmp_path)
     assert description.training.epochs == 3
@@ -184,8 +215,8 @@ def test_the_plateau_lowers_the_logged_rate(stores: tuple[Store, Store], tmp_pat
 def test_four_pictures_can_be_learnt_by_heart(tmp_path: Path) -> None:
     four = tiny.write_store(tmp_path / "store", 4)
     hard = replace(
-        recipe(epochs=60, patience=60, batch_size=4, gradient_clip=0.0),
-        optimizer=Adam(name="adam", learning_rate=1e-2),
+        recipe(epochs=40, patience=40, batch_size=4, gradient_clip=0.0),
+        optimizer=adam(1e-2),
     )
     network, description = run((four, four), hard, tmp_path)
     assert description.training.val_dice > 0.95
@@ -222,11 +253,11 @@ def test_random_weights_that_were_not_wished_for_are_on_record(
     (note,) = description.training.warnings
     assert tiny.SMALL_ENCODER in note
     assert f"warning: {note}" in capsys.readouterr().out
-    assert description.training.encoder_weights == "random"
+    assert description.training.first_weights == "random"
 
 
 def test_a_rate_beyond_reason_ends_in_words(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    wild = AdamW(name="adamw", learning_rate=10.0, weight_decay=1.0)  # every step multiplies the weights by -9
+    wild = adamw(10.0, weight_decay=1.0)  # every step multiplies the weights by -9
     with pytest.raises(UserError, match=r"epoch \d+, training has diverged: lower optimizer\.learning_rate"):
         run(stores, replace(recipe(epochs=40, patience=40, gradient_clip=0.0), optimizer=wild), tmp_path)
 
@@ -248,7 +279,7 @@ def test_a_batch_of_one_small_sample_names_the_key(stores: tuple[Store, Store], 
 def test_too_little_memory_names_the_key(
     stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(_: object) -> Any:
+    def exhausted(*_: object) -> Any:
         def loss(*_: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -260,7 +291,7 @@ def test_too_little_memory_names_the_key(
 
 
 def test_ctrl_c_stays_ctrl_c(stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: object) -> Any:
+    def interrupted(*_: object) -> Any:
         def loss(*_: Tensor) -> Tensor:
             raise KeyboardInterrupt
 
@@ -279,3 +310,309 @@ def test_training_says_what_it_trains_and_nothing_that_worries(
     said = capfd.readouterr()
     assert said.out == f"training unet with {tiny.SMALL_ENCODER} on 5 samples of 32x32x1, 3 to choose\n"
     assert said.err == ""
+
+
+LABELS = ("benign", "normal", "malignant")
+SEVERAL = replace(
+    RECIPE,
+    task=tiny.LESIONS,
+    loss=CEDice(name="ce_dice", ce_weight=1.0, dice_weight=1.0, smooth=1.0, head_weights=[1.0]),
+)
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    folder = tmp_path_factory.mktemp("lesions")
+    return tiny.write_store(folder / "train", 6, labels=LABELS), tiny.write_store(folder / "val", 3, labels=LABELS)
+
+
+def test_several_classes_are_told_apart(lesions: tuple[Store, Store], tmp_path: Path) -> None:
+    learning = replace(SEVERAL, optimizer=adam(1e-2), train=TRAIN.model_copy(update={"epochs": 3, "tensorboard": True}))
+    network, description = run(lesions, learning, tmp_path)
+    assert description.task == tiny.LESIONS
+    truth = np.array(lesions[1].masks) * np.array([1, 0, 2], np.uint8)[:, None, None]
+    with torch.no_grad():
+        shares = network(torch.from_numpy(np.array(lesions[1].images)).permute(0, 3, 1, 2)).softmax(1).numpy()
+    codes = np.where(shares[:, 0] > 0.5, 0, 1 + shares[:, 1:].argmax(1)).astype(np.uint8)
+    parts = count_classes(codes, truth, 2)
+    dice = np.mean([2 * p.true_positives / (2 * p.true_positives + p.false_positives + p.misses) for p in parts])
+    assert description.training.val_dice == pytest.approx(dice, abs=1e-6)
+    assert len(list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))) == 1
+
+
+def test_labels_that_contradict_the_classes_stop_before_any_work(
+    stores: tuple[Store, Store], lesions: tuple[Store, Store], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"task\.labels = .*the data also hold the label 'a'"):
+        run(stores, SEVERAL, tmp_path)
+    with pytest.raises(UserError, match="the label 'a'"):
+        run((lesions[0], stores[1]), SEVERAL, tmp_path)
+    more = tiny.LESIONS.model_copy(update={"labels": ["benign", "cyst", "malignant"]})
+    with pytest.raises(UserError, match="'cyst', which no training picture has"):
+        run(lesions, replace(SEVERAL, task=more), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_losses_and_tasks_that_do_not_fit_are_told(lesions: tuple[Store, Store], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss\.name = 'bce_dice': can't tell several classes apart"):
+        run(lesions, replace(SEVERAL, loss=RECIPE.loss), tmp_path)
+    with pytest.raises(UserError, match=r"loss\.name = 'ce_dice': needs several classes"):
+        run(lesions, replace(RECIPE, loss=SEVERAL.loss), tmp_path)
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    averaged = recipe(epochs=2, ema_decay=0.5)
+    trained = train(stores, averaged, tmp_path / "averaged")
+    last, _ = run(stores, recipe(epochs=2), tmp_path / "last")
+    logged = column(tmp_path / "averaged", "val/dice")["dice"]
+    assert not equal(trained.network.state_dict(), last.state_dict())
+    assert val_dice(trained.network, stores[1]) == pytest.approx(logged.max(), abs=1e-6)
+    place(trained, averaged, tmp_path / "saved")
+    loaded, description = load_bundle(tmp_path / "saved")
+    assert equal(loaded.state_dict(), trained.network.state_dict())
+    assert val_dice(loaded, stores[1]) == pytest.approx(description.training.val_dice, abs=1e-6)
+
+
+class Watcher(pl.Callback):
+    """In the place of the pictures: keeps the weights that the last validation saw."""
+
+    def __init__(self, *_: object) -> None:
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_epoch_end(self, _: pl.Trainer, module: pl.LightningModule) -> None:
+        state = module.get_submodule("network").state_dict()
+        self.weights |= {key: tensor.clone() for key, tensor in state.items()}
+
+
+def test_pictures_and_figures_are_those_of_the_exponential_mean_over_steps(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    for epochs, decay in ((1, 0.0), (2, 0.0), (2, 0.75)):
+        watcher = Watcher()
+        monkeypatch.setattr(training, "ValidationPictures", lambda *_, watcher=watcher: watcher)
+        # A batch of all samples, so that an epoch is one step.
+        run(
+            stores,
+            recipe(epochs=epochs, batch_size=5, ema_decay=decay, tensorboard=True),
+            tmp_path / f"{epochs}{decay}",
+        )
+        seen[epochs, decay] = watcher.weights
+    for key, mean in seen[2, 0.75].items():
+        if mean.is_floating_point():
+            expected = 0.75 * seen[1, 0.0][key] + 0.25 * seen[2, 0.0][key]
+            torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_averages_go_with_a_schedule_by_step(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    cosine = Cosine(name="cosine", warmup_epochs=0.5, final_share=0.1)
+    _, description = run(stores, replace(recipe(epochs=2, ema_decay=0.9), scheduler=cosine), tmp_path)
+    assert description.training.epochs == 2
+
+
+@pytest.mark.parametrize(
+    "sampling", [Balanced(name="balanced"), Foreground(name="foreground", share=0.5, least=0.05)], ids=lambda s: s.name
+)
+def test_sampling_and_transforms_change_what_is_learnt_and_repeat_with_the_seed(
+    lesions: tuple[Store, Store], tmp_path: Path, sampling: Any
+) -> None:
+    changed = replace(SEVERAL, sampling=sampling, online=tiny.online("horizontal_flip", "gaussian_noise", p=0.5))
+    changed = replace(changed, train=TRAIN.model_copy(update={"epochs": 1}))
+    plain = replace(SEVERAL, train=changed.train)
+    first, again, other = (
+        run(lesions, recipe, tmp_path / str(number))[0] for number, recipe in enumerate((changed, changed, plain))
+    )
+    assert equal(first.state_dict(), again.state_dict())
+    assert not equal(first.state_dict(), other.state_dict())
+
+
+def improved(head_weights: list[float]) -> Recipe:
+    model = ImprovedUnet(name="improved_unet", init_features=4, dropout=0.3, input_mean=[0.5], input_std=[0.5])
+    loss = RECIPE.loss.model_copy(update={"head_weights": head_weights})
+    return replace(recipe(epochs=1), model=model, loss=loss)
+
+
+def test_a_network_with_several_outputs_learns_from_those_that_are_weighed(
+    stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    one, same, three = (
+        run(stores, improved(weights), tmp_path / str(weights))[0] for weights in ([1.0], [1.0, 0.0], [1.0, 0.5, 0.25])
+    )
+    assert equal(one.state_dict(), same.state_dict())
+    assert not equal(one.state_dict(), three.state_dict())
+
+
+def test_more_weights_than_outputs_are_told(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"loss\.head_weights has 4 entries, the network has 3 outputs"):
+        run(stores, improved([1.0, 0.5, 0.25, 0.125]), tmp_path)
+    with pytest.raises(UserError, match=r"loss\.head_weights has 2 entries, the network has 1 output;"):
+        run(stores, replace(RECIPE, loss=RECIPE.loss.model_copy(update={"head_weights": [1.0, 1.0]})), tmp_path)
+
+
+STEADY = replace(RECIPE, scheduler=Constant(name="constant"))
+K, M = 2, 2  # epochs of a first run, and of the run that goes on from it
+
+
+def steady(**train: Any) -> Recipe:
+    return replace(STEADY, train=TRAIN.model_copy(update=train))
+
+
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """Training samples to choose by, so that the last epoch is the best while the network learns."""
+    store = tiny.write_store(tmp_path_factory.mktemp("learning"), 6)
+    return store, store
+
+
+@pytest.fixture(scope="module")
+def former(learning: tuple[Store, Store], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+    """A folder in which a run of K epochs lies as weights/first, and the run."""
+    folder = tmp_path_factory.mktemp("former")
+    trained = train(learning, steady(epochs=K), folder)
+    assert trained.description.training.best_epoch == K
+    place(trained, STEADY, folder / "weights/first")
+    return folder, trained
+
+
+def going_on(former: Path, folder: Path) -> Path:
+    """A folder for the next run with the former one's weights."""
+    folder.mkdir()
+    (folder / "weights").symlink_to(former / "weights")
+    return folder
+
+
+def test_a_run_begins_with_the_former_networks_weights(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    still = replace(steady(epochs=1, init_from="first"), optimizer=adam(1e-12))
+    network, description = run(learning, still, going_on(former[0], tmp_path / "next"))
+    weights = dict(network.named_parameters())  # the running means of normalisation move on at any rate
+    for key, tensor in former[1].network.named_parameters():
+        torch.testing.assert_close(weights[key], tensor, rtol=0, atol=1e-9)
+    record = description.training
+    assert record.first_weights == "former"
+    assert record.former is not None
+    assert (record.former.name, record.former.continued, record.former.epochs_behind) == ("first", False, 0)
+    digest = hashlib.sha256((former[0] / "weights/first/weights.safetensors").read_bytes()).hexdigest()
+    assert record.former.weights_sha256 == digest
+
+
+def test_only_continuing_takes_the_optimisers_state(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    steps = {}
+    for key in ("init_from", "continue_from"):
+        trained = train(learning, steady(epochs=1, **{key: "first"}), going_on(former[0], tmp_path / key))
+        steps[key] = int(trained.optimizer_state["state"][0]["step"])
+    assert steps == {"init_from": 3, "continue_from": K * 3 + 3}
+
+
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    whole = train(learning, steady(epochs=K + M), tmp_path / "whole")
+    second = train(learning, steady(epochs=M, continue_from="first"), going_on(former[0], tmp_path / "second"))
+    assert whole.description.training.best_epoch == K + M
+    assert second.description.training.best_epoch == M
+    assert equal(whole.network.state_dict(), second.network.state_dict())
+    for number, kept in whole.optimizer_state["state"].items():
+        assert equal(kept, second.optimizer_state["state"][number])
+    for name in ("train/loss", "val/loss"):
+        rows = [column(tmp_path / folder, name)[Path(name).name].tolist() for folder in ("whole", "second")]
+        assert rows[0][K:] == rows[1]
+
+
+def test_epochs_add_up_over_runs_that_go_on(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    shutil.copytree(former[0] / "weights", tmp_path / "weights")
+    second = train(learning, steady(epochs=1, continue_from="first"), tmp_path)
+    place(second, STEADY, tmp_path / "weights/second")
+    third = train(learning, steady(epochs=1, continue_from="second"), tmp_path)
+    behind = [trained.description.training.former for trained in (second, third)]
+    assert [record.epochs_behind for record in behind if record] == [K, K + 1]
+    anew = train(learning, steady(epochs=1, init_from="second"), tmp_path).description.training.former
+    assert anew is not None
+    assert anew.epochs_behind == 0
+
+
+def test_a_run_that_goes_on_says_so(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(learning, steady(epochs=1, continue_from="first"), going_on(former[0], tmp_path / "next"))
+    assert f"training unet with {tiny.SMALL_ENCODER}, going on from first on 6 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["init_from", "continue_from"])
+def test_a_missing_former_network_is_told_with_the_commands_that_bring_it(
+    learning: tuple[Store, Store], tmp_path: Path, key: str
+) -> None:
+    place_of = tmp_path / "weights/gone"
+    fault = f"{place_of}: .*dvc get . models/network --rev EXPERIMENT -o {place_of}, then dvc add {place_of}"
+    with pytest.raises(UserError, match=fault):
+        run(learning, steady(**{key: "gone"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            {"model": UnetPlain(name="unet_plain", init_features=4, input_mean=[0.5], input_std=[0.5])},
+            r"layer core\.\S+ has no place in the former network \(unet\), shape \(.*\) in the new one",
+        ),
+        (
+            {"model": tiny.unet(decoder_channels=[16, 24, 8, 8, 8])},
+            r"layer core\.decoder\S+ has shape \(.*\) in the former network \(unet\), shape \(.*\) in the new one",
+        ),
+    ],
+)
+def test_another_networks_weights_are_told_by_the_layer(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path, change: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UserError, match=f"first/weights.safetensors: does not fit params.yaml: model: {fault}"):
+        run(learning, replace(steady(init_from="first"), **change), going_on(former[0], tmp_path / "next"))
+
+
+def test_other_channels_or_classes_are_told_by_the_layer_and_its_shapes(
+    former: tuple[Path, Trained], lesions: tuple[Store, Store], tmp_path: Path
+) -> None:
+    colour = tiny.write_store(tmp_path / "colour", 2, channels=3)
+    folder = going_on(former[0], tmp_path / "next")
+    with pytest.raises(UserError, match=r"layer core\.encoder\.\S+ has shape \(16, 1, 3, 3\) .* shape \(16, 3, 3, 3\)"):
+        run((colour, colour), steady(init_from="first"), folder)
+    several = replace(SEVERAL, train=TRAIN.model_copy(update={"init_from": "first"}))
+    with pytest.raises(UserError, match=r"layer core\.segmentation_head\S+ has shape \(1, 8, .* shape \(3, 8, "):
+        run(lesions, several, folder)
+
+
+def test_weights_without_their_optimiser_can_only_be_started_from(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    save_bundle(tmp_path / "weights/bare", former[1].network, former[1].description)
+    with pytest.raises(UserError, match=r"bare/training\.yaml: no such file.*train\.init_from"):
+        run(learning, steady(continue_from="bare"), tmp_path)
+    _, description = run(learning, steady(epochs=1, init_from="bare"), tmp_path)
+    assert description.training.first_weights == "former"
+
+
+def test_another_optimiser_cannot_go_on(
+    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+) -> None:
+    sgd = Sgd(name="sgd", learning_rate=0.1, encoder_factor=1.0, momentum=0.9, nesterov=False, weight_decay=0.0)
+    with pytest.raises(UserError, match=r"optimizer\.name = 'sgd', .*first was trained with 'adam'"):
+        run(learning, replace(steady(continue_from="first"), optimizer=sgd), going_on(former[0], tmp_path / "next"))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"init_from": "a", "continue_from": "b"}, "init_from and continue_from exclude each other"),
+        ({"init_from": "../a"}, r"train\.init_from = '\.\./a'"),
+        ({"continue_from": ""}, r"train\.continue_from = ''"),
+        ({"ema_decay": 1.0}, r"train\.ema_decay = 1\.0"),
+        ({"ema_decay": -0.1}, r"train\.ema_decay"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        validate(TRAIN.model_dump() | change, TrainParams, "train")
