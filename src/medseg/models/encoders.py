@@ -51,7 +51,7 @@ def _tried(network: nn.Module, channels: int, classes: int) -> Tensor:
     """Logits of an empty picture, of the only side that the encoder takes where that is so."""
     try:
         return _logits(network, channels, classes, TRIAL_SIDE)
-    except Exception:
+    except (RuntimeError, AssertionError):
         side = _published_side(network.get_submodule("encoder"))
         if side is None:
             raise

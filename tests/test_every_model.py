@@ -1,0 +1,192 @@
+"""What every kind of network must do, checked through `build_model` on small ones."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg.errors import UserError
+from medseg.models.network import Network, build_model
+from medseg.models.params import ModelParams
+from medseg.params import validate
+
+NORMALISED: dict[str, Any] = {"input_mean": [0.5], "input_std": [0.5]}
+ENCODED: dict[str, Any] = NORMALISED | {"encoder": tiny.SMALL_ENCODER, "encoder_weights": "none"}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "unet": tiny.unet().model_dump(),
+    "pspnet": ENCODED | {"name": "pspnet", "psp_channels": 64, "dropout": 0.1},
+    "unet_plain": NORMALISED | {"name": "unet_plain", "init_features": 4},
+    "segnet": NORMALISED | {"name": "segnet", "init_features": 8},
+    "improved_unet": NORMALISED | {"name": "improved_unet", "init_features": 4, "dropout": 0.1},
+    "cmunext": NORMALISED
+    | {"name": "cmunext", "widths": [4, 8, 8, 16, 16], "depths": [1, 1, 1, 1, 1], "kernels": [3, 3, 7, 7, 7]},
+} | {
+    arch: ENCODED | {"name": "library", "arch": arch}
+    for arch in ("unetplusplus", "deeplabv3plus", "fpn", "segformer", "upernet")
+}
+SIZES = [(1, 1), (33, 47), (64, 96), (7, 40)]
+STEPS = 80  # of Adam, within which four pictures are learnt by heart
+RATES = {"pspnet": 0.01, "segnet": 0.01, "upernet": 0.003}  # learning rates, 0.005 for all others
+AT_32_PIXELS = {
+    "cmunext",
+    "improved_unet",
+    "unet",
+    "unet_plain",
+    "unetplusplus",
+}  # coarser logits, or features that need more
+
+
+def section(kind: str, **changes: object) -> dict[str, object]:
+    return SECTIONS[kind] | changes
+
+
+def build(kind: str, channels: int = 1, classes: int = 1, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return build_model(validate(section(kind), ModelParams, "params.yaml: model"), channels, classes)
+
+
+def settled(network: Network) -> Network:
+    """In evaluation mode, its running means and deviations being those of four pictures: new ones see nothing."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = 1.0
+    network.train()(pictures(4, 1, 64, 64, seed=9))
+    return network.eval()
+
+
+def pictures(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=sorted(SECTIONS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # small networks lose by more
+
+
+def test_every_kind_of_network_is_among_them() -> None:
+    union = get_args(get_args(ModelParams)[0])
+    kinds = {name for params in union for name in get_args(params.model_fields["name"].annotation)}
+    assert {values["name"] for values in SECTIONS.values()} == kinds
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("channels", "classes"), [(1, 3), (3, 1)])
+def test_logits_have_the_size_of_the_picture(kind: str, channels: int, classes: int, training: bool) -> None:
+    network = build(kind, channels, classes).train(training)
+    for size in SIZES:
+        logits = network(pictures(2, channels, *size))
+        assert logits.shape == (2, classes, *size)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+
+
+def test_all_heads_have_the_size_of_the_picture_and_the_first_is_the_output(kind: str) -> None:
+    network, batch = settled(build(kind, classes=2)), pictures(2, 1, 33, 47)
+    heads = network.heads(batch)
+    assert [head.shape for head in heads] == [(2, 2, 33, 47)] * network.head_count
+    assert torch.equal(heads[0], network(batch))
+
+
+def test_a_gradient_reaches_every_weight_in_training(kind: str) -> None:
+    network = build(kind)
+    logits = network(pictures(4, 1, 64, 64))
+    (logits * torch.randn(logits.shape)).sum().backward()
+    trained = {name: weight.grad for name, weight in network.named_parameters() if weight.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None or not gradient.any()] == []
+    assert all(torch.isfinite(gradient).all() for gradient in trained.values() if gradient is not None)
+
+
+def test_no_logit_depends_on_a_weight_out_of_training(kind: str) -> None:
+    network, batch = settled(build(kind)), pictures(1, 1, 64, 64)
+    before = network(batch)
+    frozen = [weight for weight in network.parameters() if not weight.requires_grad]
+    assert bool(frozen) == (kind == "pspnet")  # the stages of its encoder behind the third
+    for weight in frozen:
+        weight.data.add_(1)
+    assert torch.equal(network(batch), before)
+
+
+def test_one_seed_builds_one_network_and_another_another(kind: str) -> None:
+    first, again, other = (build(kind, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_saved_weights_give_the_same_logits(kind: str, tmp_path: Path) -> None:
+    network, batch = settled(build(kind)), pictures(2, 1, 64, 64)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    restored = build(kind, seed=1)
+    restored.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(restored.eval()(batch), network(batch))
+
+
+def test_pictures_of_a_batch_do_not_see_each_other(kind: str) -> None:
+    network = settled(build(kind))
+    kept, one, other = (pictures(1, 1, 40, 40, seed=seed) for seed in (0, 1, 2))
+    beside_one, beside_other = (network(torch.cat([beside, kept])) for beside in (one, other))
+    assert torch.equal(beside_one[1], beside_other[1])
+    assert not torch.equal(beside_one[0], beside_other[0])
+
+
+def test_four_pictures_are_learnt_by_heart(kind: str) -> None:
+    side = 32 if kind in AT_32_PIXELS else 64
+    samples = [tiny.square(seed, side, side) for seed in range(4)]
+    batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in samples])
+    truth = torch.stack([torch.from_numpy(mask).float()[None] for _, mask in samples])
+    network = build(kind)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATES.get(kind, 0.005))
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        functional.binary_cross_entropy_with_logits(network(batch), truth).backward()
+        optimizer.step()
+    assert dice(network.eval()(batch) > 0, truth > 0) > 0.95
+
+
+def dice(predicted: Tensor, truth: Tensor) -> float:
+    """The mean over the pictures."""
+    common, both = ((predicted & truth).sum((1, 2, 3)), predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3)))
+    return float((2 * common / both).mean())
+
+
+@pytest.mark.parametrize(
+    ("of", "change", "message"),
+    [
+        ("unet", {"decoder_channels": [8] * 4}, r"model\.decoder_channels = \[8, 8, 8, 8\]: .* at least 5 items"),
+        ("unet", {"encoder_weights": "imagnet"}, r"model\.encoder_weights = 'imagnet': .*'imagenet'"),
+        ("pspnet", {"psp_channels": 0}, r"model\.psp_channels = 0: .*greater than or equal to 1"),
+        ("pspnet", {"dropout": 1.0}, r"model\.dropout = 1\.0: .*less than 1"),
+        ("pspnet", {"arch": "pan"}, r"model\.arch is no known key; known are .*psp_channels"),
+        ("fpn", {"arch": "fpm"}, r"model\.arch = 'fpm': .*'fpn'"),
+        ("fpn", {"encoder": ""}, r"model\.encoder = '': .*at least 1 character"),
+        ("unet_plain", {"init_features": 0}, r"model\.init_features = 0: .*greater than or equal to 1"),
+        ("unet_plain", {"encoder": "resnet18"}, r"model\.encoder is no known key; known are .*init_features"),
+        ("segnet", {"init_features": 8.5}, r"model\.init_features = 8\.5: .*integer"),
+        ("improved_unet", {"dropout": 1.0}, r"model\.dropout = 1\.0: .*less than 1"),
+        ("improved_unet", {"dropout": -0.1}, r"model\.dropout = -0\.1: .*greater than or equal to 0"),
+        ("cmunext", {"widths": [4, 8, 8, 16]}, r"model\.widths = .*at least 5 items"),
+        ("cmunext", {"depths": [1, 1, 0, 1, 1]}, r"model\.depths\.2 = 0: .*greater than or equal to 1"),
+        ("cmunext", {"kernels": [3, 3, 7, 7, 33]}, r"model\.kernels\.4 = 33: .*less than or equal to 31"),
+        ("cmunext", {"kernels": [3, 4, 7, 7, 7]}, r"model\.kernels = .*: 4 is even"),
+        ("segnet", {"name": "segnets"}, r"model\.name = 'segnets': must be one of .*'segnet'"),
+    ],
+)
+def test_wrong_values_name_the_key(of: str, change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(section(of, **change), ModelParams, "params.yaml: model")
+
+
+def test_every_key_that_is_missing_is_named(kind: str) -> None:
+    for key in SECTIONS[kind]:
+        values = {name: value for name, value in SECTIONS[kind].items() if name != key}
+        with pytest.raises(UserError, match=rf"^params\.yaml: model\.{key} is missing$"):
+            validate(values, ModelParams, "params.yaml: model")
