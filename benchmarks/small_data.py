@@ -43,7 +43,6 @@ STUDIES = {
             "online augmentation on top": ["online=strong", "train.epochs=3"],
             "weight averaging, decay 0.98": ["train.ema_decay=0.98", "train.epochs=3"],
             "encoder at a tenth of the rate": ["optimizer.encoder_factor=0.1", "train.epochs=3"],
-            "benign, malignant, normal equally often": ["sampling=balanced", "train.epochs=3"],
         },
     ),
     "tissue": Study(
