@@ -96,14 +96,18 @@ def log_tail(task: Task) -> str:
     return "\n".join(done.stdout.strip().splitlines()[-LOG_LINES:])
 
 
+def has_network(name: str) -> bool:
+    """Whether a former network `name` lies in `weights/`, or DVC can bring it there."""
+    return any(path.exists() for path in _placed(name))
+
+
 def bring_network(name: str) -> None:
     """Place the network that the experiment `name` trained in `weights/NAME`, unless something lies there already.
 
     DVC tracks it there, and git what DVC wrote: a queued experiment sees nothing else.
     """
-    folder = WEIGHTS / name
-    pointer = WEIGHTS / f"{name}.dvc"
-    if folder.exists() or pointer.exists():
+    folder, pointer = _placed(name)
+    if has_network(name):
         print(f"{folder} is there already: taken as it is", flush=True)
     else:
         show_and_run("dvc", "get", ".", "models/network", "--rev", name, "-o", str(folder))
@@ -145,3 +149,8 @@ def attempt(*command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def _placed(name: str) -> tuple[Path, Path]:
+    """The folder of a former network and the file by which DVC knows it."""
+    return WEIGHTS / name, WEIGHTS / f"{name}.dvc"

@@ -20,6 +20,7 @@ from medseg.experiments import (
     enqueue,
     find_record,
     find_revision,
+    has_network,
     log_tail,
     read_queue,
     start_queue,
@@ -73,10 +74,11 @@ def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) ->
     """Run the variants that are not finished yet, `jobs` at a time, each after the one that it starts from.
 
     Returns why each variant without a result has none, by its name. Raises `UserError` where one was finished with
-    other parameters, or is in the queue already.
+    other parameters, is in the queue already, or starts from a network that can't be had.
     """
     refuse_other_results(variants)
     refuse_queued(variants)
+    refuse_rootless(variants)
     unfinished = {variant.name: "not run: the network that it starts from was not trained" for variant in variants}
     order = _order(variants)
     while wave := order.get_ready():
@@ -113,6 +115,18 @@ def refuse_queued(variants: Sequence[Variant]) -> None:
             f"in the queue already: {', '.join(queued)}; let them end (dvc queue start, dvc queue status), "
             "or end them (dvc queue kill, dvc queue remove)"
         )
+
+
+def refuse_rootless(variants: Sequence[Variant]) -> None:
+    """Raise `UserError` where a variant starts from a network that is neither of this row, placed nor trained."""
+    names = {variant.name for variant in variants}
+    for variant in variants:
+        former = variant.former
+        if former and former not in names and not has_network(former) and not find_revision(former):
+            raise UserError(
+                f"{variant.name} starts from the network {former!r}: there is neither weights/{former} nor a finished "
+                f"experiment of that name; run it first: medseg row {former}"
+            )
 
 
 def row_table(names: Sequence[str]) -> str:
