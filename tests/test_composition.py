@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from medseg.augmentation import AugmentParams
+from medseg.augmentation import AugmentParams, Transforms
+from medseg.classes import TaskParams
 from medseg.composition import compose
 from medseg.datasets import DataParams
 from medseg.errors import UserError
@@ -19,6 +20,7 @@ from medseg.manifest import ManifestParams
 from medseg.models.params import ModelParams
 from medseg.optimisation import OptimizerParams, SchedulerParams
 from medseg.params import Seed, read_record, read_section, read_yaml
+from medseg.sampling import SamplingParams
 from medseg.splits import SplitParams
 from medseg.training import TrainParams
 
@@ -29,10 +31,13 @@ KINDS: dict[str, Any] = {
     "split": SplitParams,
     "prepare": Geometry,
     "augment": AugmentParams,
+    "task": TaskParams,
     "model": ModelParams,
     "loss": LossParams,
     "optimizer": OptimizerParams,
     "scheduler": SchedulerParams,
+    "sampling": SamplingParams,
+    "online": Transforms,
     "train": TrainParams,
     "evaluate": EvaluateParams,
     "machine": MachineParams,
@@ -44,6 +49,9 @@ CHOICES = sorted(
 )
 RUNS = sorted((Path(__file__).parents[1] / "metrics" / "runs").glob("*.json"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OLDER = ("busi_unet_bcedice", "busi_encoder_upsampled", "ucsb_", "cryonuseg_patches", "isic2017_improved_unet")
+PUBLISHED = ("busi_cmunext",)  # protocols
+REPRODUCTIONS = [name for name in EXPERIMENTS if name.startswith((*OLDER, *PUBLISHED)) and name != "ucsb_sample"]
 
 
 def check(path: Path) -> None:
@@ -63,6 +71,31 @@ def test_every_experiment_is_valid_and_bears_its_name(experiment: str, tmp_path:
     compose(CONF, tmp_path / "params.yaml", [f"experiment={experiment}"])
     check(tmp_path / "params.yaml")
     assert read_yaml(tmp_path / "params.yaml")["name"] == experiment
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_acts_on_the_whole_and_says_what_it_is(experiment: str) -> None:
+    first, second, *_ = experiment_file(experiment).splitlines()
+    assert first == "# @package _global_"  # Hydra ignores it on any other line
+    assert second.startswith("# ")
+    assert len(second) > 20
+
+
+@pytest.mark.parametrize("experiment", REPRODUCTIONS)
+def test_what_reproduces_a_source_names_it_its_number_and_what_is_different(experiment: str) -> None:
+    comment = [line for line in experiment_file(experiment).splitlines() if line.startswith("#")]
+    starts = [line.split(":")[0].removeprefix("# ") for line in comment if ":" in line]
+    headings = ["Reproduces", "The source's number", "Departs"]
+    assert [start for start in starts if start in headings] == headings
+
+
+def test_every_older_project_has_an_experiment() -> None:
+    for name in (*OLDER, *PUBLISHED):
+        assert any(experiment.startswith(name) for experiment in REPRODUCTIONS)
+
+
+def experiment_file(name: str) -> str:
+    return (CONF / "experiment" / f"{name}.yaml").read_text()
 
 
 def test_an_override_beats_an_experiment(tmp_path: Path) -> None:

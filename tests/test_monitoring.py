@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from medseg.figures import PREDICTION, TRUTH
+from medseg.figures import PREDICTION, TRUTH, class_colours
 from medseg.monitoring import SHOWN, ValidationPictures
 
 
@@ -37,6 +37,16 @@ class Everything(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return torch.ones_like(pixels[:, :1], dtype=torch.float32)
+
+
+class Halves(nn.Module):
+    """Predicts the first class above and the second one below."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits = torch.zeros(len(pixels), 3, *pixels.shape[2:])
+        half = pixels.shape[2] // 2
+        logits[:, 1, :half] = logits[:, 2, half:] = 9.0
+        return logits
 
 
 class Module(pl.LightningModule):
@@ -70,3 +80,13 @@ def test_truth_is_outlined_and_prediction_where_there_is_one(tmp_path: Path) -> 
     assert (without == TRUTH).all(axis=-1).any()
     assert not (without == PREDICTION).all(axis=-1).any()
     assert (all_over[:, 0] == PREDICTION).all()  # the frame
+
+
+def test_each_class_is_outlined_in_its_colour(tmp_path: Path) -> None:
+    pictures = drawn(tmp_path, 2, Halves(), epoch=0)[1]
+    first, second = class_colours(2)
+    assert first != second
+    assert (pictures[:, 0] == first).all()  # the frame above and below
+    assert (pictures[:, -1] == second).all()
+    assert not (pictures == PREDICTION).all(axis=-1).any()
+    assert (pictures == TRUTH).all(axis=-1).any()

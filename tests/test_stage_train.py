@@ -1,5 +1,7 @@
 """The stage `train` from its command line to its outputs, on a handful of samples."""
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,30 @@ from medseg.errors import UserError
 from stages.train import main
 
 SECTIONS: dict[str, Any] = {
+    "task": {"name": "binary"},
     "model": tiny.unet().model_dump(),
-    "loss": {"name": "bce_dice", "bce_weight": 0.5, "dice_weight": 0.5, "smooth": 1.0},
-    "optimizer": {"name": "adam", "learning_rate": 0.003},
+    "loss": {"name": "bce_dice", "bce_weight": 0.5, "dice_weight": 0.5, "smooth": 1.0, "head_weights": [1.0]},
+    "optimizer": {"name": "adam", "learning_rate": 0.003, "encoder_factor": 1.0},
     "scheduler": {"name": "plateau", "monitor": "val/dice", "factor": 0.1, "patience": 2},
+    "sampling": {"name": "uniform"},
+    "online": tiny.STILL,
     "train": {
+        "init_from": None,
+        "continue_from": None,
         "epochs": 1,
         "batch_size": 2,
         "patience": 2,
         "gradient_clip": 1.0,
         "precision": "32-true",
         "deterministic": True,
+        "ema_decay": 0.0,
         "tensorboard": False,
     },
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
     "name": "default",
     "seed": 0,
 }
+NETWORK = {"model.yaml", "weights.safetensors", "training.yaml", "optimizer.safetensors"}
 NAMES = ("params.yaml", "augmented", "val", "weights", "models/network", "metrics/train", "tensorboard")
 
 
@@ -46,7 +55,11 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def write_params(path: Path, section: str = "seed", **changes: Any) -> None:
     changed = {**SECTIONS[section], **changes} if changes else SECTIONS[section]
-    path.write_text(yaml.safe_dump(SECTIONS | {section: changed}))
+    write_sections(path, {section: changed})
+
+
+def write_sections(path: Path, sections: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(SECTIONS | sections))
 
 
 def names(folder: Path) -> set[str]:
@@ -67,7 +80,7 @@ def test_an_older_network_is_replaced_whole(paths: list[Path]) -> None:
     paths[4].mkdir(parents=True)
     (paths[4] / "stale").touch()
     main(*paths)
-    assert names(paths[4]) == {"model.yaml", "weights.safetensors"}
+    assert names(paths[4]) == NETWORK
 
 
 @pytest.mark.parametrize(
@@ -79,6 +92,14 @@ def test_an_older_network_is_replaced_whole(paths: list[Path]) -> None:
         ("scheduler", {"factor": 2.0}, r"scheduler\.factor"),
         ("train", {"epochs": 0}, r"train\.epochs"),
         ("train", {"precision": "8"}, r"train\.precision"),
+        ("train", {"init_from": "a", "continue_from": "b"}, "exclude each other"),
+        ("train", {"init_from": "gone"}, r"weights/gone: no former network there; bring one: dvc get .*dvc add"),
+        ("task", {"name": "both"}, r"task\.name = 'both'"),
+        ("sampling", {"share": 0.5}, r"sampling\.share is no known key"),
+        ("online", {"vertical_flip": 2.0}, r"online\.vertical_flip = 2\.0"),
+        ("optimizer", {"encoder_factor": 0.0}, r"optimizer\.encoder_factor"),
+        ("model", {"name": "vnet"}, r"model\.name = 'vnet': must be one of .*'unet_plain'"),
+        ("loss", {"head_weights": [1.0, 0.5]}, r"loss\.head_weights has 2 entries, the network has 1 output"),
         ("machine", {"accelerator": "tpu"}, r"machine\.accelerator"),
     ],
 )
@@ -98,6 +119,72 @@ def test_an_unknown_encoder_stops_before_any_work(paths: list[Path]) -> None:
     with pytest.raises(UserError, match=r"model\.encoder = 'resnet81'"):
         main(*paths)
     assert names(paths[0].parent) == before
+
+
+LESIONS: dict[str, Any] = {
+    "task": tiny.LESIONS.model_dump(),
+    "loss": {"name": "cross_entropy", "head_weights": [1.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "fault"),
+    [
+        (LESIONS, r"task\.labels = \['benign', 'malignant'\]: the data also hold the label 'a'"),
+        (
+            {"model": {"name": "library", "arch": "vnet", "encoder": "resnet18"}},
+            r"model\.arch = 'vnet'.*'unetplusplus'",
+        ),
+        ({"model": {**tiny.unet(encoder="tu-resnet18x").model_dump()}}, r"model\.encoder = 'tu-resnet18x': no such"),
+        ({"online": tiny.STILL | {"speed": 1.0}}, r"online\.speed is no known key"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_message(paths: list[Path], sections: dict[str, Any], fault: str) -> None:
+    write_sections(paths[0], sections)
+    before = names(paths[0].parent)
+    with pytest.raises(UserError, match=fault):
+        main(*paths)
+    assert names(paths[0].parent) == before
+
+
+def test_a_loss_that_knows_no_classes_is_told(paths: list[Path]) -> None:
+    for folder, seed in ((paths[1], 0), (paths[2], 1)):
+        tiny.write_store(folder, 3, seed=seed, labels=["normal", "benign", "malignant"])
+    write_sections(paths[0], {"task": LESIONS["task"]})
+    with pytest.raises(UserError, match=r"loss\.name = 'bce_dice': can't tell several classes apart; choose one of "):
+        main(*paths)
+
+
+def test_several_classes_come_out_with_their_names(paths: list[Path]) -> None:
+    for folder, seed in ((paths[1], 0), (paths[2], 1)):
+        tiny.write_store(folder, 3, seed=seed, labels=["normal", "benign", "malignant"])
+    write_sections(paths[0], LESIONS)
+    main(*paths)
+    _, description = load_bundle(paths[4])
+    assert description.task == tiny.LESIONS
+
+
+def test_a_network_placed_as_it_came_out_is_trained_further(paths: list[Path]) -> None:
+    main(*paths)
+    shutil.copytree(paths[4], paths[3] / "first")
+    digest = hashlib.sha256((paths[4] / "weights.safetensors").read_bytes()).hexdigest()
+    write_params(paths[0], "train", continue_from="first")
+    main(*paths)
+    _, description = load_bundle(paths[4])
+    former = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
+    assert description.training.former is not None
+    assert description.training.former.model_dump() == former
+    assert names(paths[4]) == NETWORK
+
+
+def test_weights_of_another_architecture_are_told(paths: list[Path]) -> None:
+    main(*paths)
+    paths[4].rename(paths[3] / "first")
+    model = {"name": "segnet", "init_features": 4, "input_mean": [0.5], "input_std": [0.5]}
+    write_sections(paths[0], {"model": model, "train": SECTIONS["train"] | {"init_from": "first"}})
+    with pytest.raises(UserError, match=r"first/weights\.safetensors: does not fit .*: layer .* network \(unet\)"):
+        main(*paths)
+    assert not paths[4].exists()
 
 
 def test_missing_arrays_are_named(paths: list[Path]) -> None:

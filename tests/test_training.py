@@ -215,7 +215,7 @@ def test_the_plateau_lowers_the_logged_rate(stores: tuple[Store, Store], tmp_pat
 def test_four_pictures_can_be_learnt_by_heart(tmp_path: Path) -> None:
     four = tiny.write_store(tmp_path / "store", 4)
     hard = replace(
-        recipe(epochs=40, patience=40, batch_size=4, gradient_clip=0.0),
+        recipe(epochs=60, patience=60, batch_size=4, gradient_clip=0.0),
         optimizer=adam(1e-2),
     )
     network, description = run((four, four), hard, tmp_path)
