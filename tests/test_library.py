@@ -82,7 +82,7 @@ def test_layers_behind_the_last_feature_map_are_not_trained() -> None:
     [
         ("pan", "vgg11", "dilated"),
         ("deeplabv3", "densenet121", "dilated"),
-        ("deeplabv3plus", "tu-resnetv2_50", "output_stride"),
+        ("deeplabv3plus", "tu-swin_tiny_patch4_window7_224", "output_stride"),
         ("linknet", "mit_b0", "not supported"),
         ("unetplusplus", "mit_b0", "not support"),
         ("fpn", "tu-vit_tiny_patch16_224", "downsampling"),
