@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medseg.bundle import WEIGHTS, load_bundle, save_bundle
-from medseg.description import DESCRIPTION
+from medseg.description import DESCRIPTION, Former
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 
@@ -51,6 +51,26 @@ def test_the_normalisation_comes_from_the_description(network: Network, tmp_path
     save_bundle(tmp_path, network, tiny.description(model=model))
     loaded, _ = load_bundle(tmp_path)
     assert loaded.mean.item() == 0.25
+
+
+def test_several_classes_and_the_former_network_come_back(tmp_path: Path) -> None:
+    plain = tiny.description(task=tiny.LESIONS)
+    former = Former(name="first", weights_sha256="0" * 64, continued=True, epochs_behind=30)
+    training = plain.training.model_copy(update={"first_weights": "former", "former": former})
+    description = plain.model_copy(update={"training": training})
+    built = build_model(tiny.unet(), 1, 3).eval()
+    save_bundle(tmp_path, built, description)
+    loaded, read = load_bundle(tmp_path)
+    picture = torch.zeros(1, 1, 32, 32)
+    assert read == description
+    assert loaded(picture).shape == (1, 3, 32, 32)
+    assert torch.equal(loaded(picture), built(picture))
+
+
+def test_weights_for_fewer_classes_than_described_are_told(network: Network, tmp_path: Path) -> None:
+    save_bundle(tmp_path, network, tiny.description(task=tiny.LESIONS))
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit .*segmentation_head"):
+        load_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])

@@ -51,7 +51,7 @@ RUNS = sorted((Path(__file__).parents[1] / "metrics" / "runs").glob("*.json"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OLDER = ("busi_unet_bcedice", "busi_encoder_upsampled", "ucsb_", "cryonuseg_patches", "isic2017_improved_unet")
 PUBLISHED = ("busi_cmunext",)  # protocols
-REPRODUCTIONS = [name for name in EXPERIMENTS if name.startswith((*OLDER, *PUBLISHED)) and name != "ucsb_sample"]
+REPRODUCTIONS = [name for name in EXPERIMENTS if name.startswith((*OLDER, *PUBLISHED))]
 
 
 def check(path: Path) -> None:
