@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from medseg.classes import logit_count
 from medseg.description import DESCRIPTION, Description, read_description
@@ -29,11 +30,28 @@ def load_bundle(folder: Path) -> tuple[Network, Description]:
     """Rebuild a model folder's network, in evaluation mode. Raises `UserError` where a part is missing or unfit."""
     description = read_description(folder)
     network = build_model(description.model, description.channels, logit_count(description.task))
+    load_weights(network, folder, f"does not fit the network of {DESCRIPTION}")
+    return network.eval(), description
+
+
+def load_weights(network: Network, folder: Path, fault: str) -> None:
+    """Fill `network` with all weights of a model folder.
+
+    Raises `UserError` where the file is missing or unreadable, and one that says `fault` and names the first layer
+    where the weights are another network's.
+    """
     path = folder / WEIGHTS
     try:
-        network.load_state_dict(load_file(path))
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not readable as weights: {error}") from error
-    except RuntimeError as error:
-        raise UserError(f"{path}: does not fit the network of {DESCRIPTION}: {error}") from error
-    return network.eval(), description
+    wanted = network.state_dict()
+    for layer in [*wanted, *found]:
+        here, there = (_shape(state.get(layer)) for state in (wanted, found))
+        if here != there:
+            raise UserError(f"{path}: {fault}: layer {layer} has {there} in the file, {here} in the network")
+    network.load_state_dict(found)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "no place" if tensor is None else f"shape {tuple(tensor.shape)}"
