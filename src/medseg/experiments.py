@@ -118,6 +118,7 @@ def bring_network(name: str) -> None:
 
 def draw_plots(names: Sequence[str], folder: Path) -> Path:
     """Draw the curves of experiments into one another and return the page."""
+    folder.mkdir(parents=True, exist_ok=True)  # DVC makes it for pictures, but not for curves alone
     show_and_run("dvc", "plots", "diff", *names, "-o", str(folder))
     return folder / "index.html"
 

@@ -15,6 +15,7 @@ from typing import Any
 from medseg.composition import compose
 from medseg.errors import UserError
 from medseg.experiments import (
+    Task,
     bring_network,
     draw_plots,
     enqueue,
@@ -76,13 +77,15 @@ def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) ->
     Returns why each variant without a result has none, by its name. Raises `UserError` where one was finished with
     other parameters, is in the queue already, or starts from a network that can't be had.
     """
-    refuse_other_results(variants)
-    refuse_queued(variants)
-    refuse_rootless(variants)
-    unfinished = {variant.name: "not run: the network that it starts from was not trained" for variant in variants}
     order = _order(variants)
-    while wave := order.get_ready():
-        for name, fault in _run_wave([variant for variant in variants if variant.name in wave], overrides, jobs):
+    refuse_rootless(variants)
+    refuse_other_results(variants)
+    earlier = read_queue()
+    refuse_queued(variants, earlier)
+    unfinished = {variant.name: "not run: the network that it starts from was not trained" for variant in variants}
+    while names := order.get_ready():
+        wave = [variant for variant in variants if variant.name in names]
+        for name, fault in _run_wave(wave, overrides, jobs, earlier):
             if fault is None:
                 del unfinished[name]
                 order.done(name)
@@ -106,10 +109,10 @@ def refuse_other_results(variants: Sequence[Variant]) -> None:
         )
 
 
-def refuse_queued(variants: Sequence[Variant]) -> None:
-    """Raise `UserError` where a variant waits in the queue or runs."""
+def refuse_queued(variants: Sequence[Variant], tasks: Sequence[Task]) -> None:
+    """Raise `UserError` where a variant waits in the queue or runs, as `tasks` say."""
     names = {variant.name for variant in variants}
-    queued = sorted(task.name for task in read_queue() if task.name in names and not task.ended)
+    queued = sorted(task.name for task in tasks if task.name in names and not task.ended)
     if queued:
         raise UserError(
             f"in the queue already: {', '.join(queued)}; let them end (dvc queue start, dvc queue status), "
@@ -143,7 +146,9 @@ def draw_row(row: str, names: Sequence[str]) -> Path:
     return draw_plots([name for name in names if find_revision(name)], PLOTS / row)
 
 
-def _run_wave(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) -> Iterator[tuple[str, str | None]]:
+def _run_wave(
+    variants: Sequence[Variant], overrides: Sequence[str], jobs: int, earlier: Sequence[Task]
+) -> Iterator[tuple[str, str | None]]:
     """Run variants that wait for none of their row; give each one's name and the end of its log if it failed."""
     fresh = [variant for variant in variants if not find_revision(variant.name)]
     for variant in variants:
@@ -152,7 +157,6 @@ def _run_wave(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) 
             yield variant.name, None
     for former in sorted({variant.former for variant in fresh if variant.former}):
         bring_network(former)
-    earlier = read_queue()
     for variant in fresh:
         enqueue(variant.name, overrides)
     if fresh:
