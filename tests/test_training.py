@@ -350,6 +350,9 @@ def test_labels_that_contradict_the_classes_stop_before_any_work(
     more = tiny.LESIONS.model_copy(update={"labels": ["benign", "cyst", "malignant"]})
     with pytest.raises(UserError, match="'cyst', which no training picture has"):
         run(lesions, replace(SEVERAL, task=more), tmp_path)
+    marked = Store(lesions[1].images, np.ones_like(lesions[1].masks), lesions[1].index, lesions[1].geometry)
+    with pytest.raises(UserError, match=r"task\.background = 'normal': something is marked"):
+        run((lesions[0], marked), SEVERAL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
