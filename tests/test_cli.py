@@ -50,6 +50,16 @@ def test_table_writes_the_runs_into_the_readme(tmp_path: Path) -> None:
     assert "| run |" in (tmp_path / "README.md").read_text()
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("params", "--nonsense")])
+def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: Path) -> None:
+    done = medseg("row", "ucsb_segnt", cwd=project)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: conf/experiment: no name begins with 'ucsb_segnt'; near it: ucsb_segnet")
+    assert "busi_cmunext" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("params", "--nonsense"), ("row",), ("row", "ucsb", "--jobs", "0")]
+)
 def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert medseg(*arguments, cwd=tmp_path).returncode == 2

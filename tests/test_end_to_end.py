@@ -197,6 +197,26 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     assert "queued" in compared
 
 
+def test_a_row_of_named_experiments_runs_beside_another_and_hands_its_network_on(clone: Clone) -> None:
+    """Three of the project's own experiments on small phantoms; the last goes on with the network of the one before."""
+    row = ["isic2017_improved_unet", "isic2017_improved_unet_continued"]
+    small = settings("data=phantom", "split=fraction", "train.epochs=1", "model.init_features=4", augment=False)
+    other = "busi_unet_bcedice"
+    clone.run("dvc", "exp", "run", "--queue", "-n", other, "-S", f"experiment={other}", *small)
+    printed = clone.run("medseg", "row", row[0], "-j", "2", *small)
+    assert f"| {row[0]} | improved_unet 4 | dice | test | 0." in printed
+    assert f"| {row[1]} | improved_unet 4 | dice | test | 0." in printed
+    assert (clone.folder / "dvc_plots" / row[0] / "index.html").stat().st_size > 0
+    wait_for(clone, other)
+    assert {*row, other} <= set(clone.run("dvc", "exp", "list", "--name-only").split())
+    clone.run("dvc", "exp", "apply", row[1])
+    former = YAML().load(clone.folder / "models" / "network" / "model.yaml")["training"]["former"]
+    assert (former["name"], former["continued"]) == (row[0], True)
+    clone.run("git", "reset", "-q", "--hard")
+    clone.run("git", "clean", "-qfdx", "weights", "metrics/runs")
+    restore(clone)
+
+
 def restore(clone: Clone) -> None:
     """Back to the committed run, outputs and all."""
     clone.run("git", "checkout", "-q", ".")
@@ -204,8 +224,10 @@ def restore(clone: Clone) -> None:
     assert "up to date" in clone.run("dvc", "status")
 
 
-def settings(*overrides: str) -> list[str]:
-    return [word for override in (*TINY, *overrides) for word in ("-S", override)]
+def settings(*overrides: str, augment: bool = True) -> list[str]:
+    """Options of `dvc exp run` for a tiny run; `augment=False` where the experiment draws no variants."""
+    tiny = [override for override in TINY if augment or not override.startswith("augment.")]
+    return [word for override in (*tiny, *overrides) for word in ("-S", override)]
 
 
 def wait_for(clone: Clone, name: str, seconds: Sequence[int] = range(300)) -> None:
