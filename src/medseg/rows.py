@@ -96,11 +96,10 @@ def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) ->
 
 def refuse_other_results(variants: Sequence[Variant]) -> None:
     """Raise `UserError` where a variant was finished with other parameters than it has now."""
-    records = {variant.name: find_record(variant.name) for variant in variants}
     other = [
         variant.name
         for variant in variants
-        if (record := records[variant.name]) and record["parameters"] != variant.parameters
+        if (record := find_record(variant.name)) and record["parameters"] != variant.parameters
     ]
     if other:
         raise UserError(
