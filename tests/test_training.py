@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -523,6 +523,20 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
     for name in ("train/loss", "val/loss"):
         rows = [column(tmp_path / folder, name)[Path(name).name].tolist() for folder in ("whole", "second")]
         assert rows[0][K:] == rows[1]
+
+
+@pytest.mark.parametrize("monitor", ["train/loss", "val/loss", "val/dice"])
+def test_what_is_kept_of_a_plateau_has_seen_the_best_epoch(
+    learning: tuple[Store, Store], tmp_path: Path, monitor: Literal["train/loss", "val/loss", "val/dice"]
+) -> None:
+    plateau = Plateau(name="plateau", monitor=monitor, factor=0.5, patience=3)
+    trained = train(learning, replace(steady(epochs=3), scheduler=plateau), tmp_path)
+    best = trained.description.training.best_epoch
+    figures = column(tmp_path, monitor)[Path(monitor).name].tolist()[:best]
+    state = trained.scheduler_state
+    assert state is not None
+    assert state["last_epoch"] == best
+    assert state["best"] == pytest.approx(max(figures) if monitor == "val/dice" else min(figures))
 
 
 def test_epochs_add_up_over_runs_that_go_on(

@@ -18,8 +18,8 @@ def load_former(network: Network, name: str, placed: Path, continued: bool) -> F
     folder = placed / name
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no former network there; bring one: dvc get . models/network --rev EXPERIMENT -o {folder}, "
-            f"then dvc add {folder}"
+            f"{folder}: no former network there; bring one: dvc get . models/network --rev EXPERIMENT -o {folder}; "
+            f"dvc add {folder}; git add {folder}.dvc {placed}/.gitignore"
         )
     description = read_description(folder)
     load_weights(network, folder, f"does not fit params.yaml: model (the former network is {description.model.name})")

@@ -66,6 +66,10 @@ class SegmentationTask(pl.LightningModule):
                     "optimizer.learning_rate in params.yaml (or set train.gradient_clip, or train.precision: 32-true)"
                 )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's figures beside the weights: schedules that watch one need it to go on."""
+        checkpoint["figures"] = {name: float(figure) for name, figure in self.trainer.callback_metrics.items()}
+
     def on_validation_epoch_start(self) -> None:
         """Forget the counts of the last epoch."""
         self._counts = torch.zeros_like(self._counts, device=self.device)

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medseg.augmentation import Transforms
@@ -222,18 +223,32 @@ def _run(
     """Train the task's network in place and leave it as it was at its best epoch."""
     codes = class_codes(val.index["label"], recipe.task)
     with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
-        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best")
+        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best", save_on_train_epoch_end=True)
         trainer = _trainer(recipe.train, machine, places, keeper, val)
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size))
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.cpu().load_state_dict(best["state_dict"])
+    scheduler_state = _restore(task, best)
     return _Course(
         best_epoch=int(best["epoch"]) + 1,
         val_dice=float(keeper.best_model_score or 0),
         epochs=trainer.current_epoch,
-        optimizer_state=best["optimizer_states"][0],
-        scheduler_state=next(iter(best["lr_schedulers"]), None),
+        optimizer_state=task.optimizer.state_dict(),
+        scheduler_state=scheduler_state,
     )
+
+
+def _restore(task: SegmentationTask, best: dict[str, Any]) -> dict[str, Any] | None:
+    """Bring the task's optimiser and schedule to the end of the best epoch, and give the schedule's state."""
+    task.optimizer.load_state_dict(best["optimizer_states"][0])
+    if task.schedule is None:
+        return None
+    scheduler = task.schedule.scheduler
+    scheduler.load_state_dict(best["lr_schedulers"][0])
+    if isinstance(scheduler, ReduceLROnPlateau):
+        # Lightning saves before it lets a plateau see the epoch's figure.
+        scheduler.step(best["figures"][task.schedule.monitor])
+    return scheduler.state_dict()
 
 
 def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
