@@ -565,7 +565,7 @@ def test_a_missing_former_network_is_told_with_the_commands_that_bring_it(
     learning: tuple[Store, Store], tmp_path: Path, key: str
 ) -> None:
     place_of = tmp_path / "weights/gone"
-    fault = f"{place_of}: .*dvc get . models/network --rev EXPERIMENT -o {place_of}, then dvc add {place_of}"
+    fault = f"{place_of}: .*dvc get . models/network --rev EXPERIMENT -o {place_of}; dvc add {place_of}; git add"
     with pytest.raises(UserError, match=fault):
         run(learning, steady(**{key: "gone"}), tmp_path)
 

@@ -256,9 +256,11 @@ def _overlap(alpha: float, beta: float, gamma: float, smooth: float) -> LossFunc
             part.sum(dim=(0, 2, 3)) for part in (chances * shapes, chances * (1 - shapes), (1 - chances) * shapes)
         )
         occurs = shapes.sum(dim=(0, 2, 3)) > 0
-        # The fraction in a form that takes no difference of large sums, and where nothing is divided by 0.
-        wrong = alpha * extra + beta * missed
-        error = wrong / torch.where(occurs, hits + wrong + smooth, 1.0)
+        # In this form the slope at a false positive is a product. That of wrong / total would be a difference of nearly
+        # equal numbers where a lesion is small, and lose all but three digits.
+        right = hits + smooth
+        total = right + alpha * extra + beta * missed
+        error = 1 - right / torch.where(occurs, total, 1.0)
         # The power is infinitely steep at 0, which a perfect prediction reaches.
         counts = occurs & (error > 0)
         powers = torch.where(counts, torch.where(counts, error, 1.0) ** (1 / gamma), 0.0)
