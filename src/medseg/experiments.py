@@ -19,8 +19,8 @@ from typing import Any
 from medseg.errors import UserError
 
 WEIGHTS = Path("weights")
-POLL_SECONDS = 3
-LONELY_POLLS = 20  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
+POLL_SECONDS = 10  # asking takes DVC some seconds of a core
+LONELY_POLLS = 6  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
 LOG_LINES = 25
 TASK = re.compile(r"^([0-9a-f]{7})\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
 
