@@ -63,6 +63,38 @@ def row(
         raise UserError("\n".join(f"{variant}: {why}" for variant, why in failed.items()))
 
 
+@app.command()
+def compare(
+    revisions: Annotated[
+        list[str], typer.Argument(metavar="REV...", help="Git revisions, DVC experiments, or `workspace`; two or more.")
+    ],
+    metric: Annotated[str, typer.Option(help="A score column of data/predictions/per_image.csv.")] = "dice",
+    across: Annotated[
+        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another, as one figure.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
+) -> None:
+    """Compare runs image by image: every later one against the first, with 95 % intervals and p-values.
+
+    Examples: `medseg compare main workspace`, `medseg compare main resnet18 resnet50 --metric iou`,
+    `medseg compare --across fold-0 fold-1 fold-2`, `medseg compare main tried --json`.
+
+    Runs have to share their test set. With --across they may be seeds, which share it too, or folds, whose test sets
+    have no image in common.
+    """
+    from medseg.comparison import compare, comparison_text, read_tables, result_json, summarise_runs, summary_text
+
+    if len(revisions) < 2:
+        raise typer.BadParameter("name two runs or more", param_hint="REV")
+    tables = read_tables(revisions)
+    if across:
+        summary = summarise_runs(tables, metric)
+        typer.echo(result_json(summary) if as_json else summary_text(summary))
+    else:
+        comparison = compare(tables, metric)
+        typer.echo(result_json(comparison) if as_json else comparison_text(comparison))
+
+
 def main() -> None:
     """The entry point."""
     run_app(app)
