@@ -1,7 +1,7 @@
 """The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -93,6 +93,51 @@ def compare(
     else:
         comparison = compare(tables, metric)
         typer.echo(result_json(comparison) if as_json else comparison_text(comparison))
+
+
+@app.command()
+def predict(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="PICTURES...", help="Files, folders (with all below them) and patterns in quotes."),
+    ],
+    model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
+    ] = "auto",
+    runtime: Annotated[
+        Literal["torch", "onnx"] | None,
+        typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
+    ] = None,
+) -> None:
+    """Segment pictures of any size: masks, overlays, probabilities, contours (GeoJSON) and a table of areas.
+
+    Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
+    `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
+
+    A picture that fails is named at the end and the others go on. Research software: not for diagnosis.
+    """
+    from medseg.prediction import find_pictures, predict_pictures
+    from medseg.runtimes import open_model
+
+    found = find_pictures(pictures, out)
+    predict_pictures(open_model(model, runtime, accelerator), found, out)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
+    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
+    tile: Annotated[
+        int | None, typer.Option(min=8, help="Fix height and width to this many pixels; by default any, if it can be.")
+    ] = None,
+) -> None:
+    """Write a model as one ONNX file that stands alone. Example: `medseg export --out segmenter.onnx`."""
+    from medseg.export import export
+
+    size = export(model, out, tile)
+    typer.echo(f"{out}: for pictures of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
 
 
 def main() -> None:
