@@ -99,7 +99,10 @@ def _matches(argument: str) -> Iterable[Path]:
     if path.exists():
         return [path]
     base = Path(path.anchor)  # Path.glob takes relative patterns alone
-    matches = list(base.glob(str(path.relative_to(base)))) if argument else []
+    try:
+        matches = list(base.glob(str(path.relative_to(base))))
+    except ValueError as error:  # such as ** beside letters
+        raise UserError(f"{argument}: {error}") from error
     if not matches:
         raise UserError(f"{argument}: no such picture, folder or pattern of pictures")
     return [match for match in matches if match.is_file()]
