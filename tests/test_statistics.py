@@ -1,6 +1,7 @@
 """Intervals and tests, held against scipy, against plain loops and against values by hand."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -58,12 +59,12 @@ def test_copies_of_images_in_their_group_narrow_nothing() -> None:
 
 @given(GROUPED, NUMBERS, st.randoms())
 def test_the_interval_moves_with_the_values_and_not_with_their_order(
-    rows: list[tuple[float, int]], shift: float, chance: "np.random.Generator"
+    rows: list[tuple[float, int]], shift: float, chance: random.Random
 ) -> None:
     values, groups = split(rows)
     plain = bootstrap_interval(values, groups, 200, seed=0)
     shuffled = list(rows)
-    chance.shuffle(shuffled)  # type: ignore[arg-type]
+    chance.shuffle(shuffled)
     values, groups = split(shuffled)
     moved = bootstrap_interval(np.add(values, shift), groups, 200, seed=0)
     np.testing.assert_allclose(

@@ -169,7 +169,7 @@ def comparison_text(comparison: Comparison) -> str:
     columns += ["bootstrap p, Holm", "Wilcoxon p, Holm"] if several else []
     first = [comparison.first, _figure(comparison.mean), *[ABSENT] * (len(columns) - 2)]
     later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
-    note = f"Differences are to {comparison.first}, over the same images. {_interval_note(comparison.over)} "
+    note = f"Differences are to {comparison.first}, over the same images. Interval and bootstrap p: {_resampling(comparison.over)} "
     note += "Wilcoxon: signed-rank test on the mean differences of groups."
     if several:
         note += f" Holm: corrected for {len(comparison.differences)} comparisons."
@@ -190,7 +190,7 @@ def summary_text(summary: Summary) -> str:
         "seeds": "Seeds: all runs have one test set; pooled are its images, each with its mean over the runs.",
     }
     heading, table = _heading(summary.metric, summary.over), _markdown(["run", "images", summary.metric], rows)
-    return "\n\n".join([heading, table, f"{how[summary.kind]} {_interval_note(summary.over)}"])
+    return "\n\n".join([heading, table, f"{how[summary.kind]} Interval: {_resampling(summary.over)}"])
 
 
 def result_json(result: Comparison | Summary) -> str:
@@ -236,9 +236,8 @@ def _read_revision(revision: str) -> str:
 
 def _near(revision: str) -> str:
     """What may have been meant, as the end of a message."""
-    names = experiments.run(
-        "git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/heads", "refs/tags", "refs/exps"
-    )
+    kinds = ("refs/heads", "refs/tags", "refs/exps/??/*/*")
+    names = experiments.run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", *kinds)
     near = difflib.get_close_matches(revision, sorted(set(names.split())))
     return f"; near it: {', '.join(near)}" if near else ""
 
@@ -336,9 +335,9 @@ def _heading(metric: str, over: Images) -> str:
     return f"{metric}, mean over {over.images} images of {over.groups} groups{ending}"
 
 
-def _interval_note(over: Images) -> str:
-    note = f"Interval and bootstrap p: {RESAMPLES} resamples of whole groups, seed {SEED}"
-    return f"{note}; with so few groups they promise too much." if over.groups < FEW_GROUPS else f"{note}."
+def _resampling(over: Images) -> str:
+    words = f"{RESAMPLES} resamples of whole groups, seed {SEED}"
+    return f"{words}, but of so few groups it promises too much." if over.groups < FEW_GROUPS else f"{words}."
 
 
 def _difference_cells(difference: Difference) -> list[str]:

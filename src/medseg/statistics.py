@@ -23,6 +23,7 @@ CONFIDENCE = 0.95
 BLOCK = 1_000_000  # weights of groups held in memory at a time, 16 bytes each
 
 Floats = NDArray[np.float64]
+Groups = Sequence[Any] | NDArray[Any]  # the name of each image's group
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PairedResult:
     p_value: float
 
 
-def bootstrap_interval(values: ArrayLike, groups: Sequence[Any], resamples: int, seed: int) -> Interval:
+def bootstrap_interval(values: ArrayLike, groups: Groups, resamples: int, seed: int) -> Interval:
     """The mean of `values`, one number per image, and its 95 % percentile interval by the cluster bootstrap.
 
     `groups` names each image's group; `low` and `high` are the 2.5 % and 97.5 % quantiles of the resampled means. The
@@ -60,7 +61,7 @@ def bootstrap_interval(values: ArrayLike, groups: Sequence[Any], resamples: int,
     return _interval(values, _resampled_means(values, groups, resamples, seed))
 
 
-def paired_bootstrap(differences: ArrayLike, groups: Sequence[Any], resamples: int, seed: int) -> PairedResult:
+def paired_bootstrap(differences: ArrayLike, groups: Groups, resamples: int, seed: int) -> PairedResult:
     """The mean of `differences`, one number per image (second run less first), with interval and p-value.
 
     The p-value belongs to the interval (Efron & Tibshirani 1993, section 15.4): twice the share of resampled means on
@@ -90,7 +91,7 @@ def wilcoxon(differences: ArrayLike) -> float:
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
-def group_means(values: ArrayLike, groups: Sequence[Any]) -> Floats:
+def group_means(values: ArrayLike, groups: Groups) -> Floats:
     """The mean of the images of each group, in the sorted order of the groups' names. Raises `ValueError` for NaN."""
     sums, sizes = _group_sums(_checked(values), groups)
     means: Floats = sums / sizes
@@ -118,7 +119,7 @@ def _checked(values: ArrayLike) -> Floats:
     return array
 
 
-def _group_sums(values: Floats, groups: Sequence[Any]) -> tuple[Floats, Floats]:
+def _group_sums(values: Floats, groups: Groups) -> tuple[Floats, Floats]:
     """The sum and the number of the images of each group."""
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} values, but {len(groups)} groups")
@@ -126,7 +127,7 @@ def _group_sums(values: Floats, groups: Sequence[Any]) -> tuple[Floats, Floats]:
     return np.bincount(codes, values).astype(np.float64), np.bincount(codes).astype(np.float64)
 
 
-def _resampled_means(values: Floats, groups: Sequence[Any], resamples: int, seed: int) -> Floats:
+def _resampled_means(values: Floats, groups: Groups, resamples: int, seed: int) -> Floats:
     """The mean of every resample; none where there are fewer than two groups."""
     sums, sizes = _group_sums(values, groups)
     if len(sums) < 2:
