@@ -40,7 +40,7 @@ def bright(pixels: Pixels) -> Probabilities:
 def three(pixels: Pixels) -> Probabilities:
     """Malignant where it is bright, benign where it is grey."""
     probability = bright(pixels)
-    grey = np.where((probability > 0.3) & (probability < 0.7), np.float32(0.9), np.float32(0))
+    grey = np.where((probability > 0.3) & (probability < 0.7), np.float32(0.6), np.float32(0))
     malignant = np.where(probability >= 0.7, np.float32(0.8), np.float32(0))
     return np.concatenate([1 - grey - malignant, grey, malignant], axis=1)
 
@@ -105,7 +105,7 @@ def test_several_classes_have_codes_and_columns_of_their_own(tmp_path: Path) -> 
     [row] = table(out)
     assert [row[f"{name}_pixels"] for name in ("benign", "malignant")] == ["65", "120"]
     assert [row[f"{name}_objects"] for name in ("benign", "malignant")] == ["2", "1"]
-    for code, value in ((1, 0.9), (2, 0.8)):
+    for code, value in ((1, 0.6), (2, 0.8)):
         plane = np.asarray(Image.open(out / f"probabilities/{code}/a.png"))
         assert set(np.unique(plane[codes == code])) == {round(value * 65535)}
         assert set(np.unique(plane[codes == 0])) == {0}

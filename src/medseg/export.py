@@ -110,7 +110,7 @@ def _trace(segmenter: Segmenter, description: Description, size: Size | None, pa
         torch.onnx.export(
             segmenter,
             (torch.from_numpy(_noise(description, size or (128, 128))),),
-            path,
+            str(path),
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],

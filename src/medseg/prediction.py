@@ -80,7 +80,7 @@ def predict_pictures(model: Model, pictures: Sequence[Path], out: Path) -> None:
             rows.append({"file": str(path), "name": name} | _predict_one(model, path, out, name))
         # Lack of memory is a RuntimeError in PyTorch.
         except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
-            failed.append(str(error) if str(path) in str(error) else f"{path}: {error or type(error).__name__}")
+            failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
     _write_table(out / TABLE, rows, model.description.task)
     if failed:
         head = f"{len(failed)} of {len(pictures)} pictures failed; {out / TABLE} holds the others:"

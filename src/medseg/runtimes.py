@@ -90,7 +90,10 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Model:
     height, width = session.get_inputs()[0].shape[2:]
 
     def forward(pixels: Pixels) -> Probabilities:
-        probabilities: Probabilities = session.run([OUTPUT], {INPUT: _channels_first(pixels)})[0]
+        try:
+            probabilities: Probabilities = session.run([OUTPUT], {INPUT: _channels_first(pixels)})[0]
+        except Exception as error:  # as in `_open_session`; PyTorch raises this one
+            raise RuntimeError(str(error)) from error
         return probabilities
 
     return Model(description, forward, (height, width) if isinstance(height, int) else None)
