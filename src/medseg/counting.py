@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import ndimage
 
 from medseg.metrics import Mask
 from medseg.params import Section
@@ -28,6 +29,7 @@ Labels = NDArray[np.int32]
 Size = Annotated[int, Field(ge=0)]  # pixels
 Depth = Annotated[float, Field(gt=0, le=100)]  # pixels
 
+_FOUR, _EIGHT = (ndimage.generate_binary_structure(2, reach) for reach in (1, 2))
 _HALF_OF_NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))  # row, column; with their opposites all eight
 _NEIGHBOURS = _HALF_OF_NEIGHBOURS + tuple((-down, -right) for down, right in _HALF_OF_NEIGHBOURS)
 
@@ -78,7 +80,7 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     """
     kept = _drop_small(_binary(mask), params.smallest)
     if not params.split:
-        return _in_reading_order(_components(kept, 8))
+        return _in_reading_order(_components(kept, _EIGHT))
     solid = _fill_small(kept, params.smallest)
     distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32)
     basins = _basins(distance, solid)
@@ -132,12 +134,13 @@ def _binary(mask: Mask) -> NDArray[np.uint8]:
     return np.ascontiguousarray(mask != 0).astype(np.uint8)
 
 
-def _components(mask: NDArray[np.uint8], connectivity: int) -> Labels:
-    return cv2.connectedComponents(mask, connectivity=connectivity, ltype=cv2.CV_32S)[1].astype(np.int32)
+def _components(mask: NDArray[np.uint8], structure: NDArray[np.bool_]) -> Labels:
+    labels: Labels = ndimage.label(mask, structure)[0]
+    return labels
 
 
 def _drop_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
-    labels = _components(mask, 8)
+    labels = _components(mask, _EIGHT)
     large = np.bincount(labels.ravel()) >= smallest
     large[0] = False
     return large[labels].astype(np.uint8)
@@ -145,7 +148,7 @@ def _drop_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
 
 def _fill_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
     """Fill the holes below `smallest` pixels; background that reaches the edge of the picture is no hole."""
-    labels = _components(np.equal(mask, 0).astype(np.uint8), 4)
+    labels = _components(np.equal(mask, 0).astype(np.uint8), _FOUR)
     filled = np.bincount(labels.ravel()) < smallest
     filled[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     filled[0] = True  # the foreground
@@ -165,7 +168,7 @@ def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
         better = slope > steepest
         steepest[better] = slope[better]
         target[better] = here[better] + down * width + right
-    peaks = _components((mask.astype(bool) & (target == here)).astype(np.uint8), 8)
+    peaks = _components((mask.astype(bool) & (target == here)).astype(np.uint8), _EIGHT)
     return peaks.ravel()[_ends(target.ravel())].reshape(height, width) * mask
 
 
