@@ -169,7 +169,8 @@ def comparison_text(comparison: Comparison) -> str:
     columns += ["bootstrap p, Holm", "Wilcoxon p, Holm"] if several else []
     first = [comparison.first, _figure(comparison.mean), *[ABSENT] * (len(columns) - 2)]
     later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
-    note = f"Differences are to {comparison.first}, over the same images. Interval and bootstrap p: {_resampling(comparison.over)} "
+    note = f"Differences are to {comparison.first}, over the same images. "
+    note += f"Interval and bootstrap p: {_resampling(comparison.over)} "
     note += "Wilcoxon: signed-rank test on the mean differences of groups."
     if several:
         note += f" Holm: corrected for {len(comparison.differences)} comparisons."

@@ -123,7 +123,7 @@ def _group_sums(values: Floats, groups: Groups) -> tuple[Floats, Floats]:
     """The sum and the number of the images of each group."""
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} values, but {len(groups)} groups")
-    _, codes = np.unique(np.asarray(groups), return_inverse=True)
+    _, codes = np.unique(list(groups), return_inverse=True)
     return np.bincount(codes, values).astype(np.float64), np.bincount(codes).astype(np.float64)
 
 
