@@ -114,7 +114,7 @@ def test_it_agrees_with_mean_field_written_out_over_all_pairs_of_pixels(change: 
 def mean_field(probabilities: Probabilities, image: Pixels, chosen: CrfParams) -> NDArray[np.float64]:
     """The paper's algorithm 1 with every pair of pixels, kernels normalised symmetrically; foreground (H, W)."""
     height, width = image.shape[:2]
-    places = np.stack(np.mgrid[:height, :width], axis=-1).reshape(-1, 2).astype(float)
+    places = np.indices((height, width)).reshape(2, -1).T.astype(float)
     colours = np.repeat(image, 3, axis=2).reshape(-1, 3).astype(float)
     near = kernel(places / chosen.gaussian_sigma)
     alike = kernel(np.concatenate([places / chosen.bilateral_sigma, colours / chosen.bilateral_colour], axis=1))
