@@ -50,7 +50,6 @@ STUDIES = {
         options={
             "every patch once": [],
             "a third of the draws with a tenth marked": ["sampling=foreground"],
-            "two thirds of the draws with a tenth marked": ["sampling=foreground", "sampling.share=0.67"],
         },
     ),
 }

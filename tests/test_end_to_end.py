@@ -150,7 +150,7 @@ def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, overr
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("src/medseg/augmentation.py", ["augment"]),
+        ("src/medseg/augmentation.py", ["augment", "train"]),
         ("src/medseg/losses.py", ["train"]),
         ("src/medseg/metrics.py", ["evaluate"]),
         ("src/medseg/figures.py", ["prepare", "augment", "train", "evaluate", "report"]),

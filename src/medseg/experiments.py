@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import Any
 from medseg.errors import UserError
 
 WEIGHTS = Path("weights")
-POLL_SECONDS = 3
-LONELY_POLLS = 20  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
+POLL_SECONDS = 10  # asking takes DVC some seconds of a core
+LONELY_POLLS = 6  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
 LOG_LINES = 25
 TASK = re.compile(r"^([0-9a-f]{7})\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
 
@@ -141,15 +142,13 @@ def attempt(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command, whatever becomes of it, with its two outputs as one; `dvc` is this interpreter's."""
     words = [sys.executable, "-m", "dvc", *command[1:]] if command[0] == "dvc" else list(command)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # the queue's workers call dvc and python
-    return subprocess.run(
-        words,
-        env=os.environ | {"PATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:  # a pipe would stay open with the queue's workers
+        environment = os.environ | {"PATH": path}
+        done = subprocess.run(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, check=False
+        )
+        printed.seek(0)
+        return subprocess.CompletedProcess(words, done.returncode, printed.read())
 
 
 def _placed(name: str) -> tuple[Path, Path]:
