@@ -59,7 +59,8 @@ def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nonsense",), ("params", "--nonsense"), ("row",), ("row", "ucsb", "--jobs", "0")]
+    "arguments",
+    [("nonsense",), ("params", "--nonsense"), ("row",), ("row", "ucsb", "--jobs", "0"), ("compare", "main")],
 )
 def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert medseg(*arguments, cwd=tmp_path).returncode == 2

@@ -38,7 +38,9 @@ def test_scores_by_hand() -> None:
         "iou": 2 / 5,
         "precision": 2 / 3,
         "recall": 2 / 4,
+        "specificity": 3 / 4,
         "accuracy": 5 / 8,
+        "area_error": (3 - 4) / 4,
     }
 
 
@@ -47,6 +49,8 @@ def test_scores_agree_with_scikit_learn(prediction: Pixels, truth: Pixels) -> No
     scores = overlap_scores(count_pixels(prediction, truth))
     flat = truth.ravel(), prediction.ravel()
     assert scores["accuracy"] == pytest.approx(reference.accuracy_score(*flat))
+    if not truth.all():
+        assert scores["specificity"] == pytest.approx(reference.recall_score(*flat, pos_label=0))
     if truth.any():
         assert scores["dice"] == pytest.approx(reference.f1_score(*flat, zero_division=0))
         assert scores["iou"] == pytest.approx(reference.jaccard_score(*flat, zero_division=0))
@@ -54,17 +58,40 @@ def test_scores_agree_with_scikit_learn(prediction: Pixels, truth: Pixels) -> No
         assert scores["recall"] == pytest.approx(reference.recall_score(*flat))
 
 
+@given(MASKS, MASKS)
+def test_the_area_error_is_that_of_the_masks_areas(prediction: Pixels, truth: Pixels) -> None:
+    if truth.any():
+        area = int(truth.sum())
+        expected = (int(prediction.sum()) - area) / area
+        assert overlap_scores(count_pixels(prediction, truth))["area_error"] == pytest.approx(expected)
+
+
 @given(MASKS)
-def test_an_empty_truth_leaves_all_but_accuracy_undefined(prediction: Pixels) -> None:
+def test_an_empty_truth_leaves_only_what_background_tells(prediction: Pixels) -> None:
     scores = overlap_scores(count_pixels(prediction, np.zeros_like(prediction)))
     assert scores.pop("accuracy") == pytest.approx(1 - prediction.mean())
+    assert scores.pop("specificity") == pytest.approx(1 - prediction.mean())
     assert all(math.isnan(value) for value in scores.values())
 
 
-@pytest.mark.parametrize("prediction", [mask("000"), mask("011")])
-def test_a_missed_object_scores_0_and_is_not_dropped(prediction: Pixels) -> None:
+@given(MASKS)
+def test_a_truth_without_background_leaves_specificity_undefined(prediction: Pixels) -> None:
+    scores = overlap_scores(count_pixels(prediction, np.ones_like(prediction)))
+    assert math.isnan(scores.pop("specificity"))
+    assert not any(math.isnan(value) for value in scores.values())
+
+
+@pytest.mark.parametrize("truth", [mask("000"), mask("010"), mask("111")])
+def test_the_scores_have_the_same_names_in_the_same_order_for_every_truth(truth: Pixels) -> None:
+    names = ["dice", "iou", "precision", "recall", "specificity", "accuracy", "area_error"]
+    assert list(overlap_scores(count_pixels(mask("011"), truth))) == names
+
+
+@pytest.mark.parametrize(("prediction", "area_error"), [(mask("000"), -1), (mask("011"), 1)])
+def test_a_missed_object_scores_0_and_is_not_dropped(prediction: Pixels, area_error: float) -> None:
     scores = overlap_scores(count_pixels(prediction, mask("100")))
     assert [scores[name] for name in ("dice", "iou", "precision", "recall")] == [0, 0, 0, 0]
+    assert scores["area_error"] == area_error
 
 
 @given(MASKS, MASKS)

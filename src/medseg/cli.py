@@ -1,7 +1,7 @@
 """The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,6 +61,83 @@ def row(
         typer.echo(f"Curves: {draw_row(name, names)} (the page loads its drawing library from the network)")
     if failed:
         raise UserError("\n".join(f"{variant}: {why}" for variant, why in failed.items()))
+
+
+@app.command()
+def compare(
+    revisions: Annotated[
+        list[str], typer.Argument(metavar="REV...", help="Git revisions, DVC experiments, or `workspace`; two or more.")
+    ],
+    metric: Annotated[str, typer.Option(help="A score column of data/predictions/per_image.csv.")] = "dice",
+    across: Annotated[
+        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another, as one figure.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
+) -> None:
+    """Compare runs image by image: every later one against the first, with 95 % intervals and p-values.
+
+    Examples: `medseg compare main workspace`, `medseg compare main resnet18 resnet50 --metric iou`,
+    `medseg compare --across fold-0 fold-1 fold-2`, `medseg compare main tried --json`.
+
+    Runs have to share their test set. With --across they may be seeds, which share it too, or folds, whose test sets
+    have no image in common.
+    """
+    from medseg.comparison import compare, comparison_text, read_tables, result_json, summarise_runs, summary_text
+
+    if len(revisions) < 2:
+        raise typer.BadParameter("name two runs or more", param_hint="REV")
+    tables = read_tables(revisions)
+    if across:
+        summary = summarise_runs(tables, metric)
+        typer.echo(result_json(summary) if as_json else summary_text(summary))
+    else:
+        comparison = compare(tables, metric)
+        typer.echo(result_json(comparison) if as_json else comparison_text(comparison))
+
+
+@app.command()
+def predict(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="PICTURES...", help="Files, folders (with all below them) and patterns in quotes."),
+    ],
+    model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
+    ] = "auto",
+    runtime: Annotated[
+        Literal["torch", "onnx"] | None,
+        typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
+    ] = None,
+) -> None:
+    """Segment pictures of any size: masks, overlays, probabilities, contours (GeoJSON) and a table of areas.
+
+    Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
+    `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
+
+    A picture that fails is named at the end and the others go on. Research software: not for diagnosis.
+    """
+    from medseg.prediction import find_pictures, predict_pictures
+    from medseg.runtimes import open_model
+
+    found = find_pictures(pictures, out)
+    predict_pictures(open_model(model, runtime, accelerator), found, out)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
+    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
+    tile: Annotated[
+        int | None, typer.Option(min=8, help="Fix height and width to this many pixels; by default any, if it can be.")
+    ] = None,
+) -> None:
+    """Write a model as one ONNX file that stands alone. Example: `medseg export --out segmenter.onnx`."""
+    from medseg.export import export
+
+    size = export(model, out, tile)
+    typer.echo(f"{out}: for pictures of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
 
 
 def main() -> None:

@@ -1,18 +1,45 @@
 """A network and a picture of any size to probabilities at the picture's own resolution."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medseg.choices import Augmentation
 from medseg.errors import UserError
-from medseg.geometry import Geometry, Patchify, fit, unfit
+from medseg.geometry import Geometry, Patchify, Resize, fit, unfit
 from medseg.imaging import Pixels, to_channels
 from medseg.patches import Origin, blending_weight, origins, pad_to, padded_size, stitch
+from medseg.postprocess import Probabilities as Probabilities
+from medseg.postprocess import classify as classify
+from medseg.postprocess import foreground_probability as foreground_probability
 
-Probabilities = NDArray[np.float32]
+
+class Orientation(NamedTuple):
+    """One of the eight ways to hold a picture: mirrored left to right or not, then turned counter-clockwise."""
+
+    quarter_turns: int
+    mirrored: bool
+
+
+_ALL = tuple(Orientation(turns, mirrored) for turns in (0, 2, 1, 3) for mirrored in (False, True))
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """What test-time augmentation makes of one picture.
+
+    - probabilities: (K, H, W) float32, the mean over the orientations, in 0..1;
+    - deviation: (H, W) float32, the standard deviation over the orientations of the foreground probability, in 0..0.5:
+      where the network contradicts itself. All 0 where there is one orientation.
+    """
+
+    probabilities: Probabilities
+    deviation: NDArray[np.float32]
 
 
 def predict(
@@ -33,23 +60,61 @@ def predict(
     return unfit(_forward(network, fitted[None], device)[0], height, width, geometry)
 
 
-def foreground_probability(probabilities: Probabilities) -> Probabilities:
-    """(K, H, W) as `predict` gives it to the probability (H, W) of any class but background, 0..1."""
-    first: Probabilities = probabilities[0]
-    # Where tiles are blended, background may exceed 1 by a rounding error.
-    return first if len(probabilities) == 1 else np.clip(1 - first, 0, 1)
+def predict_augmented(
+    network: nn.Module,
+    image: Pixels,
+    geometry: Geometry,
+    overlap: float,
+    batch_size: int,
+    device: torch.device,
+    augmentation: Augmentation,
+) -> Averaged:
+    """`predict` on a picture in several orientations, turned back and averaged; with `none`, upright alone."""
+    ways = orientations(augmentation, geometry)
+    return average(lambda held: predict(network, held, geometry, overlap, batch_size, device), image, ways)
 
 
-def classify(probabilities: Probabilities, threshold: float) -> Pixels:
-    """(K, H, W) to the code (H, W) of each pixel's class: 0 background, 1 the first class, and so on.
+def orientations(augmentation: Augmentation, geometry: Geometry) -> tuple[Orientation, ...]:
+    """The ways to hold a picture that test-time augmentation averages over, upright first.
 
-    A pixel is foreground where its foreground probability is at least `threshold`, and then of the most probable
-    class beside background, even where background is more probable than that; of equal ones, of the first.
+    `flips` are four: upright, mirrored left to right, top to bottom, and both. `flips_and_turns` are all eight, but
+    where pictures are resized to a frame that is not square: turned ones would have another scale or shape in it than
+    in training, so it is the four flips there.
     """
-    lesion = np.ones(probabilities.shape[1:], np.uint8)
-    if len(probabilities) > 1:
-        lesion += probabilities[1:].argmax(axis=0).astype(np.uint8)
-    return np.where(foreground_probability(probabilities) >= threshold, lesion, 0).astype(np.uint8)
+    if augmentation == "none":
+        return _ALL[:1]
+    squeezes = isinstance(geometry, Resize) and geometry.height != geometry.width
+    return _ALL[:4] if augmentation == "flips" or squeezes else _ALL
+
+
+def average(predictor: Callable[[Pixels], Probabilities], image: Pixels, ways: Sequence[Orientation]) -> Averaged:
+    """The mean and deviation of what `predictor` makes of a picture (H, W, C) held in each of the `ways`.
+
+    The picture is turned at its own resolution, not the network's input: so padding lies below and to the right, as
+    in training, the seams of tiles fall elsewhere in each orientation, and, as whole pixels change places, turning
+    back is exact. Whatever the number of ways, two sums are held beside the prediction at hand.
+    """
+    total, squares = np.zeros((1, 1, 1)), np.zeros((1, 1))
+    for way in ways:
+        probabilities = turned_back(predictor(oriented(image, way)), way).astype(np.float64)
+        total = total + probabilities
+        squares = squares + probabilities[0] ** 2
+    mean = total / len(ways)
+    # Of channel 0, be it background or foreground: the other one's deviation is the same.
+    deviation = np.sqrt(np.maximum(squares / len(ways) - mean[0] ** 2, 0))
+    return Averaged(mean.astype(np.float32), deviation.astype(np.float32))
+
+
+def oriented(image: Pixels, way: Orientation) -> Pixels:
+    """Hold a picture (H, W, C) another way: mirrored left to right if so, then turned counter-clockwise."""
+    mirrored = image[:, ::-1] if way.mirrored else image
+    return np.ascontiguousarray(np.rot90(mirrored, way.quarter_turns))
+
+
+def turned_back(planes: Probabilities, way: Orientation) -> Probabilities:
+    """The inverse of `oriented` for (K, H, W)."""
+    upright = np.rot90(planes, -way.quarter_turns, axes=(1, 2))
+    return np.ascontiguousarray(upright[:, :, ::-1] if way.mirrored else upright)
 
 
 def choose_device(accelerator: str) -> torch.device:

@@ -56,24 +56,29 @@ def prevailing_class(codes: Pixels, classes: int) -> int:
 
 
 def overlap_scores(counts: Counts) -> dict[str, float]:
-    """Dice, IoU, precision, recall and accuracy, each 0..1.
+    """Dice, IoU, precision, recall, specificity and accuracy, each 0..1, and the relative error of the area.
 
-    Where the truth is empty, Dice, IoU, precision and recall are NaN: such an image is judged by its false positives.
-    Where a true object was missed whole, all four are 0, precision too.
+    `area_error` is (predicted area - true area) / true area: -1 where nothing was predicted, 0 for equal areas.
+    Where the truth is empty, Dice, IoU, precision, recall and `area_error` are NaN: such an image is judged by its
+    false positives. Where a true object was missed whole, the first four are 0, precision too. Specificity is NaN where
+    the truth leaves no background.
     """
-    hits, wrong, missed = counts.true_positives, counts.false_positives, counts.misses
-    total = hits + wrong + missed + counts.true_negatives
-    accuracy = (hits + counts.true_negatives) / total
-    if hits + missed == 0:
-        undefined = float("nan")
-        return dict.fromkeys(("dice", "iou", "precision", "recall"), undefined) | {"accuracy": accuracy}
+    hits, wrong, missed, rejected = vars(counts).values()
+    true, background = hits + missed, wrong + rejected
     return {
-        "dice": 2 * hits / (2 * hits + wrong + missed),
-        "iou": hits / (hits + wrong + missed),
-        "precision": hits / (hits + wrong) if hits else 0.0,
-        "recall": hits / (hits + missed),
-        "accuracy": accuracy,
+        "dice": _ratio(2 * hits, 2 * hits + wrong + missed, true),
+        "iou": _ratio(hits, hits + wrong + missed, true),
+        "precision": _ratio(hits, max(1, hits + wrong), true),
+        "recall": _ratio(hits, true, true),
+        "specificity": _ratio(rejected, background, background),
+        "accuracy": (hits + rejected) / (true + background),
+        "area_error": _ratio(wrong - missed, true, true),
     }
+
+
+def _ratio(part: int, whole: int, judged: int) -> float:
+    """part / whole, or NaN where there is no pixel of the kind that is judged."""
+    return part / whole if judged else float("nan")
 
 
 class PrecisionRecall:

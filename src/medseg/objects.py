@@ -1,0 +1,99 @@
+"""Objects of two masks counted and matched, and pictures sorted by how much of them is marked."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from medseg.metrics import Mask
+
+Labels = NDArray[np.int32]
+
+MATCH = 0.5  # IoU that a match must exceed
+
+SIZES = ("small", "medium", "large")
+EMPTY = "empty"  # stratum of the pictures in which nothing is marked
+
+
+def object_scores(prediction: Mask, truth: Mask) -> dict[str, float]:
+    """`match_objects` for the objects of two (H, W) masks; what is not 0 is foreground.
+
+    An object is a connected set of pixels, those that share but a corner included (8-connectivity), so objects that
+    touch are one.
+    """
+    return match_objects(_label(prediction), _label(truth))
+
+
+def match_objects(found: Labels, true: Labels) -> dict[str, float]:
+    """Scores of predicted against true objects, matched where their IoU is more than `MATCH`.
+
+    `found` and `true`: (H, W), 0 background, 1, 2, ... without gaps the objects. No object has two matches, whatever
+    the order: partners share more than half of the pixels of each, and the objects of one map share none
+    (Kirillov et al., "Panoptic segmentation", CVPR 2019, section 4.1).
+
+    - objects, found: how many there are in truth and in the prediction;
+    - detected, missed: true objects with a match and without;
+    - false: predicted objects without a match;
+    - f1: 2 detected / (objects + found), 0..1. NaN where there are neither true nor predicted objects, 0 where there
+      are only true or only predicted ones;
+    - matched_iou: mean IoU of the matches, over 0.5 and up to 1, NaN without a match; f1 times it is panoptic quality;
+    - count_error: found - objects.
+    """
+    found_areas, true_areas = _areas(found), _areas(true)
+    overlaps = _overlaps(found, found_areas, true, true_areas)
+    matched = overlaps[overlaps > MATCH]
+    objects, predicted, detected = len(true_areas), len(found_areas), len(matched)
+    return {
+        "objects": objects,
+        "found": predicted,
+        "detected": detected,
+        "missed": objects - detected,
+        "false": predicted - detected,
+        "f1": 2 * detected / (objects + predicted) if objects + predicted else float("nan"),
+        "matched_iou": float(matched.mean()) if detected else float("nan"),
+        "count_error": predicted - objects,
+    }
+
+
+def size_limits(shares: NDArray[np.float64]) -> tuple[float, float]:
+    """The greatest marked share of a small and of a medium picture: tertiles of the shares that are more than 0.
+
+    `shares`: (N,) truth pixels / region pixels, 0..1. Tertiles, because a lesion fills a few hundredths of a picture
+    and nuclei a third of it: limits set once for all data would leave strata empty. They depend on the truths alone, so
+    all models scored on the same pictures have the same ones. Both are NaN where all shares are 0.
+    """
+    ranked = np.sort(shares[shares > 0])
+    if not len(ranked):
+        return float("nan"), float("nan")
+    # A third and two thirds of the pictures, rounded up, in whole numbers: 1 / 3 as a float may fall to either side.
+    first, second = -(-len(ranked) // 3), -(-2 * len(ranked) // 3)
+    return float(ranked[first - 1]), float(ranked[second - 1])
+
+
+def size_strata(shares: NDArray[np.float64], limits: tuple[float, float]) -> list[str]:
+    """The stratum of each marked share, (N,): one of `SIZES`, or `EMPTY` for 0.
+
+    Small up to and with the first limit, medium up to and with the second, else large; equal shares never part.
+    """
+    ranks = np.searchsorted(limits, shares)
+    return [SIZES[rank] if share > 0 else EMPTY for rank, share in zip(ranks, shares, strict=True)]
+
+
+def _label(mask: Mask) -> Labels:
+    labels: Labels = ndimage.label(mask, structure=np.ones((3, 3)))[0]
+    return labels
+
+
+def _areas(labels: Labels) -> NDArray[np.intp]:
+    return np.bincount(labels.ravel())[1:]
+
+
+def _overlaps(
+    found: Labels, found_areas: NDArray[np.intp], true: Labels, true_areas: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """IoU of each pair of a found and a true object that share a pixel, (pairs,)."""
+    both = (found > 0) & (true > 0)
+    shared = np.ones(int(both.sum()), np.int64), (found[both] - 1, true[both] - 1)
+    # Compressing the matrix sums equal pairs without sorting the pixels.
+    pairs = sparse.coo_array(shared, (len(found_areas), len(true_areas))).tocsr().tocoo()
+    overlaps: NDArray[np.float64] = pairs.data / (found_areas[pairs.row] + true_areas[pairs.col] - pairs.data)
+    return overlaps

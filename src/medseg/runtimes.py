@@ -1,0 +1,122 @@
+"""A trained model as a function from pixels to probabilities: a model folder by PyTorch, an ONNX file without it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medseg.description import DESCRIPTION, Description
+from medseg.errors import UserError
+from medseg.imaging import Pixels
+from medseg.params import validate
+from medseg.postprocess import Probabilities
+from medseg.tiling import Forward
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+Runtime = Literal["torch", "onnx"]
+
+INPUT, OUTPUT = "pixels", "probabilities"  # of the ONNX graph
+DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JSON
+NO_GPU = "--accelerator gpu: no GPU can be used here; say auto or cpu"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to run."""
+
+    description: Description
+    forward: Forward
+    size: tuple[int, int] | None  # the only height and width that `forward` takes; None: any
+
+
+def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Model:
+    """Open a model folder or an ONNX file; without `runtime`, by what `path` is.
+
+    A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
+    `UserError` where there is no model, it is unreadable or incomplete, the runtime does not fit, or there is no GPU.
+    """
+    if not path.exists():
+        raise UserError(f"--model {path}: no such model folder or ONNX file")
+    if path.is_file():
+        if runtime == "torch":
+            raise UserError(f"--model {path}: a file runs with --runtime onnx; torch needs the model's folder")
+        return _open_onnx(path, accelerator)
+    return _open_onnx(_only_onnx_file(path), accelerator) if runtime == "onnx" else _open_torch(path, accelerator)
+
+
+def _only_onnx_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        raise UserError(
+            f"--model {folder}: holds {len(found)} ONNX files; name the one to use, or write one with "
+            f"`medseg export --model {folder} --out segmenter.onnx`"
+        )
+    return found[0]
+
+
+def _open_torch(folder: Path, accelerator: Accelerator) -> Model:
+    import torch
+
+    from medseg.bundle import load_bundle
+    from medseg.export import Segmenter
+
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(NO_GPU)
+    network, description = load_bundle(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")
+    segmenter = Segmenter(network).eval().to(device)
+
+    def forward(pixels: Pixels) -> Probabilities:
+        with torch.inference_mode():
+            probabilities = segmenter(torch.from_numpy(_channels_first(pixels)).to(device))
+        given: Probabilities = probabilities.cpu().numpy()
+        return given
+
+    return Model(description, forward, None)
+
+
+def _open_onnx(path: Path, accelerator: Accelerator) -> Model:
+    session = _open_session(path, _providers(accelerator))
+    text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_KEY)
+    if text is None:
+        raise UserError(f"{path}: holds no description of the model; write the file with `medseg export`")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
+    description: Description = validate(values, Description, f"{path}: {DESCRIPTION}")
+    height, width = session.get_inputs()[0].shape[2:]
+
+    def forward(pixels: Pixels) -> Probabilities:
+        try:
+            probabilities: Probabilities = session.run([OUTPUT], {INPUT: _channels_first(pixels)})[0]
+        except Exception as error:  # as in `_open_session`; PyTorch raises this one
+            raise RuntimeError(str(error)) from error
+        return probabilities
+
+    return Model(description, forward, (height, width) if isinstance(height, int) else None)
+
+
+def _open_session(path: Path, providers: list[str]) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # errors; it warns of shapes that it can't know beforehand
+    try:
+        return onnxruntime.InferenceSession(path, providers=providers)
+    except Exception as error:  # a class for each of its status codes, with no common base
+        raise UserError(f"{path}: not readable as ONNX: {error}") from error
+
+
+def _providers(accelerator: Accelerator) -> list[str]:
+    import onnxruntime
+
+    on_gpu = [name for name in onnxruntime.get_available_providers() if name == "CUDAExecutionProvider"]
+    if accelerator == "gpu" and not on_gpu:
+        raise UserError(f"{NO_GPU} (ONNX Runtime needs its GPU package)")
+    return [*(on_gpu if accelerator != "cpu" else []), "CPUExecutionProvider"]
+
+
+def _channels_first(pixels: Pixels) -> Pixels:
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

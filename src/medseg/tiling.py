@@ -1,0 +1,95 @@
+"""A picture of any size through a network: whole, or tile by tile where it is too large or the network has one size.
+
+Nothing here knows how the network runs: it is any function from pixels to probabilities.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.geometry import Geometry, Patchify, Resize, fit, unfit
+from medseg.imaging import Pixels, to_channels
+from medseg.patches import Origin, blending_weight, origins
+from medseg.postprocess import Probabilities
+
+Forward = Callable[[Pixels], Probabilities]  # (N, h, w, C) uint8 to (N, K, h, w) float32
+
+LARGEST_WHOLE = 2048 * 2048  # pixels; of a picture that was scaled, in one piece
+LARGE_TILE = 1024  # pixels, the side of the tiles of a larger one, which go one at a time
+
+
+def predict_picture(
+    forward: Forward,
+    image: Pixels,
+    geometry: Geometry,
+    overlap: float,
+    batch_size: int,
+    size: tuple[int, int] | None = None,
+) -> Probabilities:
+    """Probabilities (K, H, W) float32 of a picture (H, W, 1 or 3) uint8, at its own resolution.
+
+    The picture goes the way of the training samples and back:
+
+    - `resize`: the whole picture, whatever its size, to that of the samples;
+    - `patchify`: tiles of the patch size, as `predict_tiles` blends them;
+    - `scale`: the whole scaled picture where it has at most `LARGEST_WHOLE` pixels, else tiles of `LARGE_TILE`.
+
+    `size` is the only height and width that `forward` takes, None where it takes any. Scaled pictures then go in
+    tiles of its height, which must equal its width.
+    """
+    if isinstance(geometry, Patchify):
+        return predict_tiles(forward, to_channels(image, geometry.channels), geometry.patch, overlap, batch_size)
+    height, width = image.shape[:2]
+    fitted = fit(image, geometry)
+    if isinstance(geometry, Resize) or (size is None and fitted.shape[0] * fitted.shape[1] <= LARGEST_WHOLE):
+        probabilities = forward(fitted[None])[0]
+    else:
+        probabilities = predict_tiles(forward, fitted, size[0] if size else LARGE_TILE, overlap, batch_size=1)
+    return unfit(probabilities, height, width, geometry)
+
+
+def predict_tiles(forward: Forward, image: Pixels, tile: int, overlap: float, batch_size: int) -> Probabilities:
+    """Probabilities (K, H, W) float32 of a picture (H, W, C) uint8 from tiles of `tile` x `tile` pixels.
+
+    Neighbouring tiles overlap by the share `overlap`, 0..1, of their side; what they say of one pixel is averaged by
+    `patches.blending_weight`. The last tiles of a row or column reach beyond the picture where its sides do not divide,
+    and see it mirrored there. `forward` gets at most `batch_size` tiles at a time.
+
+    Each batch is added up as it comes. Beside picture and result, there are one plane (H, W) float32 of weights and
+    what one batch takes, however large the picture is.
+    """
+    height, width = image.shape[:2]
+    places = origins(height, width, tile, max(1, round(tile * (1 - overlap))), "pad")
+    bell = blending_weight(tile)
+    total: Probabilities | None = None
+    weights = np.zeros((height, width), np.float32)
+    for corners in _batches(places, batch_size):
+        probabilities = forward(np.stack([_cut(image, corner, tile) for corner in corners]))
+        if total is None:
+            total = np.zeros((probabilities.shape[1], height, width), np.float32)
+        for values, (top, left) in zip(probabilities, corners, strict=True):
+            inside = slice(top, top + tile), slice(left, left + tile)
+            weight = bell[: height - top, : width - left]
+            total[:, *inside] += values[:, : height - top, : width - left] * weight
+            weights[inside] += weight
+    assert total is not None  # a picture has at least one tile
+    total /= weights
+    return total
+
+
+def _batches(places: list[Origin], batch_size: int) -> Iterator[list[Origin]]:
+    for first in range(0, len(places), batch_size):
+        yield places[first : first + batch_size]
+
+
+def _cut(image: Pixels, corner: Origin, tile: int) -> Pixels:
+    """A tile (tile, tile, C) at a corner inside the picture, mirrored beyond it without a padded copy of the whole."""
+    rows, columns = (_mirrored(first, tile, side) for first, side in zip(corner, image.shape[:2], strict=True))
+    return image[rows[:, None], columns]
+
+
+def _mirrored(first: int, count: int, side: int) -> NDArray[np.int64]:
+    """Indices first, first + 1, ... into `side` pixels that turn back at its end, and again at its start, and so on."""
+    steps = np.arange(first, first + count) % (2 * side)
+    return np.minimum(steps, 2 * side - 1 - steps)
