@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medseg.composition import compose
-from medseg.description import read_description
+from medseg.description import Description, read_description
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
@@ -86,7 +86,7 @@ def train(folder: Path, overrides: Sequence[str]) -> float:
         stage(folder, "augment", "prepared/train", augmented, "variants.png")
     weights = str(ROOT / "weights")
     stage(folder, "train", augmented, "prepared/val", weights, "network", "metrics", "tensorboard")
-    return read_description(folder / "network").training.val_dice
+    return read_description(folder / "network", Description).training.val_dice
 
 
 def stage(folder: Path, name: str, *paths: str) -> None:

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: the trained network against the test pictures, and the bundle that a user takes away."""
+"""The stage `evaluate`: what val chooses for the network, and what comes of it against the test pictures."""
 
 from pathlib import Path
 
@@ -15,30 +15,39 @@ def main(
     metrics: Path,
     plots: Path,
 ) -> None:
-    """Score NETWORK on the test pictures (on val where there are none) and write masks, tables and plots.
+    """Choose on val, score NETWORK on the test pictures (on val where there are none), write masks, tables and plots.
 
     Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv models/network models/segmenter
     data/predictions metrics/evaluate.json plots/evaluate`
     """
     from medseg.bundle import load_bundle, save_bundle
-    from medseg.evaluation import EvaluateParams, evaluate, write_plots, write_tables
+    from medseg.description import Description
+    from medseg.evaluation import EvaluateParams, evaluate
+    from medseg.evaluation_plots import write_plots
+    from medseg.inference import choose_device, network_forward
     from medseg.machine import MachineParams
     from medseg.manifest import read_manifest
     from medseg.outputs import whole_folder
     from medseg.params import read_section
+    from medseg.segmenter import Segmenter
+    from medseg.selection import select
+    from medseg.summary import write_tables
 
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)
-    trained, description = load_bundle(network)
-    chosen = description.model_copy(update={"threshold": settings.threshold})
+    trained, described = load_bundle(network, Description)
+    forward = network_forward(trained, choose_device(machine.accelerator))
     table = read_manifest(manifest)
+    description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
     with whole_folder(predictions) as partial:
-        evaluation = evaluate(trained, chosen, table, raw, settings, machine, partial / "masks")
-        write_tables(evaluation, partial / "per_image.csv", metrics)
+        found = evaluate(
+            Segmenter(description, forward), table, raw, settings.uncertainty, settings.batch_size, partial
+        )
+        figures = write_tables(found, partial, metrics)
     with whole_folder(plots) as partial:
-        write_plots(evaluation, table, raw, predictions / "masks", partial)
+        write_plots(found, thresholds, figures, table, raw, predictions, partial)
     with whole_folder(segmenter) as partial:
-        save_bundle(partial, trained, chosen)
+        save_bundle(partial, trained, description)
 
 
 if __name__ == "__main__":

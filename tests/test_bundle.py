@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medseg.bundle import WEIGHTS, load_bundle, save_bundle
-from medseg.description import DESCRIPTION, Former
+from medseg.description import DESCRIPTION, Description, Former
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 
@@ -28,7 +28,7 @@ def folder(network: Network, tmp_path: Path) -> Path:
 
 
 def test_what_comes_back_gives_the_same_logits(network: Network, folder: Path) -> None:
-    loaded, description = load_bundle(folder)
+    loaded, description = load_bundle(folder, Description)
     picture = torch.randint(0, 256, (2, 1, 33, 40), dtype=torch.uint8)
     assert not loaded.training
     assert torch.equal(loaded(picture), network(picture))
@@ -41,7 +41,7 @@ def test_a_bundle_is_two_files_and_no_pickle(folder: Path) -> None:
 
 
 def test_equal_models_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
-    save_bundle(tmp_path / "again", *load_bundle(folder))
+    save_bundle(tmp_path / "again", *load_bundle(folder, Description))
     for name in (WEIGHTS, DESCRIPTION):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -49,7 +49,7 @@ def test_equal_models_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
 def test_the_normalisation_comes_from_the_description(network: Network, tmp_path: Path) -> None:
     model = tiny.unet(input_mean=[0.25])
     save_bundle(tmp_path, network, tiny.description(model=model))
-    loaded, _ = load_bundle(tmp_path)
+    loaded, _ = load_bundle(tmp_path, Description)
     assert loaded.mean.item() == 0.25
 
 
@@ -60,7 +60,7 @@ def test_several_classes_and_the_former_network_come_back(tmp_path: Path) -> Non
     description = plain.model_copy(update={"training": training})
     built = build_model(tiny.unet(), 1, 3).eval()
     save_bundle(tmp_path, built, description)
-    loaded, read = load_bundle(tmp_path)
+    loaded, read = load_bundle(tmp_path, Description)
     picture = torch.zeros(1, 1, 32, 32)
     assert read == description
     assert loaded(picture).shape == (1, 3, 32, 32)
@@ -70,14 +70,14 @@ def test_several_classes_and_the_former_network_come_back(tmp_path: Path) -> Non
 def test_weights_for_fewer_classes_than_described_are_told(network: Network, tmp_path: Path) -> None:
     save_bundle(tmp_path, network, tiny.description(task=tiny.LESIONS))
     with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit .*segmentation_head"):
-        load_bundle(tmp_path)
+        load_bundle(tmp_path, Description)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
 def test_a_missing_part_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=name):
-        load_bundle(folder)
+        load_bundle(folder, Description)
 
 
 @pytest.mark.parametrize("left", [0, 4, 1000, -1])
@@ -85,14 +85,14 @@ def test_cut_weights_are_named(folder: Path, left: int) -> None:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(UserError, match=WEIGHTS):
-        load_bundle(folder)
+        load_bundle(folder, Description)
 
 
 def test_weights_of_another_shape_are_named(folder: Path) -> None:
     text = (folder / DESCRIPTION).read_text().replace("  - 16\n  - 16\n", "  - 16\n  - 24\n", 1)
     (folder / DESCRIPTION).write_text(text)
     with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit the network of {DESCRIPTION}"):
-        load_bundle(folder)
+        load_bundle(folder, Description)
 
 
 def test_a_layer_too_few_is_named(folder: Path) -> None:
@@ -100,11 +100,11 @@ def test_a_layer_too_few_is_named(folder: Path) -> None:
     del state["core.segmentation_head.0.bias"]
     save_file(state, folder / WEIGHTS)
     with pytest.raises(UserError, match=r"segmentation_head\.0\.bias"):
-        load_bundle(folder)
+        load_bundle(folder, Description)
 
 
 def test_a_wrong_description_names_key_and_file(folder: Path) -> None:
     path = folder / DESCRIPTION
     path.write_text(path.read_text().replace("threshold: 0.4", "threshold: 4.0"))
     with pytest.raises(UserError, match=rf"{DESCRIPTION}: threshold|{DESCRIPTION}\.threshold"):
-        load_bundle(folder)
+        load_bundle(folder, Description)

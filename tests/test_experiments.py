@@ -12,6 +12,7 @@ from medseg.augmentation import Transforms
 from medseg.bundle import load_bundle, save_bundle
 from medseg.classes import Multiclass, TaskParams, class_names
 from medseg.composition import compose
+from medseg.description import Description
 from medseg.geometry import Geometry
 from medseg.losses import LossParams
 from medseg.models.params import ModelParams
@@ -80,7 +81,7 @@ def save(recipe: Recipe, trained: Trained, folder: Path) -> None:
 def test_every_experiment_trains_and_its_network_can_be_saved(experiment: str, tmp_path: Path) -> None:
     recipe, trained, val = train(experiment, tmp_path)
     save(recipe, trained, tmp_path / "network")
-    network, description = load_bundle(tmp_path / "network")
+    network, description = load_bundle(tmp_path / "network", Description)
     assert description.model == recipe.model
     assert description.task == recipe.task
     assert (description.training.first_weights == "former") == (description.training.former is not None)

@@ -26,6 +26,10 @@ def mask(*rows: str) -> Pixels:
     return np.array([[int(pixel) for pixel in line] for line in rows], np.uint8)
 
 
+def picked(scores: dict[str, float], *names: str) -> tuple[float, ...]:
+    return tuple(scores[f"objects_{name}"] for name in names)
+
+
 def pixel_sets(picture: Pixels) -> list[set[tuple[int, int]]]:
     regions = regionprops(label(picture, connectivity=2))  # type: ignore[no-untyped-call]
     return [set(map(tuple, region.coords.tolist())) for region in regions]
@@ -43,13 +47,13 @@ def best_assignment(prediction: Pixels, truth: Pixels) -> list[float]:
 def check(prediction: Pixels, truth: Pixels) -> None:
     scores, matched = object_scores(prediction, truth), best_assignment(prediction, truth)
     true, found = len(pixel_sets(truth)), len(pixel_sets(prediction))
-    assert (scores["objects"], scores["found"], scores["detected"]) == (true, found, len(matched))
-    assert (scores["missed"], scores["false"]) == (true - len(matched), found - len(matched))
-    assert scores["count_error"] == found - true
+    assert (scores["objects"], scores["objects_found"], scores["objects_detected"]) == (true, found, len(matched))
+    assert (scores["objects_missed"], scores["objects_false"]) == (true - len(matched), found - len(matched))
+    assert scores["objects_error"] == found - true
     if matched:
-        assert scores["matched_iou"] == pytest.approx(sum(matched) / len(matched))
+        assert scores["objects_iou"] == pytest.approx(sum(matched) / len(matched))
     else:
-        assert math.isnan(scores["matched_iou"])
+        assert math.isnan(scores["objects_iou"])
 
 
 @given(MASKS, CHANGES)
@@ -71,59 +75,68 @@ def test_scores_by_hand() -> None:
     # The first object matches at 3/4, the second not at 1/4, the third at 3/4, the fourth has none.
     assert object_scores(found, truth) == {
         "objects": 4,
-        "found": 3,
-        "detected": 2,
-        "missed": 2,
-        "false": 1,
-        "f1": 4 / 7,
-        "matched_iou": 0.75,
-        "count_error": -1,
+        "objects_found": 3,
+        "objects_detected": 2,
+        "objects_missed": 2,
+        "objects_false": 1,
+        "objects_f1": 4 / 7,
+        "objects_iou": 0.75,
+        "objects_error": -1,
     }
 
 
 def test_half_an_overlap_is_no_match() -> None:
     scores = object_scores(mask("1000"), mask("1100"))
-    assert (scores["detected"], scores["missed"], scores["false"], scores["f1"]) == (0, 1, 1, 0)
+    assert (scores["objects_detected"], scores["objects_missed"], scores["objects_false"], scores["objects_f1"]) == (
+        0,
+        1,
+        1,
+        0,
+    )
 
 
 def test_pixels_that_share_a_corner_are_one_object() -> None:
-    assert object_scores(mask("100", "010", "101"), mask("101", "000", "101"))["found"] == 1
+    assert object_scores(mask("100", "010", "101"), mask("101", "000", "101"))["objects_found"] == 1
 
 
 def test_objects_merged_into_one_are_missed_unless_one_of_them_prevails() -> None:
     halves, whole = mask("110110"), mask("111110")
-    assert object_scores(whole, halves)["detected"] == 0
-    assert object_scores(mask("111111"), mask("111101"))["detected"] == 1
+    assert object_scores(whole, halves)["objects_detected"] == 0
+    assert object_scores(mask("111111"), mask("111101"))["objects_detected"] == 1
 
 
 def test_maps_of_objects_keep_touching_ones_apart() -> None:
     numbered = np.array([[1, 1, 2, 2, 2]], np.int32)
     scores = match_objects(np.array([[2, 2, 1, 1, 0]], np.int32), numbered)
-    assert (scores["objects"], scores["detected"]) == (2, 2)
-    assert scores["matched_iou"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (scores["objects"], scores["objects_detected"]) == (2, 2)
+    assert scores["objects_iou"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_without_any_object_only_counts_are_defined() -> None:
     nothing = np.zeros((3, 4), np.uint8)
     scores = object_scores(nothing, nothing)
-    assert [name for name, value in scores.items() if math.isnan(value)] == ["f1", "matched_iou"]
+    assert [name for name, value in scores.items() if math.isnan(value)] == ["objects_f1", "objects_iou"]
     assert all(value == 0 for value in scores.values() if not math.isnan(value))
 
 
 def test_missed_and_invented_objects_score_0() -> None:
     nothing, something = np.zeros((3, 4), np.uint8), mask("1000", "0000", "0011")
     missed, invented = object_scores(nothing, something), object_scores(something, nothing)
-    assert (missed["missed"], missed["false"], missed["f1"], missed["count_error"]) == (2, 0, 0, -2)
-    assert (invented["missed"], invented["false"], invented["f1"], invented["count_error"]) == (0, 2, 0, 2)
-    assert math.isnan(missed["matched_iou"])
-    assert math.isnan(invented["matched_iou"])
+    assert picked(missed, "missed", "false", "f1", "error") == (2, 0, 0, -2)
+    assert picked(invented, "missed", "false", "f1", "error") == (0, 2, 0, 2)
+    assert math.isnan(missed["objects_iou"])
+    assert math.isnan(invented["objects_iou"])
 
 
 @given(MASKS, CHANGES)
 def test_to_swap_the_masks_swaps_missed_and_false(truth: Pixels, changes: Pixels) -> None:
     forth, back = object_scores(truth ^ changes, truth), object_scores(truth, truth ^ changes)
-    mirrored = {**back, "objects": back["found"], "found": back["objects"]}
-    mirrored |= {"missed": back["false"], "false": back["missed"], "count_error": -back["count_error"]}
+    mirrored = {**back, "objects": back["objects_found"], "objects_found": back["objects"]}
+    mirrored |= {
+        "objects_missed": back["objects_false"],
+        "objects_false": back["objects_missed"],
+        "objects_error": -back["objects_error"],
+    }
     assert forth == pytest.approx(mirrored, nan_ok=True)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from medseg.bundle import load_bundle
 from medseg.console import run_stage
+from medseg.description import Description
 from medseg.errors import UserError
 from stages.train import main
 
@@ -68,7 +69,7 @@ def names(folder: Path) -> set[str]:
 
 def test_a_network_and_its_curves_come_out(paths: list[Path]) -> None:
     main(*paths)
-    _, description = load_bundle(paths[4])
+    _, description = load_bundle(paths[4], Description)
     assert description.training.samples == 4
     assert description.threshold == 0.5
     assert (paths[5] / "metrics.json").is_file()
@@ -160,7 +161,7 @@ def test_several_classes_come_out_with_their_names(paths: list[Path]) -> None:
         tiny.write_store(folder, 3, seed=seed, labels=["normal", "benign", "malignant"])
     write_sections(paths[0], LESIONS)
     main(*paths)
-    _, description = load_bundle(paths[4])
+    _, description = load_bundle(paths[4], Description)
     assert description.task == tiny.LESIONS
 
 
@@ -170,7 +171,7 @@ def test_a_network_placed_as_it_came_out_is_trained_further(paths: list[Path]) -
     digest = hashlib.sha256((paths[4] / "weights.safetensors").read_bytes()).hexdigest()
     write_params(paths[0], "train", continue_from="first")
     main(*paths)
-    _, description = load_bundle(paths[4])
+    _, description = load_bundle(paths[4], Description)
     former = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
     assert description.training.former is not None
     assert description.training.former.model_dump() == former

@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 import pytest
-import surface_distance  # type: ignore[import-untyped]
+import surface_distance
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from medpy.metric import binary as medpy  # type: ignore[import-untyped]
+from medpy.metric import binary as medpy
 
 from medseg.imaging import Pixels
-from medseg.surfaces import surface_scores
+from medseg.metrics import Mask
+from medseg.surfaces import SURFACE_SCORES, Tolerance, surface_scores
 
 SIDES = st.integers(1, 9)
 SHAPES = st.shared(st.tuples(SIDES, SIDES), key="shape")
@@ -20,6 +21,12 @@ TOLERANCES = st.sampled_from([0.0, 1.0, math.sqrt(2), 2.0, 3.5])
 
 def mask(*rows: str) -> Pixels:
     return np.array([[int(pixel) for pixel in line] for line in rows], np.uint8)
+
+
+def scores_at(prediction: Mask, truth: Mask, pixels: float) -> dict[str, float]:
+    """All scores but that at a tolerance relative to the diagonal."""
+    scores = surface_scores(prediction, truth, Tolerance(pixels=pixels, diagonal=0))
+    return {name: scores[name] for name in ("hd95", "assd", "nsd")}
 
 
 @st.composite
@@ -48,7 +55,7 @@ HOLE = mask("11111", "11111", "11011", "11111", "11111")
 @example(FULL, ONE)
 @example(CORNER, HOLE)
 def test_hd95_and_assd_are_those_of_medpy(prediction: Pixels, truth: Pixels) -> None:
-    scores = surface_scores(prediction, truth, 1)
+    scores = scores_at(prediction, truth, 1)
     assert scores["hd95"] == pytest.approx(medpy.hd95(prediction, truth), abs=1e-12)
     assert scores["assd"] == pytest.approx(medpy.assd(prediction, truth), abs=1e-12)
 
@@ -60,13 +67,13 @@ def test_hd95_and_assd_are_those_of_medpy(prediction: Pixels, truth: Pixels) -> 
 def test_nsd_is_that_of_surface_distance(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
     distances = surface_distance.compute_surface_distances(truth.astype(bool), prediction.astype(bool), (1, 1))
     expected = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)
-    assert surface_scores(prediction, truth, tolerance)["nsd"] == pytest.approx(expected, abs=1e-12)
+    assert scores_at(prediction, truth, tolerance)["nsd"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_two_pixels_three_apart_by_hand() -> None:
     first, second = mask("1000"), mask("0001")
     # The outline of a pixel passes its four corners: two lie 2 from the other pixel's, two lie 3 from them.
-    scores = [surface_scores(first, second, tolerance) for tolerance in (1.9, 2, 2.9, 3)]
+    scores = [scores_at(first, second, tolerance) for tolerance in (1.9, 2, 2.9, 3)]
     assert [score["nsd"] for score in scores] == pytest.approx([0, 0.5, 0.5, 1])
     assert [(score["hd95"], score["assd"]) for score in scores] == [(3, 3)] * 4
 
@@ -76,14 +83,14 @@ def test_the_distances_of_both_directions_are_pooled() -> None:
     line = np.ones((1, 21), np.uint8)
     end = np.zeros_like(line)
     end[0, 0] = 1
-    scores = surface_scores(end, line, 1)
+    scores = scores_at(end, line, 1)
     assert scores["hd95"] == pytest.approx(18.95)
     assert scores["assd"] == pytest.approx(210 / 22)
 
 
 def test_the_edge_of_a_hole_is_outline() -> None:
     # Beside the 16 pixels that both outlines share there are 4 around the hole, each 1 from the frame.
-    scores = surface_scores(HOLE, FULL, 0)
+    scores = scores_at(HOLE, FULL, 0)
     assert scores["assd"] == pytest.approx(4 / 36)
     assert scores["hd95"] == 1
     # The hole's outline is that of one pixel, four slants; the frame is 16 long and has four slants at its corners.
@@ -92,25 +99,32 @@ def test_the_edge_of_a_hole_is_outline() -> None:
 
 def test_the_edge_of_the_picture_is_outline() -> None:
     frame = 4 * 2 + 8 * math.sqrt(5) + 4 * math.sqrt(8)
-    assert surface_scores(ONE, FULL, 1)["assd"] == pytest.approx((frame + 2) / 17)
+    assert scores_at(ONE, FULL, 1)["assd"] == pytest.approx((frame + 2) / 17)
 
 
 @given(MASKS)
 def test_an_empty_truth_leaves_all_undefined(prediction: Pixels) -> None:
-    scores = surface_scores(prediction, np.zeros_like(prediction), 1)
-    assert list(scores) == ["hd95", "assd", "nsd"]
+    scores = surface_scores(prediction, np.zeros_like(prediction), Tolerance(pixels=1, diagonal=1))
+    assert tuple(scores) == SURFACE_SCORES
     assert all(math.isnan(value) for value in scores.values())
 
 
 def test_a_missed_object_takes_the_diagonal_of_the_picture() -> None:
     truth = np.zeros((30, 40), np.uint8)
     truth[3, 4] = 1
-    assert surface_scores(np.zeros_like(truth), truth, 1000) == {"hd95": 50, "assd": 50, "nsd": 0}
+    scores = surface_scores(np.zeros_like(truth), truth, Tolerance(pixels=1000, diagonal=1))
+    assert scores == {"hd95": 50, "assd": 50, "nsd": 0, "nsd_relative": 0}
+
+
+@given(MARKED, MARKED, st.floats(0, 1))
+def test_the_relative_tolerance_is_a_share_of_the_diagonal(prediction: Pixels, truth: Pixels, share: float) -> None:
+    relative = surface_scores(prediction, truth, Tolerance(pixels=0, diagonal=share))
+    assert relative["nsd_relative"] == scores_at(prediction, truth, share * math.hypot(*truth.shape))["nsd"]
 
 
 @given(MARKED, MARKED)
 def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, truth: Pixels) -> None:
-    found, missed = surface_scores(prediction, truth, 1), surface_scores(np.zeros_like(truth), truth, 1)
+    found, missed = scores_at(prediction, truth, 1), scores_at(np.zeros_like(truth), truth, 1)
     assert found["hd95"] < missed["hd95"]
     assert found["assd"] < missed["assd"]
     assert found["nsd"] >= missed["nsd"]
@@ -118,12 +132,12 @@ def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, 
 
 @given(MARKED, TOLERANCES)
 def test_a_perfect_prediction_has_no_distance(truth: Pixels, tolerance: float) -> None:
-    assert surface_scores(truth, truth, tolerance) == {"hd95": 0, "assd": 0, "nsd": pytest.approx(1)}
+    assert scores_at(truth, truth, tolerance) == {"hd95": 0, "assd": 0, "nsd": pytest.approx(1)}
 
 
 @given(MARKED, MARKED, TOLERANCES)
 def test_scores_are_symmetric(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
-    forth, back = surface_scores(prediction, truth, tolerance), surface_scores(truth, prediction, tolerance)
+    forth, back = scores_at(prediction, truth, tolerance), scores_at(truth, prediction, tolerance)
     assert forth == pytest.approx(back)
 
 
@@ -132,18 +146,18 @@ def test_the_place_in_the_picture_does_not_matter(
     prediction: Pixels, truth: Pixels, tolerance: float, margins: tuple[int, int, int, int]
 ) -> None:
     around = margins[:2], margins[2:]
-    moved = surface_scores(np.pad(prediction, around), np.pad(truth, around), tolerance)
-    assert moved == surface_scores(prediction, truth, tolerance)
+    moved = scores_at(np.pad(prediction, around), np.pad(truth, around), tolerance)
+    assert moved == scores_at(prediction, truth, tolerance)
 
 
 @given(MARKED, MARKED, st.lists(st.floats(0, 14), min_size=2, max_size=4))
 def test_nsd_grows_with_the_tolerance_up_to_1(prediction: Pixels, truth: Pixels, tolerances: list[float]) -> None:
-    shares = [surface_scores(prediction, truth, tolerance)["nsd"] for tolerance in sorted(tolerances)]
+    shares = [scores_at(prediction, truth, tolerance)["nsd"] for tolerance in sorted(tolerances)]
     assert shares == sorted(shares)
     assert shares[0] >= 0
-    assert surface_scores(prediction, truth, math.hypot(9, 9))["nsd"] == pytest.approx(1)
+    assert scores_at(prediction, truth, math.hypot(9, 9))["nsd"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("value", [2, 255])
 def test_all_that_is_not_0_is_foreground(value: int) -> None:
-    assert surface_scores(ONE * np.uint8(value), HOLE.astype(bool), 1) == surface_scores(ONE, HOLE, 1)
+    assert scores_at(ONE * np.uint8(value), HOLE.astype(bool), 1) == scores_at(ONE, HOLE, 1)

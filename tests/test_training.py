@@ -371,7 +371,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Store, St
     assert not equal(trained.network.state_dict(), last.state_dict())
     assert val_dice(trained.network, stores[1]) == pytest.approx(logged.max(), abs=1e-6)
     place(trained, averaged, tmp_path / "saved")
-    loaded, description = load_bundle(tmp_path / "saved")
+    loaded, description = load_bundle(tmp_path / "saved", Description)
     assert equal(loaded.state_dict(), trained.network.state_dict())
     assert val_dice(loaded, stores[1]) == pytest.approx(description.training.val_dice, abs=1e-6)
 

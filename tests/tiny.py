@@ -9,14 +9,20 @@ import numpy as np
 import pandas as pd
 
 from medseg.augmentation import Transforms
+from medseg.choices import Choices, Chosen
 from medseg.classes import Binary, Multiclass, TaskParams
+from medseg.counting import CountingParams
 from medseg.description import Description, Training
 from medseg.geometry import Geometry, Resize
 from medseg.imaging import Pixels, write_png
 from medseg.machine import MachineParams
 from medseg.models.params import ModelParams, Unet
 from medseg.params import validate
+from medseg.postprocess import Postprocess
+from medseg.scoring import Counting, Scoring
+from medseg.segmenter import SegmenterDescription
 from medseg.store import Store, create_arrays, describe_arrays, open_store
+from medseg.surfaces import Tolerance
 
 BINARY = Binary(name="binary")
 LESIONS = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])
@@ -96,7 +102,6 @@ def write_store(
 def description(
     geometry: Geometry | None = None,
     model: ModelParams | None = None,
-    threshold: float = 0.5,
     task: TaskParams = BINARY,
 ) -> Description:
     """`model.yaml` of a small network for grey pictures."""
@@ -116,8 +121,26 @@ def description(
         channels=geometry.channels,
         task=task,
         geometry=geometry,
-        threshold=threshold,
         training=training,
+    )
+
+
+def segmenter(
+    geometry: Geometry | None = None,
+    model: ModelParams | None = None,
+    task: TaskParams = BINARY,
+    **choices: Any,
+) -> SegmenterDescription:
+    """`model.yaml` of a segmenter with that network: threshold 0.5 and nothing else, but for `choices`."""
+    plain = {"threshold": 0.5, "fill_holes": False, "smallest_object": 0, "largest_component": False}
+    last = Postprocess.model_validate(plain | {key: choices.pop(key) for key in list(choices) if key in plain})
+    chosen = {"test_time_augmentation": "none", "crf": None} | choices
+    rule = CountingParams(smallest=0, split=False, depth=1.0)
+    return SegmenterDescription(
+        **dict(description(geometry, model, task)),
+        overlap=0.5,
+        chosen=Chosen(choices=Choices(postprocess=last, **chosen), options=[], images=0, warnings=[]),
+        scoring=Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=Counting(truth=rule, prediction=rule)),
     )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medseg.classes import logit_count
-from medseg.description import DESCRIPTION, Description, read_description
+from medseg.description import DESCRIPTION, Description, Kind, read_description
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 from medseg.outputs import write_text
@@ -26,9 +26,12 @@ def save_bundle(folder: Path, network: Network, description: Description) -> Non
     write_text(folder / DESCRIPTION, yaml.safe_dump(description.model_dump(), sort_keys=False))
 
 
-def load_bundle(folder: Path) -> tuple[Network, Description]:
-    """Rebuild a model folder's network, in evaluation mode. Raises `UserError` where a part is missing or unfit."""
-    description = read_description(folder)
+def load_bundle(folder: Path, kind: type[Kind]) -> tuple[Network, Kind]:
+    """Rebuild a model folder's network, in evaluation mode, with its description, which is a `kind`.
+
+    Raises `UserError` where a part is missing or unfit.
+    """
+    description = read_description(folder, kind)
     network = build_model(description.model, description.channels, logit_count(description.task))
     load_weights(network, folder, f"does not fit the network of {DESCRIPTION}")
     return network.eval(), description

@@ -12,9 +12,12 @@ from medseg.figures import TRUTH, class_colours, outlined, within
 from medseg.imaging import Pixels, read_codes, read_mask, write_codes, write_png
 from medseg.manifest import crop, read_pair, region_of
 
+MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with a file for each scored picture
+_MOST_UNCERTAIN = 0.5  # the standard deviation of probabilities that are 0 in half the orientations and 1 in the others
+
 
 def mask_path(folder: Path, file: str) -> Path:
-    """Where the predicted mask of the picture `file` lies: `a.png` for a.png and `a.tif.png` for a.tif beside it."""
+    """Where the map of the picture `file` lies in a folder of maps: `a.png` for a.png, `a.tif.png` for a.tif."""
     return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
 
 
@@ -35,7 +38,12 @@ def read_prediction(path: Path, task: TaskParams) -> Pixels:
     return read_mask([path]) if isinstance(task, Binary) else read_codes(path)
 
 
-def draw_case(row: Any, raw: Path, masks: Path, task: TaskParams, side: int) -> Pixels:
+def write_uncertainty(path: Path, deviation: NDArray[np.float32]) -> None:
+    """Write a standard deviation of probabilities (H, W), 0..0.5, as grey PNG: 0 is none, 255 is 0.5."""
+    write_png(path, np.rint(deviation / _MOST_UNCERTAIN * 255).clip(0, 255).astype(np.uint8))
+
+
+def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: int) -> Pixels:
     """The annotated region of a manifest row with the outlines of truth (green) and of each predicted class on it.
 
     Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. A binary prediction is red, classes have the
@@ -43,7 +51,7 @@ def draw_case(row: Any, raw: Path, masks: Path, task: TaskParams, side: int) -> 
     Raises `UserError` where a file is missing or unreadable.
     """
     image, truth = read_pair(row, raw)
-    predicted = read_prediction(mask_path(masks, row.file), task)
+    predicted = read_prediction(mask_path(predictions / MASKS, row.file), task)
     image, truth, predicted = (crop(pixels, region_of(row)) for pixels in (image, truth, predicted))
     drawn = within(image, min(side, max(image.shape[:2])))
     drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures

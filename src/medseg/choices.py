@@ -62,8 +62,8 @@ class Option(Section):
     """
 
     option: str  # its key in the section evaluate
-    off: float = Field(ge=0, le=1)  # Dice with its simplest value: 0.5, none, never, 0
-    on: float = Field(ge=0, le=1)  # Dice with the best of its other values
+    simplest: float = Field(ge=0, le=1)  # Dice with its simplest value: 0.5, none, never, 0
+    other: float = Field(ge=0, le=1)  # Dice with the best of its other values
     tried: str  # that value
     chosen: str
 
@@ -87,12 +87,9 @@ class ValPicture:
     predict: Callable[[Augmentation], Probabilities]  # (K, H, W), by the network; called only where needed
 
 
-def segment(probabilities: Probabilities, image: Pixels, choices: Choices) -> Pixels:
-    """Probabilities (K, H, W) of a picture (H, W, 1 or 3) to its class codes (H, W) uint8, by all that was chosen.
-
-    Test-time augmentation lies before this: the probabilities are those that it gave.
-    """
-    return postprocess(_refined(probabilities, image, choices.crf), choices.postprocess)
+def refined(probabilities: Probabilities, image: Pixels, crf: CrfParams | None) -> Probabilities:
+    """Probabilities (K, H, W) of a picture (H, W, 1 or 3) after the dense CRF, where there is one."""
+    return probabilities if crf is None else refine(probabilities, image, crf)
 
 
 def choose(params: ChoiceParams, pictures: Callable[[], Iterable[ValPicture]]) -> Chosen:
@@ -195,8 +192,8 @@ def _settle(
         options.append(
             Option(
                 option=_name(key),
-                off=round(dices[0], 6),
-                on=round(dices[other], 6),
+                simplest=round(dices[0], 6),
+                other=round(dices[other], 6),
                 tried=_word(values[key][other]),
                 chosen=_word(state[key]),
             )
@@ -210,7 +207,7 @@ def _dices(picture: ValPicture, ways: Sequence[Choices]) -> list[float]:
     for augmentation, same_prediction in groupby(ways, lambda way: way.test_time_augmentation):
         probabilities = picture.predict(augmentation)
         for crf, same in groupby(same_prediction, lambda way: way.crf):
-            foreground = foreground_probability(_refined(probabilities, picture.image, crf))
+            foreground = foreground_probability(refined(probabilities, picture.image, crf))
             dices += _mask_dices(foreground, picture, [way.postprocess for way in same])
     return dices
 
@@ -230,10 +227,6 @@ def _mask_dices(foreground: Probabilities, picture: ValPicture, ways: Sequence[P
 def _is_bare(way: Postprocess) -> bool:
     """Whether a pixel's class depends on its own probability alone."""
     return not (way.fill_holes or way.smallest_object or way.largest_component)
-
-
-def _refined(probabilities: Probabilities, image: Pixels, crf: CrfParams | None) -> Probabilities:
-    return probabilities if crf is None else refine(probabilities, image, crf)
 
 
 def _warnings(values: dict[str, Sequence[Any]], images: int) -> list[str]:

@@ -22,6 +22,8 @@ from medseg import experiments
 from medseg.errors import UserError
 from medseg.runs import ABSENT
 from medseg.statistics import (
+    RESAMPLES,
+    SEED,
     Interval,
     PairedResult,
     bootstrap_interval,
@@ -33,10 +35,8 @@ from medseg.statistics import (
 
 PER_IMAGE = "data/predictions/per_image.csv"
 WORKSPACE = "workspace"
-WORDS = ("file", "label", "group", "called")  # columns of text, whatever they look like
+WORDS = ("file", "label", "group", "size", "called")  # columns of text, whatever they look like
 SIZES = ["truth_pixels", "region_pixels"]
-RESAMPLES = 10_000
-SEED = 0
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
 FEW_GROUPS = 20  # below this a percentile interval covers clearly less than it says

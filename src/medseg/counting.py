@@ -14,7 +14,7 @@ mask has one result.
 
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
@@ -57,6 +57,17 @@ class CountingGrid(Section):
         ]
 
 
+class CountingChoice(CountingParams):
+    """What counts as one object of the truth, and whether a prediction's are counted alike or as val chooses."""
+
+    prediction: Literal["same", "val"]
+    grid: CountingGrid  # what val chooses from
+
+    def of_truth(self) -> CountingParams:
+        """The rule alone."""
+        return CountingParams(smallest=self.smallest, split=self.split, depth=self.depth)
+
+
 def count_contours(mask: Mask) -> int:
     """Count all contours of a mask (H, W), what is not 0 being foreground: outer ones, holes, islands in holes.
 
@@ -87,22 +98,24 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     return _in_reading_order(_owners(basins, distance, kept, params)[basins] * kept)
 
 
-def choose_counting(
-    masks: Iterable[Mask], true_counts: Iterable[int], candidates: Sequence[CountingParams]
-) -> CountingParams:
-    """The candidate whose counts of the masks are off by least, as the mean absolute error over the masks.
+def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
+    """The candidate whose counts are off by least, as the mean absolute error over the pictures.
 
-    Of equal ones the simplest: no split before a split, then the lower `smallest`, then the greater `depth`. The true
-    counts are a person's, or those of the true masks under one fixed rule. Counted anew with every candidate, they
+    `errors` holds what `counting_errors` gives for each picture. Of equal candidates the simplest: no split before a
+    split, then the lower `smallest`, then the greater `depth`.
+    """
+    sums = np.sum([*errors, [0] * len(candidates)], axis=0)  # of integers, so that ties are exact
+    ranked = zip(sums.tolist(), candidates, strict=True)
+    return min(ranked, key=lambda pair: (pair[0], pair[1].split, pair[1].smallest, -pair[1].depth))[1]
+
+
+def counting_errors(mask: Mask, true_count: int, candidates: Sequence[CountingParams]) -> list[int]:
+    """How far the count of a mask (H, W) is off by each candidate.
+
+    The true count is a person's, or that of the true mask under one fixed rule. Counted anew with every candidate, it
     would favour one that drops all objects of both.
     """
-    errors = [0] * len(candidates)  # sums of integers, so that ties are exact
-    for mask, true in zip(masks, true_counts, strict=True):
-        errors = [
-            error + abs(count_objects(mask, params) - true) for error, params in zip(errors, candidates, strict=True)
-        ]
-    ranked = zip(errors, candidates, strict=True)
-    return min(ranked, key=lambda pair: (pair[0], pair[1].split, pair[1].smallest, -pair[1].depth))[1]
+    return [abs(count_objects(mask, params) - true_count) for params in candidates]
 
 
 def counts_row(
@@ -110,13 +123,13 @@ def counts_row(
 ) -> dict[str, float]:
     """Contours and objects of a predicted and a true mask of one picture, and how far the prediction is off.
 
-    Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same of objects.
-    The relative error is the absolute one over the count of the truth, NaN where that is 0. `truth_params` is the rule
+    Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same of counted,
+    which are objects. The relative error is the absolute one over the count of the truth, NaN where that is 0. `truth_params` is the rule
     that made the true counts where `params` was chosen to meet them; without it both masks are counted alike.
     """
     rule = truth_params or params
     return _errors("contours", count_contours(prediction), count_contours(truth)) | _errors(
-        "objects", count_objects(prediction, params), count_objects(truth, rule)
+        "counted", count_objects(prediction, params), count_objects(truth, rule)
     )
 
 

@@ -1,7 +1,7 @@
 """`model.yaml`: all that rebuilds a network and says what it needs. Read without torch, so quickly."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -38,17 +38,19 @@ class Training(Section):
 
 
 class Description(Section):
-    """`model.yaml`: evaluation and prediction read this, never `params.yaml`."""
+    """`model.yaml` of a network: evaluation and prediction read this, never `params.yaml`."""
 
     model: ModelParams
     channels: Literal[1, 3]
     task: TaskParams
     geometry: Geometry  # of the samples that it was trained on
-    threshold: float = Field(gt=0, lt=1)  # a pixel is foreground where its probability is at least this
     training: Training
 
 
-def read_description(folder: Path) -> Description:
-    """Read `model.yaml` of a model folder. Raises `UserError` naming what is missing or wrong."""
-    description: Description = validate(read_yaml(folder / DESCRIPTION), Description, str(folder / DESCRIPTION))
+Kind = TypeVar("Kind", bound=Description)
+
+
+def read_description(folder: Path, kind: type[Kind]) -> Kind:
+    """Read `model.yaml` of a model folder as `kind`. Raises `UserError` naming what is missing or wrong."""
+    description: Kind = validate(read_yaml(folder / DESCRIPTION), kind, str(folder / DESCRIPTION))
     return description

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from medseg.bundle import WEIGHTS, load_weights
-from medseg.description import Former, Training, read_description
+from medseg.description import Description, Former, Training, read_description
 from medseg.errors import UserError
 from medseg.models.network import Network
 
@@ -21,7 +21,7 @@ def load_former(network: Network, name: str, placed: Path, continued: bool) -> F
             f"{folder}: no former network there; bring one: dvc get . models/network --rev EXPERIMENT -o {folder}; "
             f"dvc add {folder}; git add {folder}.dvc {placed}/.gitignore"
         )
-    description = read_description(folder)
+    description = read_description(folder, Description)
     load_weights(network, folder, f"does not fit params.yaml: model (the former network is {description.model.name})")
     return Former(
         name=name,

@@ -30,13 +30,14 @@ def match_objects(found: Labels, true: Labels) -> dict[str, float]:
     the order: partners share more than half of the pixels of each, and the objects of one map share none
     (Kirillov et al., "Panoptic segmentation", CVPR 2019, section 4.1).
 
-    - objects, found: how many there are in truth and in the prediction;
-    - detected, missed: true objects with a match and without;
-    - false: predicted objects without a match;
-    - f1: 2 detected / (objects + found), 0..1. NaN where there are neither true nor predicted objects, 0 where there
-      are only true or only predicted ones;
-    - matched_iou: mean IoU of the matches, over 0.5 and up to 1, NaN without a match; f1 times it is panoptic quality;
-    - count_error: found - objects.
+    - objects, objects_found: how many there are in truth and in the prediction;
+    - objects_detected, objects_missed: true objects with a match and without;
+    - objects_false: predicted objects without a match;
+    - objects_f1: 2 detected / (objects + found), 0..1. NaN where there are neither true nor predicted objects, 0 where
+      there are only true or only predicted ones;
+    - objects_iou: mean IoU of the matches, over 0.5 and up to 1, NaN without a match; objects_f1 times it is panoptic
+      quality;
+    - objects_error: found - objects.
     """
     found_areas, true_areas = _areas(found), _areas(true)
     overlaps = _overlaps(found, found_areas, true, true_areas)
@@ -44,13 +45,13 @@ def match_objects(found: Labels, true: Labels) -> dict[str, float]:
     objects, predicted, detected = len(true_areas), len(found_areas), len(matched)
     return {
         "objects": objects,
-        "found": predicted,
-        "detected": detected,
-        "missed": objects - detected,
-        "false": predicted - detected,
-        "f1": 2 * detected / (objects + predicted) if objects + predicted else float("nan"),
-        "matched_iou": float(matched.mean()) if detected else float("nan"),
-        "count_error": predicted - objects,
+        "objects_found": predicted,
+        "objects_detected": detected,
+        "objects_missed": objects - detected,
+        "objects_false": predicted - detected,
+        "objects_f1": 2 * detected / (objects + predicted) if objects + predicted else float("nan"),
+        "objects_iou": float(matched.mean()) if detected else float("nan"),
+        "objects_error": predicted - objects,
     }
 
 

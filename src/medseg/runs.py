@@ -13,6 +13,7 @@ from typing import Any
 from medseg.description import read_description
 from medseg.errors import UserError
 from medseg.outputs import write_text
+from medseg.segmenter import SegmenterDescription
 
 PROJECT = "medseg"
 SPLITS = ("train", "val", "test", "dropped")
@@ -32,7 +33,7 @@ def run_record(
     """
     if not isinstance(parameters.get("name"), str):
         raise UserError("params.yaml: name is missing: a word that names the run and its record")
-    counts, training = read_json(audit), read_description(segmenter).training
+    counts, description = read_json(audit), read_description(segmenter, SegmenterDescription)
     return {
         "name": parameters["name"],
         "parameters": parameters,
@@ -42,7 +43,10 @@ def run_record(
             "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
         },
         "packages": package_versions(),
-        "training": training.model_dump(include={"best_epoch", "epochs", "samples", "first_weights", "former"}),
+        "training": description.training.model_dump(
+            include={"best_epoch", "epochs", "samples", "first_weights", "former"}
+        ),
+        "chosen": description.chosen.model_dump(),
         "metrics": read_json(metrics),
     }
 

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
+RESAMPLES = 10_000  # of every interval that the project writes
+SEED = 0
 BLOCK = 1_000_000  # weights of groups held in memory at a time, 16 bytes each
 
 Floats = NDArray[np.float64]
@@ -57,8 +59,14 @@ def bootstrap_interval(values: ArrayLike, groups: Groups, resamples: int, seed: 
     same input and seed give the same interval. Undefined values have to be left out, and counted, before: raises
     `ValueError` for NaN.
     """
+    return bootstrap_intervals(_checked(values)[:, None], groups, resamples, seed)[0]
+
+
+def bootstrap_intervals(values: ArrayLike, groups: Groups, resamples: int, seed: int) -> list[Interval]:
+    """`bootstrap_interval` of each column of (images, figures), all of them from the same resamples."""
     values = _checked(values)
-    return _interval(values, _resampled_means(values, groups, resamples, seed))
+    means = _resampled_means(values, groups, resamples, seed)
+    return [_interval(values[:, column], means[:, column]) for column in range(values.shape[1])]
 
 
 def paired_bootstrap(differences: ArrayLike, groups: Groups, resamples: int, seed: int) -> PairedResult:
@@ -74,7 +82,7 @@ def paired_bootstrap(differences: ArrayLike, groups: Groups, resamples: int, see
     for NaN.
     """
     differences = _checked(differences)
-    means = _resampled_means(differences, groups, resamples, seed)
+    means = _resampled_means(differences[:, None], groups, resamples, seed)[:, 0]
     rarer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p_value = min(1.0, 2 * (1 + rarer) / (1 + resamples)) if len(means) else float("nan")
     return PairedResult(_interval(differences, means), p_value)
@@ -93,8 +101,8 @@ def wilcoxon(differences: ArrayLike) -> float:
 
 def group_means(values: ArrayLike, groups: Groups) -> Floats:
     """The mean of the images of each group, in the sorted order of the groups' names. Raises `ValueError` for NaN."""
-    sums, sizes = _group_sums(_checked(values), groups)
-    means: Floats = sums / sizes
+    sums, sizes = _group_sums(_checked(values)[:, None], groups)
+    means: Floats = sums[:, 0] / sizes
     return means
 
 
@@ -120,19 +128,22 @@ def _checked(values: ArrayLike) -> Floats:
 
 
 def _group_sums(values: Floats, groups: Groups) -> tuple[Floats, Floats]:
-    """The sum and the number of the images of each group."""
+    """The sums (groups, figures) and the number (groups,) of the images of each group."""
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} values, but {len(groups)} groups")
     _, codes = np.unique(list(groups), return_inverse=True)
-    return np.bincount(codes, values).astype(np.float64), np.bincount(codes).astype(np.float64)
+    sizes = np.bincount(codes).astype(np.float64)
+    sums = np.zeros((len(sizes), values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums, sizes
 
 
 def _resampled_means(values: Floats, groups: Groups, resamples: int, seed: int) -> Floats:
-    """The mean of every resample; none where there are fewer than two groups."""
+    """The mean of every resample, (resamples, figures); none where there are fewer than two groups."""
     sums, sizes = _group_sums(values, groups)
-    if len(sums) < 2:
-        return np.empty(0)
-    means = [weights @ sums / (weights @ sizes) for weights in _weights(len(sums), resamples, seed)]
+    if len(sizes) < 2:
+        return np.empty((0, values.shape[1]))
+    means = [weights @ sums / (weights @ sizes)[:, None] for weights in _weights(len(sizes), resamples, seed)]
     return np.concatenate(means)
 
 

@@ -11,11 +11,13 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.spatial import cKDTree
 
 from medseg.metrics import Mask
+from medseg.params import Section
 
-SURFACE_SCORES = ("hd95", "assd", "nsd")
+SURFACE_SCORES = ("hd95", "assd", "nsd", "nsd_relative")
 
 _SLANT = math.sqrt(0.5)
 # Length of the outline in a window of 2 x 2 pixels, by 8 * top left + 4 * top right + 2 * bottom left + bottom right: a
@@ -25,33 +27,41 @@ _LENGTHS = np.array(
 )
 
 
-def surface_scores(prediction: Mask, truth: Mask, tolerance: float) -> dict[str, float]:
-    """HD95 and ASSD in pixels and NSD, 0..1, of two (H, W) masks; what is not 0 is foreground.
+class Tolerance(Section):
+    """How far apart two outlines may lie and still count as one, in two measures."""
+
+    pixels: float = Field(ge=0)
+    diagonal: float = Field(ge=0, le=1)  # as a share of the diagonal of the masks
+
+
+def surface_scores(prediction: Mask, truth: Mask, tolerance: Tolerance) -> dict[str, float]:
+    """HD95 and ASSD in pixels and NSD, 0..1, at two tolerances, of two (H, W) masks; what is not 0 is foreground.
 
     - hd95, assd: 95th percentile and mean of the distances, those of both directions pooled, from each boundary pixel
       of one mask to the nearest of the other. A boundary pixel is foreground with background above, below, left or
       right of it. As medpy's `hd95` and `assd`; other tools take the greater of the two directions' percentiles.
-    - nsd: share of the length of both outlines that lies no farther than `tolerance` pixels, 0 or more, from the other
-      outline, 1 at best. Outlines run between the pixels, in pieces that pass the corners of pixels; lengths belong to
+    - nsd: share of the length of both outlines that lies no farther than `tolerance.pixels` from the other outline, 1
+      at best. Outlines run between the pixels, in pieces that pass the corners of pixels; lengths belong to
       pieces, distances to corners. As surface-distance's `compute_surface_dice_at_tolerance` with spacing 1 (Nikolov
       et al., "Deep learning to achieve clinically applicable segmentation of head and neck anatomy for radiotherapy",
       arXiv:1809.04430).
+    - nsd_relative: the same with `tolerance.diagonal` times sqrt(H^2 + W^2) pixels.
 
-    Where the truth is empty, all three are NaN. Where a true object was missed whole, nothing being predicted, hd95 and
-    assd are the diagonal of the masks, sqrt(H^2 + W^2), which is more than any two of their pixels lie apart, and nsd
-    is 0.
+    Where the truth is empty, all are NaN. Where a true object was missed whole, nothing being predicted, hd95 and
+    assd are the diagonal of the masks, sqrt(H^2 + W^2), which is more than any two of their pixels lie apart, and
+    both nsd are 0.
     """
     if not truth.any():
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
+    diagonal = math.hypot(*truth.shape)
     if not prediction.any():
-        diagonal = math.hypot(*truth.shape)
-        return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0}
+        return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0, "nsd_relative": 0.0}
     predicted, true = _crop(prediction, truth)
     distances = np.concatenate(_both_ways(_boundary(predicted), _boundary(true)))
     return {
         "hd95": float(np.percentile(distances, 95)),
         "assd": float(distances.mean()),
-        "nsd": _surface_dice(predicted, true, tolerance),
+        **_surface_dices(predicted, true, {"nsd": tolerance.pixels, "nsd_relative": tolerance.diagonal * diagonal}),
     }
 
 
@@ -79,11 +89,14 @@ def _both_ways(first: NDArray[np.intp], second: NDArray[np.intp]) -> tuple[NDArr
     return next(trees).query(first)[0], next(trees).query(second)[0]
 
 
-def _surface_dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float) -> float:
+def _surface_dices(
+    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], tolerances: dict[str, float]
+) -> dict[str, float]:
     (predicted, predicted_lengths), (true, true_lengths) = _outline(prediction), _outline(truth)
-    near = np.concatenate(_both_ways(predicted, true)) <= tolerance
+    distances = np.concatenate(_both_ways(predicted, true))
     lengths = np.concatenate([predicted_lengths, true_lengths])
-    return float(lengths[near].sum() / lengths.sum())
+    total = lengths.sum()
+    return {name: float(lengths[distances <= pixels].sum() / total) for name, pixels in tolerances.items()}
 
 
 def _outline(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

@@ -212,7 +212,6 @@ def _describe(recipe: Recipe, train: Store, start: _Start, course: _Course) -> D
         channels=channels,
         task=recipe.task,
         geometry=train.geometry,
-        threshold=0.5,
         training=record,
     )
 

@@ -175,7 +175,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _thumbnail(row: Any, sources: Sources, task: TaskParams) -> str:
-    return jpeg_uri(draw_case(row, sources.raw, sources.predictions / "masks", task, THUMBNAIL))
+    return jpeg_uri(draw_case(row, sources.raw, sources.predictions, task, THUMBNAIL))
 
 
 def _case(score: Any, thumbnail: str) -> Case:
