@@ -148,7 +148,7 @@ def test_only_the_annotated_region_counts_but_objects_are_measured_whole() -> No
     part = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(0, 1)), whole.predict)
     assert choose_on([part], threshold="val").choices.postprocess.threshold == 0.5
     # The object of three pixels has one in the region.
-    assert choose_on([part], smallest_object=3, largest_component="val").options[0].off == 1.0
+    assert choose_on([part], smallest_object=3, largest_component="val").options[0].simplest == 1.0
     outside = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(1, 4)), whole.predict)
     assert choose_on([outside], threshold="val").images == 0
 
@@ -200,7 +200,7 @@ def test_each_step_on_objects_is_used_where_it_helps() -> None:
         ("smallest_object", "0"),
         ("largest_component", "always"),
     ]
-    assert chosen.options[2].on == 1.0
+    assert chosen.options[2].other == 1.0
 
 
 def test_the_least_number_of_pixels_that_does_it_is_taken() -> None:
@@ -226,9 +226,9 @@ def test_the_crf_is_used_where_it_helps() -> None:
     chosen = choose_on([shown(noisy, disc, image)], crf={"use": "val", **CRF})
     assert chosen.choices.crf == CrfParams(**CRF)
     assert chosen.options[0].option == "crf.use"
-    assert chosen.options[0].on > chosen.options[0].off + 0.2
+    assert chosen.options[0].other > chosen.options[0].simplest + 0.2
     probabilities = noisy.astype(np.float32)[None]
-    assert dice(segment(probabilities, image, chosen.choices), disc) == pytest.approx(chosen.options[0].on, abs=1e-6)
+    assert dice(segment(probabilities, image, chosen.choices), disc) == pytest.approx(chosen.options[0].other, abs=1e-6)
     harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
     assert (harmless.choices.crf, harmless.options[0].chosen) == (None, "never")
 
