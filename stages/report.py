@@ -15,15 +15,19 @@ def main(
     predictions: Path,
     metrics: Path,
     plots: Path,
+    code: Path,
+    stages: Path,
     page: Path,
     summary: Path,
     record: Path,
 ) -> None:
     """Write PAGE (HTML that needs no network), SUMMARY (Markdown) and RECORD (JSON) of the run.
 
+    CODE and STAGES are the folders with the source code, whose fingerprint all three bear.
+
     Example: `python -m stages.report params.yaml data/raw data/manifest.csv metrics/manifest.json metrics/train
-    models/segmenter data/predictions metrics/evaluate.json plots/evaluate reports/report.html reports/report.md
-    metrics/runs/default.json`
+    models/segmenter data/predictions metrics/evaluate.json plots/evaluate src/medseg stages reports/report.html
+    reports/report.md metrics/runs/default.json`
     """
     from medseg.machine import MachineParams
     from medseg.outputs import write_text
@@ -32,7 +36,7 @@ def main(
     from medseg.report.page import render_html, render_markdown
     from medseg.runs import run_record, write_record
 
-    run = run_record(read_record(params), manifest, audit, segmenter, metrics)
+    run = run_record(read_record(params), manifest, audit, segmenter, metrics, [code, stages])
     sources = Sources(raw, manifest, audit, training, segmenter, predictions, plots)
     report = collect(run, sources, read_section(params, "machine", MachineParams))
     write_text(page, render_html(report))

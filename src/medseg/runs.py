@@ -7,11 +7,13 @@ import hashlib
 import importlib.metadata
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.description import read_description
 from medseg.errors import UserError
+from medseg.fingerprint import code_sha256
 from medseg.outputs import write_text
 from medseg.segmenter import SegmenterDescription
 
@@ -25,9 +27,11 @@ ABSENT = "\N{EN DASH}"
 
 
 def run_record(
-    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, metrics: Path
+    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, metrics: Path, code: Sequence[Path]
 ) -> dict[str, Any]:
     """The record of a run: its parameters (all but `machine`), `manifest.csv`, its audit, the bundle and the metrics.
+
+    `code` are the folders of the source code, of which it holds the fingerprint.
 
     Raises `UserError` where a file is missing or unreadable, or the parameters lack the run's name.
     """
@@ -42,6 +46,7 @@ def run_record(
             "pictures": counts["pictures"],
             "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
         },
+        "code_sha256": code_sha256(code),
         "packages": package_versions(),
         "training": description.training.model_dump(
             include={"best_epoch", "epochs", "samples", "first_weights", "former"}

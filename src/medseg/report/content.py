@@ -14,7 +14,7 @@ from PIL import Image
 
 from medseg.cases import draw_case
 from medseg.classes import Binary, Multiclass, TaskParams
-from medseg.description import Description, read_description
+from medseg.description import read_description
 from medseg.errors import UserError
 from medseg.figures import class_colours
 from medseg.imaging import Pixels
@@ -23,6 +23,7 @@ from medseg.manifest import read_manifest
 from medseg.report import words
 from medseg.report.charts import Axis, Chart, Line, Point, bar_chart, line_chart
 from medseg.runs import SPLITS, read_bytes, read_json
+from medseg.segmenter import SegmenterDescription
 
 THUMBNAIL = 160  # pixels of the longer side
 JPEG_QUALITY = 85
@@ -73,7 +74,7 @@ class Report:
     title: str
     start: str
     record: dict[str, Any]
-    description: Description
+    description: SegmenterDescription
     audit: dict[str, Any]
     audit_rows: list[tuple[str, str]]
     splits: list[str]  # that occur, in their usual order
@@ -89,7 +90,7 @@ class Report:
 
 def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) -> Report:
     """Gather a run's report; `record` is the run's record. Raises `UserError` that names a missing file."""
-    table, description = read_manifest(sources.manifest), read_description(sources.segmenter)
+    table, description = read_manifest(sources.manifest), read_description(sources.segmenter, SegmenterDescription)
     audit, metrics, parameters = read_json(sources.audit), record["metrics"], record["parameters"]
     return Report(
         title=words.title(parameters),
@@ -101,7 +102,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
         splits=[split for split in SPLITS if split in audit["splits"]],
         metrics=metrics,
         parameters=sections(parameters),
-        method=words.method(description, parameters["evaluate"]["overlap"], table),
+        method=words.method(description, table),
         limits=words.limits(parameters, audit, metrics, table),
         classes=_classes(sources.plots, description.task),
         charts=[*training_charts(sources.training, description), *score_charts(sources.plots, description)],
@@ -117,7 +118,7 @@ def sections(parameters: dict[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     return {"run": top, **below}
 
 
-def training_charts(training: Path, description: Description) -> list[Chart]:
+def training_charts(training: Path, description: SegmenterDescription) -> list[Chart]:
     """Loss, Dice on val and learning rate over epochs, from DVCLive's files below `training`."""
     folder = training / "plots" / "metrics"
     train_loss, val_loss, val_dice, rate = (
@@ -134,14 +135,14 @@ def training_charts(training: Path, description: Description) -> list[Chart]:
     ]
 
 
-def score_charts(plots: Path, description: Description) -> list[Chart]:
+def score_charts(plots: Path, description: SegmenterDescription) -> list[Chart]:
     """Precision over recall, and images by Dice, from the files that evaluation wrote."""
     curve = _read_table(plots / "precision_recall.csv")
     points = list(zip(curve["recall"], curve["precision"], strict=True))
-    chosen = int((curve["threshold"] - description.threshold).abs().to_numpy().argmin())
+    chosen = int((curve["threshold"] - description.chosen.choices.postprocess.threshold).abs().to_numpy().argmin())
     histogram = _read_table(plots / "dice_histogram.csv")
     recall, precision = Axis("recall", 0, 1), Axis("precision", 0, 1)
-    note = f"threshold {description.threshold:g}"
+    note = f"threshold {description.chosen.choices.postprocess.threshold:g}"
     return [
         line_chart("Precision and recall, pooled", recall, precision, [Line("", points)], points[chosen], note),
         bar_chart("Images by Dice", Axis("Dice", 0, 1), "images", [int(count) for count in histogram["images"]]),

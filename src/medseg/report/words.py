@@ -5,8 +5,9 @@ from typing import Any
 import pandas as pd
 
 from medseg.classes import Multiclass
-from medseg.description import Description, Training
+from medseg.description import Training
 from medseg.geometry import Geometry, Patchify, Scale
+from medseg.segmenter import SegmenterDescription
 
 DATA_IN_WORDS = {
     "phantom": "simulated breast ultrasound",
@@ -55,11 +56,11 @@ def start(encoder: str | None, training: Training) -> str:
     return f"{encoder}, started from {weights}" if encoder else f"Started from {weights}"
 
 
-def method(description: Description, overlap: float, manifest: pd.DataFrame) -> list[str]:
+def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[str]:
     """How the figures are computed, one thought each."""
     task = description.task
     steps = [
-        f"{_prediction(description.geometry, overlap)} {_found(description)} Prediction and "
+        f"{_prediction(description.geometry, description.overlap)} {_found(description)} Prediction and "
         "truth are compared at the picture's own resolution.",
         "Dice is 2 TP / (2 TP + FP + FN) and IoU is TP / (TP + FP + FN), where TP, FP and FN are the pixels rightly "
         "found, wrongly found and not found. Precision is TP / (TP + FP), recall is TP / (TP + FN), accuracy is the "
@@ -151,16 +152,16 @@ def _first_weights(training: Training) -> str:
     return f"{weights}, continued after {counted(former.epochs_behind, 'epoch')} with its optimiser and schedule"
 
 
-def _found(description: Description) -> str:
+def _found(description: SegmenterDescription) -> str:
     if not isinstance(description.task, Multiclass):
-        return f"A pixel counts as found where its probability is at least {description.threshold:g}."
+        return f"A pixel counts as found where its probability is at least {description.chosen.choices.postprocess.threshold:g}."
     return (
         f"A pixel counts as found where the probabilities of {' and '.join(description.task.labels)} together are at "
-        f"least {description.threshold:g}; its class is the most probable of these."
+        f"least {description.chosen.choices.postprocess.threshold:g}; its class is the most probable of these."
     )
 
 
-def _chosen(description: Description) -> str:
+def _chosen(description: SegmenterDescription) -> str:
     if not isinstance(description.task, Multiclass):
         return ", pooled over pixels"
     return f": the mean over {', '.join(description.task.labels)} of each class's Dice, pooled over all pixels of val,"
