@@ -21,12 +21,12 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.params import read_section
     from medseg.splits import SplitParams, assign, write_lists
 
-    records = scan(read_section(params, "data", DataParams), raw)
+    data = read_section(params, "data", DataParams)
     settings = read_section(params, "manifest", ManifestParams)
-    table, faults = measure(records, raw, settings, read_section(params, "machine", MachineParams))
+    table, faults = measure(scan(data, raw), raw, settings, read_section(params, "machine", MachineParams))
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     write_manifest(table, manifest)
-    write_text(audit_file, json.dumps(audit(table, faults), indent=2) + "\n")
+    write_text(audit_file, json.dumps(audit(data.name, table, faults), indent=2) + "\n")
     with whole_folder(splits) as partial:
         write_lists(table, partial)
 

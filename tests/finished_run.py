@@ -158,7 +158,7 @@ def _write_data(run: Run, region: Region | None) -> None:
     table.insert(4, "split", ["test", "test", "test", "train"])
     write_manifest(table, run.manifest)
     faults = [Fault("broken <b>.png", "is cut off")]
-    found = audit(table, faults) | {"contradicting_labels": [["good.png", "twin & sister.png"]]}
+    found = audit("busi", table, faults) | {"contradicting_labels": [["good.png", "twin & sister.png"]]}
     write_text(run.audit, json.dumps(found))
 
 

@@ -23,8 +23,9 @@ TABLE = table_of(
 
 
 def test_every_count_by_hand() -> None:
-    found = audit(TABLE, [Fault("x.png", "is cut off")])
+    found = audit("busi", TABLE, [Fault("x.png", "is cut off")])
     assert found == {
+        "data": "busi",
         "pictures": 6,
         "skipped": 1,
         "empty_masks": 1,
@@ -49,8 +50,12 @@ def test_every_count_by_hand() -> None:
     }
 
 
+def test_the_data_s_name_stands_first() -> None:
+    assert next(iter(audit("isic2017", TABLE, []).items())) == ("data", "isic2017")
+
+
 def test_it_is_plain_json_and_says_nothing_of_clean_data() -> None:
-    clean = audit(TABLE.iloc[[0, 2]], [])
+    clean = audit("busi", TABLE.iloc[[0, 2]], [])
     assert json.loads(json.dumps(clean)) == clean
     for name in ("skipped", "straddling_groups", "dropped", "repeated_files", "groups_of_several"):
         assert clean[name] == 0

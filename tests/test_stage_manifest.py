@@ -76,7 +76,8 @@ def test_it_writes_table_lists_and_audit(place: Path) -> None:
         listed = (place / "out" / "splits" / f"{split}.txt").read_text().splitlines()
         assert listed == list(table.loc[table["split"] == split, "file"])
     audit = json.loads((place / "out" / "metrics" / "manifest.json").read_text())
-    assert (audit["pictures"], audit["skipped"], audit["splits"]) == (8, 0, {"test": 2, "train": 4, "val": 2})
+    assert (audit["data"], audit["pictures"], audit["skipped"]) == ("folder", 8, 0)
+    assert audit["splits"] == {"test": 2, "train": 4, "val": 2}
 
 
 def test_it_writes_the_same_bytes_each_time_on_any_machine(place: Path) -> None:

@@ -8,16 +8,17 @@ from medseg.manifest import Fault
 from medseg.splits import DROPPED, straddling_groups
 
 
-def audit(table: pd.DataFrame, faults: list[Fault]) -> dict[str, Any]:
+def audit(data: str, table: pd.DataFrame, faults: list[Fault]) -> dict[str, Any]:
     """Summarise a manifest (with splits) and the faults that were skipped, as plain values for JSON.
 
-    Groups are those of the column `group`: near-duplicates and known patients. A group contradicts itself where its
+    `data` is the name of the data set, which the result begins with. Groups are those of the column `group`: near-duplicates and known patients. A group contradicts itself where its
     pictures carry different labels.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()
     contradicting = [members[name] for name in labels[labels > 1].index]
     return {
+        "data": data,
         "pictures": len(table),
         "skipped": len(faults),
         "empty_masks": int((table["foreground"] == 0).sum()),
