@@ -9,6 +9,7 @@ def main(
     params: Path,
     raw: Path,
     manifest: Path,
+    audit: Path,
     network: Path,
     segmenter: Path,
     predictions: Path,
@@ -17,8 +18,8 @@ def main(
 ) -> None:
     """Choose on val, score NETWORK on the test pictures (on val where there are none), write masks, tables and plots.
 
-    Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv models/network models/segmenter
-    data/predictions metrics/evaluate.json plots/evaluate`
+    Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv metrics/manifest.json models/network
+    models/segmenter data/predictions metrics/evaluate.json plots/evaluate`
     """
     from medseg.bundle import load_bundle, save_bundle
     from medseg.description import Description

@@ -11,6 +11,7 @@ from medseg.bundle import WEIGHTS, load_bundle, save_bundle
 from medseg.description import DESCRIPTION, Description, Former
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
+from medseg.segmenter import SegmenterDescription
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +24,16 @@ def network() -> Network:
 
 @pytest.fixture
 def folder(network: Network, tmp_path: Path) -> Path:
-    save_bundle(tmp_path / "bundle", network, tiny.description(threshold=0.4))
+    save_bundle(tmp_path / "bundle", network, tiny.segmenter(threshold=0.4))
     return tmp_path / "bundle"
 
 
 def test_what_comes_back_gives_the_same_logits(network: Network, folder: Path) -> None:
-    loaded, description = load_bundle(folder, Description)
+    loaded, description = load_bundle(folder, SegmenterDescription)
     picture = torch.randint(0, 256, (2, 1, 33, 40), dtype=torch.uint8)
     assert not loaded.training
     assert torch.equal(loaded(picture), network(picture))
-    assert description == tiny.description(threshold=0.4)
+    assert description == tiny.segmenter(threshold=0.4)
 
 
 def test_a_bundle_is_two_files_and_no_pickle(folder: Path) -> None:
@@ -41,7 +42,7 @@ def test_a_bundle_is_two_files_and_no_pickle(folder: Path) -> None:
 
 
 def test_equal_models_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
-    save_bundle(tmp_path / "again", *load_bundle(folder, Description))
+    save_bundle(tmp_path / "again", *load_bundle(folder, SegmenterDescription))
     for name in (WEIGHTS, DESCRIPTION):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -77,7 +78,7 @@ def test_weights_for_fewer_classes_than_described_are_told(network: Network, tmp
 def test_a_missing_part_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=name):
-        load_bundle(folder, Description)
+        load_bundle(folder, SegmenterDescription)
 
 
 @pytest.mark.parametrize("left", [0, 4, 1000, -1])
@@ -85,14 +86,14 @@ def test_cut_weights_are_named(folder: Path, left: int) -> None:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(UserError, match=WEIGHTS):
-        load_bundle(folder, Description)
+        load_bundle(folder, SegmenterDescription)
 
 
 def test_weights_of_another_shape_are_named(folder: Path) -> None:
     text = (folder / DESCRIPTION).read_text().replace("  - 16\n  - 16\n", "  - 16\n  - 24\n", 1)
     (folder / DESCRIPTION).write_text(text)
     with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit the network of {DESCRIPTION}"):
-        load_bundle(folder, Description)
+        load_bundle(folder, SegmenterDescription)
 
 
 def test_a_layer_too_few_is_named(folder: Path) -> None:
@@ -100,11 +101,17 @@ def test_a_layer_too_few_is_named(folder: Path) -> None:
     del state["core.segmentation_head.0.bias"]
     save_file(state, folder / WEIGHTS)
     with pytest.raises(UserError, match=r"segmentation_head\.0\.bias"):
-        load_bundle(folder, Description)
+        load_bundle(folder, SegmenterDescription)
 
 
 def test_a_wrong_description_names_key_and_file(folder: Path) -> None:
     path = folder / DESCRIPTION
     path.write_text(path.read_text().replace("threshold: 0.4", "threshold: 4.0"))
-    with pytest.raises(UserError, match=rf"{DESCRIPTION}: threshold|{DESCRIPTION}\.threshold"):
-        load_bundle(folder, Description)
+    with pytest.raises(UserError, match=rf"{DESCRIPTION}\.chosen\.choices\.postprocess\.threshold = 4\.0"):
+        load_bundle(folder, SegmenterDescription)
+
+
+def test_a_network_that_nothing_was_chosen_for_is_no_segmenter(network: Network, tmp_path: Path) -> None:
+    save_bundle(tmp_path, network, tiny.description())
+    with pytest.raises(UserError, match=rf"{DESCRIPTION}\.overlap is missing"):
+        load_bundle(tmp_path, SegmenterDescription)

@@ -21,13 +21,13 @@ from medseg.choices import (
     ValPicture,
     choose,
     dice_by_threshold,
-    segment,
 )
 from medseg.crf import CrfParams
 from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.params import validate
 from medseg.postprocess import Postprocess, Probabilities, postprocess
+from medseg.segmenter import finish
 
 CRF: dict[str, Any] = {
     "iterations": 3,
@@ -228,7 +228,7 @@ def test_the_crf_is_used_where_it_helps() -> None:
     assert chosen.options[0].option == "crf.use"
     assert chosen.options[0].other > chosen.options[0].simplest + 0.2
     probabilities = noisy.astype(np.float32)[None]
-    assert dice(segment(probabilities, image, chosen.choices), disc) == pytest.approx(chosen.options[0].other, abs=1e-6)
+    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(chosen.options[0].other, abs=1e-6)
     harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
     assert (harmless.choices.crf, harmless.options[0].chosen) == (None, "never")
 
@@ -325,7 +325,7 @@ def settled(state: dict[str, Any]) -> Choices:
 def mean_dice(pictures: list[ValPicture], state: dict[str, Any]) -> float:
     choices = settled(state)
     scores = [
-        dice(segment(picture.predict(choices.test_time_augmentation), picture.image, choices), picture.truth)
+        dice(finish(picture.predict(choices.test_time_augmentation), picture.image, choices).codes, picture.truth)
         for picture in pictures
         if picture.truth.any()
     ]

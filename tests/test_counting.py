@@ -72,12 +72,12 @@ masks = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
 )
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 5])
 def chosen(masks: list[Mask], counts: list[int], candidates: list[CountingParams]) -> CountingParams:
     errors = [counting_errors(mask, true, candidates) for mask, true in zip(masks, counts, strict=True)]
     return choose_counting(errors, candidates)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_touching_discs_are_counted_one_by_one_when_split_and_as_one_when_not(number: int) -> None:
     assert count_objects(chain(number), SPLIT) == number
     assert count_objects(chain(number), WHOLE) == 1

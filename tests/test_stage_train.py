@@ -71,7 +71,6 @@ def test_a_network_and_its_curves_come_out(paths: list[Path]) -> None:
     main(*paths)
     _, description = load_bundle(paths[4], Description)
     assert description.training.samples == 4
-    assert description.threshold == 0.5
     assert (paths[5] / "metrics.json").is_file()
     assert (paths[5] / "plots/metrics/val/dice.tsv").is_file()
     assert not paths[6].exists()  # no TensorBoard unless asked for

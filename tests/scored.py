@@ -1,0 +1,104 @@
+"""Pictures with their truths, and networks of a line that see nothing but brightness, to be scored."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tiny
+
+from medseg.choices import Augmentation
+from medseg.classes import Multiclass
+from medseg.evaluation import Evaluation, evaluate
+from medseg.geometry import Geometry, Patchify
+from medseg.imaging import Pixels
+from medseg.postprocess import Probabilities
+from medseg.segmenter import Segmenter
+from medseg.tiling import Forward
+
+TILES = Patchify(name="patchify", channels=1, patch=16, stride=16, border="pad")
+THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])
+LEVELS = (20, 120, 220)  # grey values that `levels` takes for background, benign and malignant
+
+
+def bright(pixels: Pixels) -> Probabilities:
+    """Foreground where a pixel is above 128."""
+    logits = (pixels[..., 0].astype(np.float64) - 128.5) / 16
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)[:, None]
+
+
+def levels(pixels: Pixels) -> Probabilities:
+    """The class whose grey value is nearest."""
+    logits = np.stack([-(((pixels[..., 0].astype(np.float64) - level) / 16) ** 2) for level in LEVELS], axis=1)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def drawn(mask: Pixels) -> Pixels:
+    """A grey picture that `bright` segments as `mask`."""
+    return (mask * np.uint8(200) + 20)[..., None].astype(np.uint8)
+
+
+def run(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    geometry: Geometry = TILES,
+    forward: Forward = bright,
+    uncertainty: Augmentation = "none",
+    **choices: Any,
+) -> Evaluation:
+    """Score `rows`, whose pictures lie in `folder`/raw, and leave what is predicted in `folder`."""
+    segmenter = Segmenter(tiny.segmenter(geometry, **choices), forward)
+    return evaluate(segmenter, pd.DataFrame(rows), folder / "raw", uncertainty, 2, folder)
+
+
+def run_classes(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
+    """As `run`, with `levels`."""
+    return run(folder, rows, forward=levels, task=THREE)
+
+
+def half(height: int, width: int) -> Pixels:
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 1
+    return mask
+
+
+def rows_of_four(raw: Path) -> list[dict[str, Any]]:
+    """One found whole (Dice 1), one found by half (2/3), one missed (0), one empty with false positives."""
+    nothing = np.zeros((20, 30), np.uint8)
+    all_over = np.ones((20, 30), np.uint8)
+    return [
+        tiny.row(raw, "whole.png", drawn(half(20, 30)), half(20, 30), label="benign"),
+        tiny.row(raw, "by half.png", drawn(half(20, 30)), all_over, label="malignant"),
+        tiny.row(raw, "missed.png", drawn(nothing), half(20, 30), label="malignant"),
+        tiny.row(raw, "empty.png", drawn(half(20, 30)), nothing, label="normal"),
+    ]
+
+
+def shown(codes: Pixels) -> Pixels:
+    """A grey picture that `levels` segments as `codes`."""
+    return np.array(LEVELS, np.uint8)[codes][..., None]
+
+
+def blocks(*parts: tuple[int, int, int, int, int]) -> Pixels:
+    """Codes (20, 30), 0 but for rectangles given as code, top, bottom, left, right."""
+    codes = np.zeros((20, 30), np.uint8)
+    for code, top, bottom, left, right in parts:
+        codes[top:bottom, left:right] = code
+    return codes
+
+
+NOTHING = np.zeros((20, 30), np.uint8)
+PREDICTED = {
+    "good.png": ("benign", half(20, 30), blocks((1, 0, 20, 0, 10), (2, 0, 20, 10, 15))),
+    "wrong class.png": ("malignant", half(20, 30), blocks((1, 0, 20, 0, 15))),
+    "missed.png": ("malignant", half(20, 30), NOTHING),
+    "tie.png": ("malignant", half(20, 30), blocks((1, 0, 10, 0, 15), (2, 10, 20, 0, 15))),
+    "false alarm.png": ("normal", NOTHING, blocks((2, 0, 20, 0, 15))),
+    "quiet.png": ("normal", NOTHING, NOTHING),
+}
+
+
+def rows_of_classes(raw: Path) -> list[dict[str, Any]]:
+    """The pictures of `PREDICTED`."""
+    return [tiny.row(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()]
