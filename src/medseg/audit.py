@@ -11,8 +11,8 @@ from medseg.splits import DROPPED, straddling_groups
 def audit(data: str, table: pd.DataFrame, faults: list[Fault]) -> dict[str, Any]:
     """Summarise a manifest (with splits) and the faults that were skipped, as plain values for JSON.
 
-    `data` is the name of the data set, which the result begins with. Groups are those of the column `group`: near-duplicates and known patients. A group contradicts itself where its
-    pictures carry different labels.
+    `data` is the name of the data set, with which the result begins. Groups are those of the column `group`:
+    near-duplicates and known patients. A group contradicts itself where its pictures carry different labels.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()

@@ -140,6 +140,46 @@ def export(
     typer.echo(f"{out}: for pictures of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
 
 
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
+    data: Annotated[Path, typer.Option(help="The folder with pictures and masks.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of a former evaluation.")],
+    images: Annotated[str | None, typer.Option(help="How pictures are named: 'images/{name}.png'.")] = None,
+    masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}*.png'.")] = None,
+    layout: Annotated[
+        Literal["busi", "isic2017", "cryonuseg", "ucsb"] | None,
+        typer.Option(help="Instead of both: a published data set, laid out as its archive."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="With --images: the pictures' class, a word or a field, '{folder}'.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without pictures that can't be used, and list them.")
+    ] = False,
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
+    ] = "auto",
+) -> None:
+    """Score a model on an external data set, with what was chosen when it was made: nothing is chosen anew.
+
+    Examples: `medseg evaluate --model models/segmenter --data scans --out scored --images 'images/{name}.png'
+    --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
+
+    Patterns are those of conf/data/folder.yaml. Pictures that the model was trained on are not recognised: keep them
+    out, or the figures flatter it.
+    """
+    from medseg.external import evaluate_external, folder_data, layout_data
+
+    if layout is not None and (images, masks, label) == (None, None, None):
+        source = layout_data(layout)
+    elif layout is None and images is not None and masks is not None:
+        source = folder_data(images, masks, label)
+    else:
+        raise typer.BadParameter("name --images and --masks (and --label if you like), or --layout alone")
+    typer.echo(evaluate_external(model, source, data, out, skip_bad, accelerator))
+
+
 def main() -> None:
     """The entry point."""
     run_app(app)
