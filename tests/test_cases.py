@@ -8,11 +8,11 @@ import pytest
 import tiny
 from PIL import Image
 
-from medseg.cases import draw_case, mask_path, read_prediction, write_prediction
+from medseg.cases import MASKS, coloured, draw_case, mask_path, read_prediction, write_prediction, write_uncertainty
 from medseg.classes import Multiclass, TaskParams
 from medseg.errors import UserError
 from medseg.figures import CLASSES, PREDICTION, TRUTH, Colour
-from medseg.imaging import Pixels
+from medseg.imaging import Pixels, read_image
 
 THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant", "unclear"])
 
@@ -22,8 +22,8 @@ def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: str) -> Pixe
     truth = np.zeros((40, 60), np.uint8)
     truth[:, :30] = 1
     row = tiny.row(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
-    write_prediction(mask_path(folder / "masks", "a.png"), codes, task)
-    return draw_case(SimpleNamespace(**row), folder / "raw", folder / "masks", task, 192)
+    write_prediction(mask_path(folder / "predictions" / MASKS, "a.png"), codes, task)
+    return draw_case(SimpleNamespace(**row), folder / "raw", folder / "predictions", task, 192)
 
 
 def pixels_of(picture: Pixels, colour: Colour) -> int:
@@ -81,6 +81,19 @@ def test_a_mask_of_another_task_is_named(tmp_path: Path) -> None:
     write_prediction(tmp_path / "a.png", np.array([[0, 1]], np.uint8), tiny.BINARY)
     with pytest.raises(UserError, match=r"a\.png: has no palette"):
         read_prediction(tmp_path / "a.png", THREE)
+
+
+def test_uncertainty_is_white_where_half_the_orientations_say_no(tmp_path: Path) -> None:
+    write_uncertainty(tmp_path / "a.png", np.array([[0.0, 0.25, 0.5]], np.float32))
+    assert read_image(tmp_path / "a.png")[..., 0].tolist() == [[0, 128, 255]]
+
+
+def test_the_colours_of_uncertainty_run_from_black_to_yellow() -> None:
+    colours = coloured(np.array([[0, 128, 255]], np.uint8)).astype(int)[0]
+    assert colours[0].max() < 10
+    assert list(colours.sum(axis=1)) == sorted(colours.sum(axis=1))
+    red, green, blue = colours[2]
+    assert min(red, green) > 200 > blue
 
 
 def test_pictures_that_differ_in_their_ending_have_masks_of_their_own(tmp_path: Path) -> None:

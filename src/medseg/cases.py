@@ -43,6 +43,17 @@ def write_uncertainty(path: Path, deviation: NDArray[np.float32]) -> None:
     write_png(path, np.rint(deviation / _MOST_UNCERTAIN * 255).clip(0, 255).astype(np.uint8))
 
 
+def read_case(row: Any, raw: Path, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
+    """The annotated region of a manifest row: picture (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
+
+    Masks are uint8 of 0 and 1. Raises `UserError` where a file is missing or unreadable.
+    """
+    image, truth = read_pair(row, raw)
+    codes = read_prediction(mask_path(predictions / MASKS, row.file), task)
+    image, truth, codes = (crop(pixels, region_of(row)) for pixels in (image, truth, codes))
+    return image, truth, [(codes == code).astype(np.uint8) for code in range(1, len(class_names(task)) + 1)]
+
+
 def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: int) -> Pixels:
     """The annotated region of a manifest row with the outlines of truth (green) and of each predicted class on it.
 
@@ -50,16 +61,17 @@ def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: in
     colours of `figures.class_colours`. The outlines are drawn after shrinking, so that they stay one pixel wide.
     Raises `UserError` where a file is missing or unreadable.
     """
-    image, truth = read_pair(row, raw)
-    predicted = read_prediction(mask_path(predictions / MASKS, row.file), task)
-    image, truth, predicted = (crop(pixels, region_of(row)) for pixels in (image, truth, predicted))
+    image, truth, found = read_case(row, raw, predictions, task)
     drawn = within(image, min(side, max(image.shape[:2])))
     drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
-    colours = class_colours(len(class_names(task)))
-    found = [(predicted == code, colour) for code, colour in enumerate(colours, start=1)]
-    for mask, colour in [(truth, TRUTH), *found]:
+    for mask, colour in [(truth, TRUTH), *zip(found, class_colours(len(found)), strict=True)]:
         drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
     return drawn
+
+
+def coloured(deviation: Pixels) -> Pixels:
+    """A map (H, W) or (H, W, 1) uint8, as `write_uncertainty` writes it, as RGB: black, violet, orange, yellow."""
+    return cv2.cvtColor(cv2.applyColorMap(deviation, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
 def _shrunk(mask: NDArray[Any], height: int, width: int) -> Pixels:
