@@ -47,7 +47,7 @@ def paths(tmp_path: Path) -> list[Path]:
     ]
     table = pd.DataFrame(rows)
     write_manifest(table, paths[2])
-    paths[3].write_text(json.dumps({"data": "folder"} | audit(table, [])))
+    paths[3].write_text(json.dumps(audit("folder", table, [])))
     return paths
 
 
@@ -72,7 +72,7 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     network, description = load_bundle(segmenter, SegmenterDescription)
     original, _ = load_bundle(paths[4], Description)
     assert description.chosen.choices.postprocess.threshold == 0.35
-    assert [option.option for option in description.chosen.options][0] == "test_time_augmentation"
+    assert description.chosen.options[0].option == "test_time_augmentation"
     picture = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))
     assert torch.equal(network(picture), original(picture))
 
