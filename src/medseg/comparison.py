@@ -22,6 +22,7 @@ from medseg import experiments
 from medseg.errors import UserError
 from medseg.runs import ABSENT
 from medseg.statistics import (
+    FEW_GROUPS,
     RESAMPLES,
     SEED,
     Interval,
@@ -39,7 +40,6 @@ WORDS = ("file", "label", "group", "size", "called")  # columns of text, whateve
 SIZES = ["truth_pixels", "region_pixels"]
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
-FEW_GROUPS = 20  # below this a percentile interval covers clearly less than it says
 NAMED = 3  # images that an error names
 
 

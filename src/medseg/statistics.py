@@ -22,6 +22,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 10_000  # of every interval that the project writes
 SEED = 0
+FEW_GROUPS = 20  # below this a percentile interval covers clearly less than it says
 BLOCK = 1_000_000  # weights of groups held in memory at a time, 16 bytes each
 
 Floats = NDArray[np.float64]
