@@ -26,8 +26,10 @@ def main(
     from medseg.evaluation import EvaluateParams, evaluate
     from medseg.evaluation_plots import write_plots
     from medseg.inference import choose_device, network_forward
+    from medseg.inputs import read_json
     from medseg.machine import MachineParams
     from medseg.manifest import read_manifest
+    from medseg.model_card import write_card
     from medseg.outputs import whole_folder
     from medseg.params import read_section
     from medseg.segmenter import Segmenter
@@ -38,17 +40,18 @@ def main(
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
     forward = network_forward(trained, choose_device(machine.accelerator))
-    table = read_manifest(manifest)
+    table, audited = read_manifest(manifest), read_json(audit)
     description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
     with whole_folder(predictions) as partial:
         found = evaluate(
             Segmenter(description, forward), table, raw, settings.uncertainty, settings.batch_size, partial
         )
-        figures = write_tables(found, partial, metrics)
+        figures, summary = write_tables(found, partial, metrics)
     with whole_folder(plots) as partial:
         write_plots(found, thresholds, figures, table, raw, predictions, partial)
     with whole_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
+        write_card(partial, description, audited, summary, figures)
 
 
 if __name__ == "__main__":

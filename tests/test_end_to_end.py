@@ -97,7 +97,10 @@ def test_one_command_makes_model_metrics_plots_and_report(clone: Clone) -> None:
     for made in (
         "models/segmenter/model.yaml",
         "models/segmenter/weights.safetensors",
+        "models/segmenter/README.md",
         "data/predictions/per_image.csv",
+        "data/predictions/figures.csv",
+        "plots/evaluate/uncertainty.png",
         "plots/prepare/samples.png",
         "plots/augment/variants.png",
         "plots/evaluate/cases.png",
@@ -150,9 +153,9 @@ def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, overr
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("src/medseg/augmentation.py", ["augment", "train"]),
-        ("src/medseg/losses.py", ["train"]),
-        ("src/medseg/metrics.py", ["evaluate"]),
+        ("src/medseg/augmentation.py", ["augment", "train", "report"]),
+        ("src/medseg/losses.py", ["train", "report"]),
+        ("src/medseg/metrics.py", ["evaluate", "report"]),
         ("src/medseg/figures.py", ["prepare", "augment", "train", "evaluate", "report"]),
     ],
 )
@@ -192,9 +195,28 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     assert clone.metrics() != bolder
     assert json.loads(clone.run("dvc", "params", "diff", "--json"))["params.yaml"]["evaluate.threshold"]["new"] == 0.8
     assert json.loads(clone.run("dvc", "metrics", "diff", "--json"))
-    compared = clone.run("dvc", "plots", "diff", "bolder", "queued", "--json")
-    assert "bolder" in compared
-    assert "queued" in compared
+    drawn = json.loads(clone.run("dvc", "plots", "diff", "bolder", "queued", "--json", "--split"))["data"]
+    declared = [
+        next(iter(entry)) for entry in YAML().load(clone.folder / "dvc.yaml")["plots"] if isinstance(entry, dict)
+    ]
+    assert {name: {part["revisions"][0] for part in drawn[name]} for name in declared} == {
+        name: {"bolder", "queued"} for name in declared
+    }
+    printed = clone.run("medseg", "compare", "bolder", "queued")
+    assert "| queued |" in printed
+
+
+def test_the_model_can_be_had_as_an_artifact(clone: Clone, tmp_path: Path) -> None:
+    clone.run("git", "tag", "-a", "segmenter@v1.0.0", "-m", "the first")
+    clone.run("dvc", "artifacts", "get", ".", "segmenter", "-o", str(tmp_path / "got"))
+    assert sorted(path.name for path in (tmp_path / "got").iterdir()) == [
+        "README.md",
+        "model.yaml",
+        "weights.safetensors",
+    ]
+    picture = next((clone.folder / "data/raw").rglob("*.png"))
+    clone.run("medseg", "predict", str(picture), "--model", str(tmp_path / "got"), "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out/predictions.csv").read_text().count("\n") == 2
 
 
 def test_a_row_of_named_experiments_runs_beside_another_and_hands_its_network_on(clone: Clone) -> None:

@@ -61,9 +61,9 @@ def test_each_label_has_its_means(evaluation: Evaluation) -> None:
 
 
 def test_tables_are_json_and_csv_without_nan(evaluation: Evaluation, tmp_path: Path) -> None:
-    figures = write_tables(evaluation, tmp_path, tmp_path / "evaluate.json")
+    figures, summary = write_tables(evaluation, tmp_path, tmp_path / "evaluate.json")
     text = (tmp_path / "evaluate.json").read_text()
-    assert json.loads(text) == summary_of(evaluation)
+    assert json.loads(text) == summary == summary_of(evaluation)
     assert "NaN" not in text
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_image.csv"), evaluation.table)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures.csv"), figures)

@@ -85,7 +85,7 @@ def evaluate_external(
     _check_labels(pictures, segmenter.description.task)
     with whole_folder(out.resolve()) as partial:
         found = evaluate(segmenter, pictures, root, UNCERTAINTY, BATCH_SIZE, partial)
-        figures = write_tables(found, partial, partial / METRICS)
+        figures, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
         write_plots(found, THRESHOLDS, figures, pictures, root, partial, partial / "plots")
         write_manifest(pictures, partial / "manifest.csv")

@@ -47,17 +47,18 @@ MEANS = ("precision", "recall", "specificity", "accuracy", "area_error", "hd95",
 TOTALS = ("objects", "objects_found", "objects_detected", "objects_missed", "objects_false")
 
 
-def write_tables(evaluation: Evaluation, folder: Path, metrics: Path) -> pd.DataFrame:
+def write_tables(evaluation: Evaluation, folder: Path, metrics: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Write per_image.csv, what its columns mean (columns.md) and figures.csv to `folder`, and their summary as JSON.
 
-    Gives the figures, as `figure_table` does.
+    Gives what `figure_table` and `summarise` do.
     """
     figures = figure_table(evaluation.table)
+    summary = summarise(evaluation, figures)
     for name, table in (("per_image", evaluation.table), ("figures", figures)):
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     write_text(folder / "columns.md", _columns_text(evaluation.table))
-    write_text(metrics, json.dumps(summarise(evaluation, figures), indent=2) + "\n")
-    return figures
+    write_text(metrics, json.dumps(summary, indent=2) + "\n")
+    return figures, summary
 
 
 def figure_table(table: pd.DataFrame) -> pd.DataFrame:
