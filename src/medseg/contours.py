@@ -84,7 +84,8 @@ def _corners(parts: NDArray[np.int32]) -> _Corners:
     simple = np.nonzero(up != down)
     touching = np.nonzero(up & down & (up_left != down_left))
     right = up_right[simple] != down_right[simple]
-    turns = _Corners(*simple, np.max([window[simple] for window in windows], axis=0), right, down[simple])
+    part = np.max([window[simple] for window in windows], axis=0)
+    turns = _Corners(simple[0], simple[1], part, right, down[simple])
     return _by_row(turns, *_touching(touching, [window[touching] for window in windows]))
 
 
@@ -99,7 +100,8 @@ def _touching(places: tuple[NDArray[np.int64], ...], around: list[NDArray[np.int
     left, right = np.where(falling, up_left, down_left), np.where(falling, down_right, up_right)
     left_goes_down = falling == (left == right)
     yes = np.ones(len(left), np.bool_)
-    return _Corners(*places, left, ~yes, left_goes_down), _Corners(*places, right, yes, ~left_goes_down)
+    row, column = places
+    return _Corners(row, column, left, ~yes, left_goes_down), _Corners(row, column, right, yes, ~left_goes_down)
 
 
 def _by_row(*groups: _Corners) -> _Corners:

@@ -3,6 +3,7 @@
 ONNX Runtime and others run it without PyTorch and without this project.
 """
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.bundle import load_bundle
 from medseg.description import Description
 from medseg.errors import UserError
 from medseg.geometry import Patchify, Scale
+from medseg.inference import load_segmenter, network_forward
 from medseg.models.network import Network
 from medseg.outputs import whole_file
 from medseg.runtimes import DESCRIPTION_KEY, INPUT, OUTPUT
@@ -30,25 +31,30 @@ _FREE = {0: "pictures", 2: "height", 3: "width"}
 _TRIED = ((64, 96), (75, 50))  # sizes in pixels on which a file of any size is checked
 
 
-class Segmenter(nn.Module):
-    """A network between raw pixels and probabilities.
+class ExportedNetwork(nn.Module):
+    """A network between raw pixels and probabilities, as tracing can follow it.
 
     Takes (N, C, H, W) pixels from 0 to 255 of any dtype and any size, gives (N, K, H, W) float32 in 0..1: with one
     logit the sigmoid, foreground; with several the softmax, background first.
     """
 
     def __init__(self, network: Network) -> None:
-        """Wrap `network`."""
+        """Wrap a copy of `network`."""
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network)
+        for part in list(self.network.modules()):
+            for name, child in part.named_children():
+                if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
+                    setattr(part, name, BinAverages(child))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (N, K, H, W) of pixels (N, C, H, W)."""
         height, width = pixels.shape[-2:]
         padding = (0, self._missing(width), 0, self._missing(height))
-        padded = functional.pad(pixels.float(), padding, mode="replicate")
-        logits = self.network(padded)[..., :height, :width].float()
-        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        padded = functional.pad(self.network.normalised(pixels), padding, mode="replicate")
+        logits = self.network.core(padded)[..., :height, :width].float()
+        probabilities: Tensor = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+        return probabilities
 
     def _missing(self, side: int) -> int:
         """How many pixels a side lacks to what the network pads it to.
@@ -61,55 +67,76 @@ class Segmenter(nn.Module):
         return (greater + divisor - 1) // divisor * divisor - side
 
 
+class BinAverages(nn.Module):
+    """`nn.AdaptiveAvgPool2d` to several bins, for which ONNX has no operator: as a product with averaging matrices."""
+
+    def __init__(self, pooling: nn.AdaptiveAvgPool2d) -> None:
+        """Take the bins of `pooling`."""
+        super().__init__()
+        bins = pooling.output_size
+        self.bins = (bins, bins) if isinstance(bins, int) else bins
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The averages (N, C, rows, columns) of features (N, C, H, W) in each bin."""
+        down, right = (_bin_weights(side, bins) for side, bins in zip(features.shape[-2:], self.bins, strict=True))
+        averages: Tensor = down @ features @ right.T
+        return averages
+
+
+def _bin_weights(side: int, bins: int | None) -> Tensor:
+    """(bins, side): bin i averages from floor(i side / bins) up to ceil((i + 1) side / bins), as PyTorch pools."""
+    if bins is None:  # as many as there are pixels
+        return torch.eye(side)
+    first = torch.arange(bins)[:, None] * side // bins
+    end = (torch.arange(1, bins + 1)[:, None] * side + bins - 1) // bins
+    place = torch.arange(side)[None]
+    return ((place >= first) & (place < end)).float() / (end - first)
+
+
 def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
     """Write the model folder's network to `path` as ONNX and give the only size it takes, None where it takes any.
 
     Input `pixels` (N, C, H, W) uint8, 0..255, RGB or grey; output `probabilities` (N, K, H, W) float32. Normalisation,
     padding and cropping are inside. The metadata hold the description (`runtimes.DESCRIPTION_KEY`, as JSON) and the
-    size in words. N is free, H and W too unless `tile` is given or the network pools to a fixed number of bins, as
-    pyramid pooling does: ONNX has no operator for that at any size. Then they are `tile` or that of the samples.
+    size in words. N is free, and so are H and W unless `tile` fixes them.
 
     The file is run and compared with PyTorch before it takes its name. Raises `UserError` where the model is
-    unreadable, `tile` does not fit, a size is needed and none is known, or the network can't be exported.
+    unreadable, `tile` does not fit, or the network can't be exported.
     """
-    network, description = load_bundle(folder)
-    segmenter = Segmenter(network).eval()
-    size = _fixed_size(network, description, tile)
+    network, description = load_segmenter(folder)
+    size = None if tile is None else (tile, tile)
+    _check_tile(description, tile)
     with whole_file(path) as partial:
         try:
-            _trace(segmenter, description, size, partial)
+            _trace(ExportedNetwork(network).eval(), description, size, partial)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise UserError(f"{folder}: the network can't be written as ONNX: {_first_line(error)}") from error
         _describe(partial, description, size)
-        _check(segmenter, description, size, partial, folder)
+        _check(network, description, size, partial, folder)
     return size
 
 
-def _fixed_size(network: nn.Module, description: Description, tile: int | None) -> Size | None:
+def _check_tile(description: Description, tile: int | None) -> None:
     geometry = description.geometry
-    if isinstance(geometry, Scale):
-        if tile is None and _pools_to_bins(network):
-            raise UserError("--tile: this network needs a fixed size in ONNX, and its samples had none; give one: 256")
-        return None if tile is None else (tile, tile)
-    size = (geometry.patch, geometry.patch) if isinstance(geometry, Patchify) else (geometry.height, geometry.width)
-    if tile is not None and size != (tile, tile):
-        raise UserError(f"--tile {tile}: the network's samples measure {size[1]}x{size[0]}; leave --tile out")
-    return size if tile is not None or _pools_to_bins(network) else None
+    if tile is None or isinstance(geometry, Scale):
+        return
+    height, width = (
+        (geometry.patch, geometry.patch) if isinstance(geometry, Patchify) else (geometry.height, geometry.width)
+    )
+    if (height, width) != (tile, tile):
+        raise UserError(f"--tile {tile}: the network's samples measure {width}x{height}; leave --tile out")
 
 
-def _pools_to_bins(network: nn.Module) -> bool:
-    pools = (part.output_size for part in network.modules() if isinstance(part, nn.AdaptiveAvgPool2d))
-    return any(bins not in (1, (1, 1)) for bins in pools)
-
-
-def _trace(segmenter: Segmenter, description: Description, size: Size | None, path: Path) -> None:
+def _trace(network: ExportedNetwork, description: Description, size: Size | None, path: Path) -> None:
     # The exporter by tracing: the newer one takes 20 s instead of 1 and is as exact.
     axes = _FREE if size is None else {0: _FREE[0]}
+    pixels = torch.from_numpy(_noise(description, size or (128, 128)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is the older exporter, and what it traces as constants
+        # Traced before, the library's PSPNet does not see that it is exported and takes its usual way.
         torch.onnx.export(
-            segmenter,
-            (torch.from_numpy(_noise(description, size or (128, 128))),),
+            torch.jit.trace(network, pixels, check_trace=False),
+            (pixels,),
             str(path),
             dynamo=False,
             opset_version=OPSET,
@@ -141,12 +168,13 @@ def _planes(description: Description) -> str:
     return "foreground" if task.name == "binary" else ", ".join([task.background, *task.labels])
 
 
-def _check(segmenter: Segmenter, description: Description, size: Size | None, path: Path, folder: Path) -> None:
+def _check(network: Network, description: Description, size: Size | None, path: Path, folder: Path) -> None:
+    """Hold the file against the network as prediction runs it."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    by_torch = network_forward(network, torch.device("cpu"))
     for tried in _TRIED if size is None else (size,):
         pixels = _noise(description, tried)
-        with torch.inference_mode():
-            expected = segmenter(torch.from_numpy(pixels)).numpy()
+        expected = by_torch(pixels.transpose(0, 2, 3, 1))
         difference = float(np.abs(session.run([OUTPUT], {INPUT: pixels})[0] - expected).max())
         if not difference <= TOLERANCE:
             raise UserError(

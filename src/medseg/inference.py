@@ -1,13 +1,34 @@
 """A trained network as a function from pixels to probabilities, and the device on which it runs."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 
+from medseg.bundle import load_bundle
+from medseg.description import DESCRIPTION
 from medseg.errors import UserError
 from medseg.imaging import Pixels
+from medseg.models.network import Network
+from medseg.params import read_yaml
 from medseg.postprocess import Probabilities
+from medseg.segmenter import SegmenterDescription
 from medseg.tiling import Forward
+
+
+def load_segmenter(folder: Path) -> tuple[Network, SegmenterDescription]:
+    """The network of a segmenter's folder, in evaluation mode, and how masks are made of what it says.
+
+    Raises `UserError` where a part is missing or unfit, or the folder holds a network alone.
+    """
+    path = folder / DESCRIPTION
+    if "chosen" not in read_yaml(path):
+        raise UserError(
+            f"{path}: describes a network alone, without threshold and what else val chooses; "
+            "give the folder that the stage evaluate writes, models/segmenter"
+        )
+    return load_bundle(folder, SegmenterDescription)
 
 
 def network_forward(network: nn.Module, device: torch.device) -> Forward:
@@ -29,12 +50,12 @@ def network_forward(network: nn.Module, device: torch.device) -> Forward:
     return forward
 
 
-def choose_device(accelerator: str) -> torch.device:
-    """The device that `machine.accelerator` means here: `auto` is a GPU where there is one.
+def choose_device(accelerator: str, key: str = "params.yaml: machine.accelerator =") -> torch.device:
+    """The device that `auto`, `cpu` or `gpu` means here: `auto` is a GPU where there is one.
 
-    Raises `UserError` where a GPU is asked for and none can be used.
+    Raises `UserError`, led by the `key` or flag that asked for it, where a GPU is asked for and none can be used.
     """
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:
-        raise UserError("params.yaml: machine.accelerator = gpu: no GPU can be used here; set it to auto or cpu")
+        raise UserError(f"{key} gpu: no GPU can be used here; set it to auto or cpu")
     return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")

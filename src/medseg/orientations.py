@@ -69,16 +69,20 @@ def average(predictor: Callable[[Pixels], Probabilities], image: Pixels, ways: S
 
     The picture is turned at its own resolution, not the network's input: so padding lies below and to the right, as
     in training, the seams of tiles fall elsewhere in each orientation, and, as whole pixels change places, turning
-    back is exact. Whatever the number of ways, two sums are held beside the prediction at hand.
+    back is exact. Whatever the number of ways, two sums are held beside the prediction at hand; of one way none.
     """
-    total, squares = np.zeros((1, 1, 1)), np.zeros((1, 1))
-    for way in ways:
-        probabilities = turned_back(predictor(oriented(image, way)), way).astype(np.float64)
-        total = total + probabilities
-        squares = squares + probabilities[0] ** 2
-    mean = total / len(ways)
+    first = turned_back(predictor(oriented(image, ways[0])), ways[0])
+    if len(ways) == 1:
+        return Averaged(first, np.zeros(first.shape[1:], np.float32))
     # Of channel 0, be it background or foreground: the other one's deviation is the same.
-    deviation = np.sqrt(np.maximum(squares / len(ways) - mean[0] ** 2, 0))
+    mean, squares = first.astype(np.float64), np.square(first[0], dtype=np.float64)
+    for way in ways[1:]:
+        probabilities = turned_back(predictor(oriented(image, way)), way)
+        mean += probabilities
+        squares += np.square(probabilities[0], dtype=np.float64)
+    mean /= len(ways)
+    squares /= len(ways)
+    deviation = np.sqrt(np.maximum(squares - mean[0] ** 2, 0))
     return Averaged(mean.astype(np.float32), deviation.astype(np.float32))
 
 

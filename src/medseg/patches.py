@@ -70,11 +70,12 @@ def blending_weight(patch: int) -> NDArray[np.float32]:
     """A (patch, patch) bell: a tile counts most at its centre, where the network saw most around each pixel.
 
     A Gaussian with a standard deviation of an eighth of the patch, as in nnU-Net (Isensee et al., Nature Methods
-    2021), kept above 0 so that corners still count where nothing else covers them.
+    2021). Its corners weigh 1e-7, above 0, so they count where nothing else covers them. It has no floor: where all
+    tiles see a pixel from near their borders, as along the border of a picture, the worst of them would count most.
     """
     distance = np.arange(patch) - (patch - 1) / 2
     bell = np.exp(-0.5 * (distance / (patch / 8)) ** 2)
-    return np.maximum(np.outer(bell, bell), 1e-3).astype(np.float32)
+    return np.outer(bell, bell).astype(np.float32)
 
 
 def pad_to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -16,20 +16,20 @@ from tqdm import tqdm
 from medseg.cases import write_prediction
 from medseg.classes import Binary, TaskParams, class_names
 from medseg.contours import feature_collection
-from medseg.description import Description
+from medseg.counting import count_objects
+from medseg.crf import load_library
 from medseg.errors import UserError
 from medseg.figures import class_colours, outlined, within
 from medseg.imaging import Pixels, read_image, write_png
 from medseg.outputs import whole_file, write_text
-from medseg.postprocess import Probabilities, classify
-from medseg.runtimes import Model
-from medseg.tiling import predict_picture
+from medseg.postprocess import Probabilities
+from medseg.segmenter import Segmenter, SegmenterDescription, segment
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # of the files taken from a folder
-OVERLAP = 0.5  # of neighbouring tiles, as a share of their side
 BATCH_SIZE = 8  # tiles at a time
 OVERLAY_SIDE = 1600  # pixels, the longer side at most
 TABLE = "predictions.csv"
+FACTS = ("pixels", "share", "objects", "counted")  # of each class in a row of the table
 
 
 def find_pictures(arguments: Sequence[str], out: Path) -> list[Path]:
@@ -60,36 +60,34 @@ def output_names(pictures: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def predict_pictures(model: Model, pictures: Sequence[Path], out: Path) -> None:
-    """Predict pictures of any size and write into `out`, with NAME as `output_names` gives it:
+def predict_pictures(segmenter: Segmenter, pictures: Sequence[Path], out: Path) -> None:
+    """Segment pictures of any size, as evaluation does, and write into `out`, with NAME as `output_names` gives it:
 
     - masks/NAME.png: class codes, in the form of `cases.write_prediction`;
     - probabilities/NAME.png: 16-bit grey, 0..65535 for the probability 0..1 of foreground; with several classes
       probabilities/CODE/NAME.png for each;
     - contours/NAME.geojson: as `contours.feature_collection` gives them;
     - overlays/NAME.png: the picture with the outlines of each class, at most `OVERLAY_SIDE` pixels long;
-    - predictions.csv: a row per picture: file, name, width, height; pixels, share of the picture and number of
-      objects of each class.
+    - predictions.csv: a row per picture: file, name, width, height; of each class CLASS_pixels, CLASS_share of the
+      picture, CLASS_objects, connected ones (8-connectivity), and CLASS_counted, objects by the rule
+      scoring.counting.prediction of the segmenter's model.yaml, which may drop small ones and tell touching ones apart.
 
     A picture that fails is left out and the others go on; what was there under other names stays. Raises `UserError`
     at the end that names all that failed, and why.
     """
+    if segmenter.description.chosen.choices.crf is not None:
+        load_library()  # one message where it is missing, not one for each picture
     rows, failed = [], []
     for path, name in tqdm(output_names(pictures).items(), desc="predict", disable=None):
         try:
-            rows.append({"file": str(path), "name": name} | _predict_one(model, path, out, name))
+            rows.append({"file": str(path), "name": name} | _predict_one(segmenter, path, out, name))
         # Lack of memory is a RuntimeError in PyTorch.
         except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
             failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
-    _write_table(out / TABLE, rows, model.description.task)
+    _write_table(out / TABLE, rows, segmenter.description.task)
     if failed:
         head = f"{len(failed)} of {len(pictures)} pictures failed; {out / TABLE} holds the others:"
         raise UserError("\n       ".join([head, *failed]))
-
-
-def segment(probabilities: Probabilities, image: Pixels, description: Description) -> Pixels:  # noqa: ARG001
-    """Probabilities (K, H, W) of a picture (H, W, 1 or 3) to its class codes (H, W) uint8: all that comes after."""
-    return classify(probabilities, description.threshold)
 
 
 def _matches(argument: str) -> Iterable[Path]:
@@ -120,28 +118,28 @@ def _in_folder(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _predict_one(model: Model, path: Path, out: Path, name: str) -> dict[str, Any]:
+def _predict_one(segmenter: Segmenter, path: Path, out: Path, name: str) -> dict[str, Any]:
     """Write all files of one picture and give its row of the table."""
-    image, task = read_image(path), model.description.task
-    probabilities = predict_picture(
-        model.forward, image, model.description.geometry, OVERLAP, BATCH_SIZE, size=model.size
-    )
-    codes = segment(probabilities, image, model.description)
+    image, task = read_image(path), segmenter.description.task
+    segmented = segment(segmenter, image, BATCH_SIZE)
+    codes = segmented.codes
     objects = feature_collection(codes, task)
     write_prediction(out / "masks" / f"{name}.png", codes, task)
     write_text(out / "contours" / f"{name}.geojson", json.dumps(objects, separators=(",", ":")) + "\n")
     write_png(out / "overlays" / f"{name}.png", _overlay(image, codes, task))
-    _write_probabilities(out / "probabilities", name, probabilities, task)
-    return _row(codes, objects, task)
+    _write_probabilities(out / "probabilities", name, segmented.probabilities, task)
+    return _row(codes, objects, segmenter.description)
 
 
-def _row(codes: Pixels, objects: dict[str, Any], task: TaskParams) -> dict[str, Any]:
+def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescription) -> dict[str, Any]:
     row: dict[str, Any] = {"width": codes.shape[1], "height": codes.shape[0]}
-    counts = Counter(feature["properties"]["code"] for feature in objects["features"])
-    for code, name in enumerate(class_names(task), start=1):
-        pixels = int((codes == code).sum())
-        row |= {f"{name}_pixels": pixels, f"{name}_share": round(pixels / codes.size, 6)}
-        row[f"{name}_objects"] = counts[code]
+    connected = Counter(feature["properties"]["code"] for feature in objects["features"])
+    for code, name in enumerate(class_names(description.task), start=1):
+        mask = codes == code
+        pixels = int(mask.sum())
+        counted = count_objects(mask, description.scoring.counting.prediction)
+        facts = zip(FACTS, (pixels, round(pixels / codes.size, 6), connected[code], counted), strict=True)
+        row |= {f"{name}_{fact}": value for fact, value in facts}
     return row
 
 
@@ -167,13 +165,15 @@ def _write_probabilities(folder: Path, name: str, probabilities: Probabilities, 
 
 def _write_16_bit(path: Path, plane: Probabilities) -> None:
     # Where tiles are blended, a probability may exceed 1 by a rounding error.
-    values = (np.clip(plane, 0, 1) * 65535).round().astype(np.uint16)
+    values = np.clip(plane, 0, 1)
+    values *= 65535
+    picture = Image.fromarray(values.round(out=values).astype(np.uint16))
     with whole_file(path) as partial:
-        Image.fromarray(values).save(partial, format="PNG")
+        picture.save(partial, format="PNG")
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
-    keys = [f"{name}_{what}" for name in class_names(task) for what in ("pixels", "share", "objects")]
+    keys = [f"{name}_{fact}" for name in class_names(task) for fact in FACTS]
     with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["file", "name", "width", "height", *keys], lineterminator="\n")
         writer.writeheader()

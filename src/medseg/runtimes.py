@@ -1,37 +1,27 @@
-"""A trained model as a function from pixels to probabilities: a model folder by PyTorch, an ONNX file without it."""
+"""Opening a segmenter: a model folder by PyTorch, an ONNX file without it."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from medseg.description import DESCRIPTION, Description
+from medseg.description import DESCRIPTION
 from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.params import validate
 from medseg.postprocess import Probabilities
-from medseg.tiling import Forward
+from medseg.segmenter import Segmenter, SegmenterDescription
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Runtime = Literal["torch", "onnx"]
 
 INPUT, OUTPUT = "pixels", "probabilities"  # of the ONNX graph
 DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JSON
-NO_GPU = "--accelerator gpu: no GPU can be used here; say auto or cpu"
+NO_GPU = "--accelerator gpu: no GPU can be used here; set it to auto or cpu"
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model ready to run."""
-
-    description: Description
-    forward: Forward
-    size: tuple[int, int] | None  # the only height and width that `forward` takes; None: any
-
-
-def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Model:
+def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Segmenter:
     """Open a model folder or an ONNX file; without `runtime`, by what `path` is.
 
     A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
@@ -56,28 +46,15 @@ def _only_onnx_file(folder: Path) -> Path:
     return found[0]
 
 
-def _open_torch(folder: Path, accelerator: Accelerator) -> Model:
-    import torch
+def _open_torch(folder: Path, accelerator: Accelerator) -> Segmenter:
+    from medseg.inference import choose_device, load_segmenter, network_forward
 
-    from medseg.bundle import load_bundle
-    from medseg.export import Segmenter
-
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError(NO_GPU)
-    network, description = load_bundle(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() and accelerator != "cpu" else "cpu")
-    segmenter = Segmenter(network).eval().to(device)
-
-    def forward(pixels: Pixels) -> Probabilities:
-        with torch.inference_mode():
-            probabilities = segmenter(torch.from_numpy(_channels_first(pixels)).to(device))
-        given: Probabilities = probabilities.cpu().numpy()
-        return given
-
-    return Model(description, forward, None)
+    device = choose_device(accelerator, "--accelerator")
+    network, description = load_segmenter(folder)
+    return Segmenter(description, network_forward(network, device))
 
 
-def _open_onnx(path: Path, accelerator: Accelerator) -> Model:
+def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
     session = _open_session(path, _providers(accelerator))
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_KEY)
     if text is None:
@@ -86,17 +63,18 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Model:
         values = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
-    description: Description = validate(values, Description, f"{path}: {DESCRIPTION}")
+    description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
     height, width = session.get_inputs()[0].shape[2:]
 
     def forward(pixels: Pixels) -> Probabilities:
         try:
-            probabilities: Probabilities = session.run([OUTPUT], {INPUT: _channels_first(pixels)})[0]
+            channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            probabilities: Probabilities = session.run([OUTPUT], {INPUT: channels_first})[0]
         except Exception as error:  # as in `_open_session`; PyTorch raises this one
             raise RuntimeError(str(error)) from error
         return probabilities
 
-    return Model(description, forward, (height, width) if isinstance(height, int) else None)
+    return Segmenter(description, forward, (height, width) if isinstance(height, int) else None)
 
 
 def _open_session(path: Path, providers: list[str]) -> Any:
@@ -116,7 +94,3 @@ def _providers(accelerator: Accelerator) -> list[str]:
     if accelerator == "gpu" and not on_gpu:
         raise UserError(f"{NO_GPU} (ONNX Runtime needs its GPU package)")
     return [*(on_gpu if accelerator != "cpu" else []), "CPUExecutionProvider"]
-
-
-def _channels_first(pixels: Pixels) -> Pixels:
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

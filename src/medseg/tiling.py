@@ -86,7 +86,8 @@ def _batches(places: list[Origin], batch_size: int) -> Iterator[list[Origin]]:
 def _cut(image: Pixels, corner: Origin, tile: int) -> Pixels:
     """A tile (tile, tile, C) at a corner inside the picture, mirrored beyond it without a padded copy of the whole."""
     rows, columns = (_mirrored(first, tile, side) for first, side in zip(corner, image.shape[:2], strict=True))
-    return image[rows[:, None], columns]
+    tile_pixels: Pixels = image[rows[:, None], columns]
+    return tile_pixels
 
 
 def _mirrored(first: int, count: int, side: int) -> NDArray[np.int64]:

@@ -67,11 +67,14 @@ class Network(nn.Module):
             return [self(pixels)]
         return [_cropped(logits, pixels) for logits in self.core.heads(self._padded(pixels))]
 
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, C, H, W), 0..255, as the core takes them, but of any size."""
+        return (pixels.float() / GREATEST_VALUE - self.mean) / self.std
+
     def _padded(self, pixels: Tensor) -> Tensor:
-        normalised = (pixels.float() / GREATEST_VALUE - self.mean) / self.std
         height, width = (self._fitting(side) for side in pixels.shape[-2:])
         padding = (0, width - pixels.shape[-1], 0, height - pixels.shape[-2])
-        return functional.pad(normalised, padding, mode="replicate")
+        return functional.pad(self.normalised(pixels), padding, mode="replicate")
 
     def _fitting(self, side: int) -> int:
         return -(-max(side, self.smallest) // self.divisor) * self.divisor
