@@ -4,15 +4,30 @@ Drawn by hand because a page must be the same to the byte on every machine, and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 420, 250  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 66, 410, 10, 206  # of the plotting area
 DOTTED_UP_TO = 40  # points of a line that are drawn as dots too
 MOST_INTERVALS = 5  # between an axis' ticks
+DOT, LARGEST_DOT = 3.0, 12.0  # radius of a dot for one image; of any dot
 
 Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a drawing and the sides of its plotting area, in the drawing's own units."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+WIDE = Frame(width=420, height=250, left=66, right=410, top=10, bottom=206)
+SQUARE = Frame(width=330, height=318, left=66, right=320, top=10, bottom=264)
 
 
 @dataclass(frozen=True)
@@ -63,25 +78,48 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A dot whose area tells how many images lie at its place, and what it says when pointed at."""
+
+    x: float
+    y: float
+    radius: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its interval along a horizontal axis, 0..100."""
+
+    low: float
+    mean: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Chart:
     """A drawing, all positions in its own units, y downwards."""
 
     title: str
+    frame: Frame
     x_label: str
     y_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Line] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
+    dots: list[Dot] = field(default_factory=list)
+    reference: list[Point] = field(default_factory=list)  # the two ends of a line to compare with
+    reference_text: str = ""
     mark: Point | None = None
     mark_text: str = ""
 
 
 def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], mark: Point | None, mark_text: str) -> Chart:
     """Lines over two axes; `mark` circles one point. Points that are no finite numbers are left out."""
-    placed = [Line(line.name, [_place(point, x, y) for point in line.points if _is_finite(point)]) for line in lines]
-    circled = _place(mark, x, y) if mark else None
-    return Chart(title, x.label, y.label, _x_ticks(x), _y_ticks(y), lines=placed, mark=circled, mark_text=mark_text)
+    placed = [_placed(line, x, y, WIDE) for line in lines]
+    circled = _place(mark, x, y, WIDE) if mark else None
+    return Chart(title, WIDE, x.label, y.label, *_all_ticks(x, y, WIDE), placed, mark=circled, mark_text=mark_text)
 
 
 def bar_chart(title: str, x: Axis, y_label: str, heights: Sequence[int]) -> Chart:
@@ -90,11 +128,35 @@ def bar_chart(title: str, x: Axis, y_label: str, heights: Sequence[int]) -> Char
     step = (x.high - x.low) / len(heights)
     bars = []
     for number, height in enumerate(heights):
-        left, top = _place((x.low + number * step, height), x, y)
-        right, bottom = _place((x.low + (number + 1) * step, 0), x, y)
+        left, top = _place((x.low + number * step, height), x, y, WIDE)
+        right, bottom = _place((x.low + (number + 1) * step, 0), x, y, WIDE)
         text = str(height) if height else ""
         bars.append(Bar(left + 1, top, round(right - left - 2, 2), round(bottom - top, 2), text))
-    return Chart(title, x.label, y_label, _x_ticks(x), _y_ticks(y), bars=bars)
+    return Chart(title, WIDE, x.label, y_label, *_all_ticks(x, y, WIDE), bars=bars)
+
+
+def diagonal_chart(title: str, x: Axis, y: Axis, line: Line | None, dots: Mapping[Point, int], equal: str) -> Chart:
+    """A line, or dots with the number of images at each place, over two axes of one scale with their diagonal.
+
+    `equal` says what the diagonal means.
+    """
+    ends = [_place((value, value), x, y, SQUARE) for value in (x.low, x.high)]
+    return Chart(
+        title,
+        SQUARE,
+        x.label,
+        y.label,
+        *_all_ticks(x, y, SQUARE),
+        lines=[_placed(line, x, y, SQUARE)] if line else [],
+        dots=[_dot(point, images, x, y) for point, images in sorted(dots.items())],
+        reference=ends,
+        reference_text=equal,
+    )
+
+
+def interval(low: float, mean: float, high: float, axis: Axis) -> Interval:
+    """An interval's place along an axis."""
+    return Interval(*(_along(value, axis, 0, 100) for value in (low, mean, high)))
 
 
 def ticks(axis: Axis) -> list[float]:
@@ -110,16 +172,25 @@ def ticks(axis: Axis) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _x_ticks(axis: Axis) -> list[Tick]:
-    return [Tick(_along(value, axis, LEFT, RIGHT), f"{value:g}") for value in ticks(axis)]
+def _all_ticks(x: Axis, y: Axis, frame: Frame) -> tuple[list[Tick], list[Tick]]:
+    return (
+        [Tick(_along(value, x, frame.left, frame.right), f"{value:g}") for value in ticks(x)],
+        [Tick(_along(value, y, frame.bottom, frame.top), f"{value:g}") for value in ticks(y)],
+    )
 
 
-def _y_ticks(axis: Axis) -> list[Tick]:
-    return [Tick(_along(value, axis, BOTTOM, TOP), f"{value:g}") for value in ticks(axis)]
+def _placed(line: Line, x: Axis, y: Axis, frame: Frame) -> Line:
+    return Line(line.name, [_place(point, x, y, frame) for point in line.points if _is_finite(point)])
 
 
-def _place(point: Point, x: Axis, y: Axis) -> Point:
-    return _along(point[0], x, LEFT, RIGHT), _along(point[1], y, BOTTOM, TOP)
+def _dot(point: Point, images: int, x: Axis, y: Axis) -> Dot:
+    radius = min(LARGEST_DOT, round(DOT * math.sqrt(images), 2))
+    text = f"{x.label} {point[0]:g}, {y.label} {point[1]:g}: {images} image{'' if images == 1 else 's'}"
+    return Dot(*_place(point, x, y, SQUARE), radius, text)
+
+
+def _place(point: Point, x: Axis, y: Axis, frame: Frame) -> Point:
+    return _along(point[0], x, frame.left, frame.right), _along(point[1], y, frame.bottom, frame.top)
 
 
 def _along(value: float, axis: Axis, start: float, end: float) -> float:

@@ -1,41 +1,60 @@
 """A report's content to its two texts: the page and the Markdown summary."""
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from medseg.report import charts
+from medseg.markdown import plain
+from medseg.objects import SIZES
+from medseg.report import figures_in_words
+from medseg.report.charts import Axis, Interval, interval
 from medseg.report.content import Report
-from medseg.report.words import counted
-from medseg.runs import ABSENT, sample_size, score
+from medseg.report.figures_in_words import measured, percent
+from medseg.report.tables import Figure, Stratum
+from medseg.report.words import SCORED_ON_VAL, counted
+from medseg.runs import sample_size, score
 
 FOLDER = Path(__file__).parent
 
 
 def render_html(report: Report) -> str:
-    """The page, whole in itself: styles, curves and pictures are inside."""
-    style = (FOLDER / "style.css").read_text(encoding="utf-8")
-    return _environment().get_template("template.html").render(report=report, style=style, frame=charts)
+    """The page, whole in itself: styles, script, curves and pictures are inside. No other script may run on it."""
+    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "report.js"))
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _environment().get_template("template.html").render(
+        report=report, style=style, script=script, script_hash=script_hash, **_for_both(report)
+    )
 
 
 def render_markdown(report: Report) -> str:
     """The summary as Markdown with neither pictures nor links."""
-    return _environment().get_template("template.md").render(report=report)
+    return _environment().get_template("template.md").render(report=report, **_for_both(report))
 
 
-def percent(share: float | None, places: int = 1) -> str:
-    """A share between 0 and 1 as `12.3 %`; what is not 0 never looks so; a dash where it is not defined."""
-    if share is None:
-        return ABSENT
-    least = 0.1**places
-    return f"< {least:g} %" if 0 < 100 * share < least else f"{100 * share:.{places}f} %"
+def dice_axis(strata: list[Stratum]) -> Axis:
+    """From the tenth below all intervals of Dice to 1."""
+    lows = [figure.low for stratum in strata if (figure := stratum.figures["dice"]).low is not None]
+    return Axis("Dice", min(0.9, int(10 * min(lows, default=0)) / 10), 1)
 
 
-def plain(text: object) -> str:
-    """Text from data made harmless in a Markdown table: one line, no mark-up."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{character}" if character in "\\`*_[]|~" else character for character in line)
+def whisker(figure: Figure, axis: Axis) -> Interval | None:
+    """Where mean and interval lie along an axis; None where they are not defined."""
+    if figure.mean is None or figure.low is None or figure.high is None:
+        return None
+    return interval(figure.low, figure.mean, figure.high, axis)
+
+
+def _for_both(report: Report) -> dict[str, object]:
+    return {
+        "figures": figures_in_words,
+        "summary": figures_in_words.overlap_and_surface(report.description.scoring.tolerance),
+        "scored_on_val": SCORED_ON_VAL,
+        "sizes": SIZES,
+        "dice_axis": dice_axis(report.strata),
+    }
 
 
 def _environment() -> Environment:
@@ -49,10 +68,13 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "counted": counted,
+        "interval": figures_in_words.interval,
+        "measured": measured,
         "percent": percent,
         "plain": plain,
         "score": score,
         "size": sample_size,
+        "whisker": whisker,
         "yaml": lambda value: json.dumps(value, ensure_ascii=False),
     }
     return environment

@@ -4,10 +4,17 @@ from typing import Any
 
 import pandas as pd
 
+from medseg.calibration import BAND
 from medseg.classes import Multiclass
+from medseg.counting import CountingParams
 from medseg.description import Training
 from medseg.geometry import Geometry, Patchify, Scale
+from medseg.report.figures_in_words import MINUS
+from medseg.runs import score
+from medseg.scoring import Counting
 from medseg.segmenter import SegmenterDescription
+from medseg.statistics import RESAMPLES
+from medseg.surfaces import Tolerance
 
 DATA_IN_WORDS = {
     "phantom": "simulated breast ultrasound",
@@ -42,6 +49,14 @@ WEIGHTS_IN_WORDS = {
 }
 
 
+SCORED_ON_VAL = (
+    "The epoch and every choice that was left to val were made on the same images that are scored, which flatters the "
+    "figures."
+)
+FEW_GROUPS = 20
+STRENGTHS = ((0.1, "no relation"), (0.3, "a weak relation"), (0.5, "a moderate relation"), (1.0, "a strong relation"))
+
+
 def title(parameters: dict[str, Any]) -> str:
     """Model and data set in words; a name that has none stands for itself."""
     model, data = parameters["model"], parameters["data"]["name"]
@@ -71,6 +86,10 @@ def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[st
         "anything was found, and by the area found.",
         "Pooled figures count the pixels of all images together, so large objects weigh more. They are given to "
         "compare with papers that report them.",
+        *_surface_steps(description.scoring.tolerance),
+        *_object_steps(description.scoring.counting),
+        f"Intervals hold 95 %: percentile bootstrap with {RESAMPLES} resamples of whole groups (images of one patient "
+        "and near-duplicates), as images of one group are not independent.",
         f"The epoch was chosen by its Dice on val{_chosen(description)} at the size of the network's samples.",
     ]
     if _has_windows(manifest):
@@ -85,8 +104,8 @@ def limits(
 ) -> list[str]:
     """What the figures do not show, from what is known of data and run."""
     found = [
-        f"One training run, scored on {counted(metrics['images'] + metrics['empty']['images'], 'image')}: the figures "
-        "carry chance that is not shown.",
+        "The intervals show the chance of which images were scored. They do not show the chance of training: this is "
+        f"one run with one seed ({parameters['seed']}), and another seed gives other figures.",
         "All splits come from one data set. Pictures from other devices, sites or patients may score lower.",
         "The truth masks are taken as they are; how far annotators would agree is not known here.",
     ]
@@ -96,7 +115,15 @@ def limits(
             0, "The pictures are simulated. No figure here says how well patients' pictures would be segmented."
         )
     if metrics["split"] == "val":
-        found.insert(0, "The best epoch was chosen on the same images that are scored, which flatters the figures.")
+        found.insert(0, SCORED_ON_VAL)
+    groups = table.loc[table["split"] == metrics["split"], "group"].nunique()
+    if groups < FEW_GROUPS:
+        found.append(
+            f"The scored images form {counted(groups, 'group')}. With fewer than {FEW_GROUPS}, bootstrap intervals are "
+            "too narrow; so are those of small strata."
+        )
+    else:
+        found.append(f"Intervals of strata with fewer than {FEW_GROUPS} groups are too narrow.")
     unknown = int((table["patient"] == "").sum())
     if unknown and not simulated:
         found.append(
@@ -109,6 +136,40 @@ def limits(
             f"{audit['straddling_groups']}. This flatters the figures."
         )
     return found
+
+
+def calibration(ece: float | None, pixels: int) -> str:
+    """What the reliability curve shows, and of which pixels."""
+    return (
+        f"Expected calibration error {score(ece)}, over {pixels:,} pixels: those of objects, marked or found, and those "
+        f"within {100 * BAND:g} % of the region's diagonal around them. Plain background far from any object, where "
+        "every network is rightly sure, is left out. On the diagonal a probability of 0.8 is right eight times in ten; "
+        "below it the network is too sure of foreground."
+    )
+
+
+def uncertainty(correlation: float | None, images: int) -> str:
+    """How far uncertainty tells which images go wrong."""
+    if correlation is None:
+        return "Whether uncertain images have a lower Dice can't be told: there are too few images, or all are alike."
+    strength = next(words for limit, words in STRENGTHS if abs(correlation) <= limit)
+    shown = f"{correlation:.2f}".replace("-", MINUS)
+    rank = f"Spearman's rank correlation of uncertainty and Dice over {counted(images, 'image')} is {shown}, {strength}"
+    if abs(correlation) <= STRENGTHS[0][0]:
+        return f"{rank}: uncertainty does not tell here which images go wrong."
+    if correlation > 0:
+        return f"{rank}, and not the expected one: the more uncertain images have the higher Dice."
+    return f"{rank}: the more uncertain an image, the lower its Dice."
+
+
+def uncertainty_meaning(orientations: str) -> str:
+    """What is shown as uncertainty."""
+    ways = {"flips": "as it is and mirrored (4 ways)", "flips_and_turns": "mirrored and turned (up to 8 ways)"}
+    return (
+        "Uncertainty is the standard deviation of the foreground probability over the orientations in which the "
+        f"picture was predicted, {ways[orientations]}: from 0 to 0.5, in and around objects. It shows where the "
+        "network contradicts itself, not where it is wrong for sure of itself."
+    )
 
 
 def call_rule(task: Multiclass) -> str:
@@ -176,6 +237,32 @@ def _class_steps(task: Multiclass) -> list[str]:
         f"another class, or in those labelled {task.background}, lower it.",
         call_rule(task),
     ]
+
+
+def _surface_steps(tolerance: Tolerance) -> list[str]:
+    return [
+        "HD95 and ASSD are the 95th percentile and the mean of the distances between both outlines, in pixels of the "
+        "picture. Where nothing was found they are the diagonal of the scored region: a missed object is never left "
+        "out.",
+        f"Surface Dice is the share of both outlines that lies within {tolerance.pixels:g} px, or within "
+        f"{100 * tolerance.diagonal:g} % of the region's diagonal, of the other. Area error is (found \N{MINUS SIGN} "
+        "marked) / marked.",
+    ]
+
+
+def _object_steps(counting: Counting) -> list[str]:
+    return [
+        "Objects are connected pixels (8 neighbours). An object of the truth is detected where one that was found "
+        "overlaps it with an IoU over 0.5; else it is missed. Objects found without such a partner are false. "
+        "F1 is 2 detected / (objects of the truth + objects found).",
+        f"For counts, objects of the truth are {_rule(counting.truth)}; objects found are {_rule(counting.prediction)}.",
+        "The strata small, medium and large are thirds of the scored images by the marked share of their area.",
+    ]
+
+
+def _rule(rule: CountingParams) -> str:
+    size = f"those of at least {rule.smallest} px" if rule.smallest else "of any size"
+    return f"{size}, touching ones told apart (depth {rule.depth:g} px)" if rule.split else f"{size}, touching ones one"
 
 
 def _prediction(geometry: Geometry, overlap: float) -> str:

@@ -1,0 +1,83 @@
+"""The tables that other stages wrote, read for the report: a file or label that is called NA stays text."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.errors import UserError
+from medseg.runs import read_bytes
+
+TEXT = ("file", "label", "group", "size", "called", "by", "stratum", "figure", "actual", "predicted")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over images with its 95 % interval, as a row of figures.csv; None where it is not defined."""
+
+    images: int
+    undefined: int
+    missed: int
+    groups: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """The figures of one kind of image, by their names."""
+
+    by: str  # all, label, size or empty
+    name: str
+    figures: dict[str, Figure]
+
+    @property
+    def images(self) -> int:
+        """All images of the stratum, whatever is defined for them."""
+        return max((figure.images + figure.undefined for figure in self.figures.values()), default=0)
+
+    @property
+    def missed(self) -> int:
+        """Of these, those in which nothing of what is marked was found."""
+        return self.figures["dice"].missed
+
+
+def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read a table; empty cells of columns that are not text are NaN. Raises `UserError` that names the file."""
+    content = io.BytesIO(read_bytes(path))
+    try:
+        table = pd.read_csv(content, sep=separator, dtype=str, keep_default_na=False)
+        numbers = [column for column in table.columns if column not in TEXT]
+        return table.assign(**{column: pd.to_numeric(table[column].mask(table[column] == "")) for column in numbers})
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as a table: {error}") from error
+
+
+def read_series(path: Path) -> list[tuple[float, float]]:
+    """Steps and values of a curve that DVCLive logged. Raises `UserError` that names the file."""
+    table = read_table(path, separator="\t")
+    return list(zip(table["step"], table[path.stem], strict=True))
+
+
+def read_strata(path: Path) -> list[Stratum]:
+    """Read figures.csv, in its order. Raises `UserError` that names the file."""
+    table = read_table(path)
+    strata = []
+    for (by, name), rows in table.groupby(["by", "stratum"], sort=False):
+        figures = {row.figure: _figure(row) for row in rows.itertuples()}
+        strata.append(Stratum(str(by), str(name), figures))
+    return strata
+
+
+def defined(value: Any) -> float | None:
+    """A number of a table; None for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def _figure(row: Any) -> Figure:
+    counts = (int(value) for value in (row.images, row.undefined, row.missed, row.groups))
+    return Figure(*counts, *(defined(value) for value in (row.mean, row.low, row.high)))
