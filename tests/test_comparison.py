@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from dvc.repo import Repo
 from typer.testing import CliRunner, Result
 
 from medseg.cli import app
 from medseg.comparison import (
+    WORDS,
     Images,
     RunMean,
     compare,
@@ -23,8 +25,11 @@ from medseg.comparison import (
     summarise_runs,
     summary_text,
 )
+from medseg.counting import CountingParams
 from medseg.errors import UserError
+from medseg.scoring import COLUMNS, Counting, Scoring, score_picture
 from medseg.statistics import bootstrap_interval, paired_bootstrap
+from medseg.surfaces import Tolerance
 
 NAN = float("nan")
 PIPELINE = """\
@@ -150,6 +155,53 @@ def test_without_any_truth_there_is_nothing_to_compare() -> None:
     for question in (compare, summarise_runs):
         with pytest.raises(UserError, match="2 of 2 have an empty truth"):
             question({"main": empty, "tried": empty}, "dice")
+
+
+def test_a_score_that_is_undefined_everywhere_is_told_so() -> None:
+    table = scored(FIRST, uncertainty=NAN)
+    with pytest.raises(UserError, match="1 of 5 have an empty truth, and the figure is undefined in 4"):
+        compare({"main": table, "tried": table}, "uncertainty")
+
+
+def per_image() -> pd.DataFrame:
+    """A row of each kind as the evaluation writes them: something found, missed, rightly and wrongly empty."""
+    rule = CountingParams(smallest=0, split=False, depth=1.0)
+    scoring = Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=Counting(truth=rule, prediction=rule))
+    disc, nothing = tiny.circle(24, 6), np.zeros((24, 24), np.uint8)
+    pairs = {"found": (disc, disc), "missed": (nothing, disc), "empty": (nothing, nothing), "false": (disc, nothing)}
+    rows = [
+        {"file": name, "label": "benign", "group": name, "size": "small", "uncertainty": 0.1}
+        | score_picture(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
+        for name, (codes, truth) in pairs.items()
+    ]
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def test_the_columns_of_text_are_those_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "predictions").mkdir(parents=True)
+    table = per_image()
+    assert tuple(name for name in COLUMNS if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
+    table.to_csv("data/predictions/per_image.csv", index=False)
+    read = read_tables(["workspace"])["workspace"]
+    for name in set(COLUMNS) - set(WORDS):
+        assert pd.api.types.is_float_dtype(read[name]) or pd.api.types.is_integer_dtype(read[name]), name
+        if not name.endswith("_pixels"):
+            assert compare({"main": read, "tried": read}, name).differences[0].mean == pytest.approx(
+                read.loc[["found", "missed"], name].mean(), nan_ok=True
+            )
+
+
+def test_a_score_that_is_better_when_smaller_is_told_in_the_same_neutral_words() -> None:
+    first, later = (scored(FIRST, hd95=distances) for distances in ([9.0, 8, 7, NAN, 6], [3.0, 8, 7, NAN, 12]))
+    comparison = compare({"main": first, "tried": later}, "hd95")
+    (tried,) = comparison.differences
+    assert ([row.file for row in tried.fell], [row.file for row in tried.rose]) == (["a"], ["e"])
+    text = comparison_text(comparison)
+    assert "| a | 9.000 | 3.000 | -6.000 |\n| e | 6.000 | 12.000 | +6.000 |" in text
+    assert not [
+        word for word in ("better", "worse", "best", "worst", "improve", "gain", "loss") if word in text.lower()
+    ]
 
 
 def test_the_text_tells_runs_way_and_changes() -> None:

@@ -301,7 +301,10 @@ def _joined_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.
 
 def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, Images]:
     if defined.empty:
-        raise UserError(f"no image is left to compare: {len(table) - len(full)} of {len(table)} have an empty truth")
+        undefined = f", and the figure is undefined in {len(full)}" if len(full) else ""
+        raise UserError(
+            f"no image is left to compare: {len(table) - len(full)} of {len(table)} have an empty truth{undefined}"
+        )
     groups = table.loc[defined.index, "group"].nunique()
     return defined, Images(len(defined), groups, len(table) - len(full), len(full) - len(defined))
 
