@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from medseg.patches import Border, blending_weight, cut, origins, pad_to, padded_size, stitch
+from medseg.patches import Border, blending_weight, cut, origins, pad_to, padded_size
 
 SIDES = st.integers(1, 60)
 
@@ -81,18 +81,6 @@ def test_patches_stand_in_the_order_of_their_origins(
     assert all(np.array_equal(found, wanted) for found, wanted in zip(patches, expected, strict=True))
 
 
-@given(layout=layouts(), seed=st.integers(0, 99), blended=st.booleans())
-@settings(deadline=None)
-def test_cutting_and_stitching_is_the_identity(layout: tuple[int, int, int, int], seed: int, blended: bool) -> None:
-    height, width, patch, stride = layout
-    image = np.random.default_rng(seed).random((height, width, 2), dtype=np.float32)
-    patches = cut(image, patch, stride, "pad").transpose(0, 3, 1, 2)
-    weight = blending_weight(patch) if blended else np.ones((patch, patch), np.float32)
-    whole = stitch(patches, origins(*layout, "pad"), height, width, weight)
-    assert whole.dtype == np.float32
-    np.testing.assert_allclose(whole, image.transpose(2, 0, 1), rtol=1e-5)
-
-
 @given(layout=layouts())
 def test_padded_patches_cover_every_pixel_and_dropping_keeps_the_inside(layout: tuple[int, int, int, int]) -> None:
     height, width, patch, stride = layout
@@ -107,13 +95,6 @@ def test_padded_patches_cover_every_pixel_and_dropping_keeps_the_inside(layout: 
         top, left = origins(*layout, "drop")[-1]
         assert height - (top + patch) < stride
         assert width - (left + patch) < stride
-
-
-def test_overlaps_are_averaged_by_weight_and_uncovered_pixels_are_zero() -> None:
-    patches = np.stack([np.full((1, 2, 2), 1.0), np.full((1, 2, 2), 4.0)])
-    weight = np.array([[1.0, 2.0], [1.0, 2.0]])  # the first patch counts twice where they overlap
-    whole = stitch(patches, [(0, 0), (0, 1)], 3, 3, weight)
-    assert whole.tolist() == [[[1, 2, 4], [1, 2, 4], [0, 0, 0]]]
 
 
 @given(patch=st.integers(1, 300))

@@ -1,19 +1,24 @@
 """A picture of any size through a network, whole or tile by tile."""
 
 import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from torch import Tensor, nn
 
 from medseg import tiling
 from medseg.geometry import Geometry, Patchify, Resize, Scale
 from medseg.imaging import Pixels
-from medseg.patches import blending_weight, origins, pad_to, padded_size, stitch
+from medseg.inference import network_forward
+from medseg.patches import blending_weight, origins, pad_to, padded_size
 from medseg.postprocess import Probabilities
-from medseg.tiling import predict_picture, predict_tiles
+from medseg.tiling import Forward, predict_picture, predict_tiles
 
 REACH = 2  # pixels that `blurred` sees in each direction
 
@@ -39,11 +44,34 @@ def blurred(pixels: Pixels) -> Probabilities:
     return np.stack([ndimage.uniform_filter(plane, (1, side, side), mode="constant") for plane in brightness(pixels)])
 
 
-def misled(pixels: Pixels) -> Probabilities:
-    """1 where `blurred` saw beyond the border of what it was given, else 0."""
-    given = np.ones((len(pixels), 1, *pixels.shape[1:3]), np.float32)
-    given[..., REACH:-REACH, REACH:-REACH] = 0
-    return given
+def misled(reach: int) -> Forward:
+    """1 where a network that sees `reach` pixels around each one saw beyond the border of its input, else 0."""
+
+    def forward(pixels: Pixels) -> Probabilities:
+        given = np.ones((len(pixels), 1, *pixels.shape[1:3]), np.float32)
+        given[..., reach:-reach, reach:-reach] = 0
+        return given
+
+    return forward
+
+
+def convolutions() -> Forward:
+    """A network of four convolutions by PyTorch that sees 8 pixels in each direction, its probabilities spread out."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    widths = list(pairwise([1, 8, 8, 8, 1]))
+    layers = [nn.Conv2d(before, after, 3, padding=2, dilation=2) for before, after in widths]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+    network = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
+    return network_forward(nn.Sequential(Centred(), network), torch.device("cpu"))
+
+
+class Centred(nn.Module):
+    """Pixels to -2..2."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() - 128) / 64
 
 
 def picture(height: int, width: int, channels: int = 1) -> Pixels:
@@ -62,44 +90,67 @@ def scale(factor: float) -> Scale:
     return Scale(name="scale", channels=1, factor=factor)
 
 
+LAYOUTS = (st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))
+
+
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(1, 50),
-    st.integers(1, 50),
-    st.sampled_from([0.0, 0.3, 0.5, 0.94]),
-    st.integers(1, 7),
-    st.integers(8, 16),
-)
-def test_adding_up_batch_by_batch_equals_stitching_all_tiles_at_once(
+@given(*LAYOUTS, st.integers(1, 16))
+def test_cutting_and_putting_back_is_the_identity(
+    height: int, width: int, overlap: float, batch_size: int, tile: int
+) -> None:
+    image = picture(height, width)
+    found = predict_tiles(brightness, image, tile, overlap, batch_size)
+    assert found.dtype == np.float32
+    # Up to 16 x 16 tiles overlap in a pixel, and a sum of so many single-precision numbers may be off by their count.
+    np.testing.assert_allclose(found, brightness(image[None])[0], rtol=256 * float(np.finfo(np.float32).eps))
+
+
+@settings(max_examples=30, deadline=None)
+@given(*LAYOUTS, st.integers(8, 16))
+def test_each_pixel_is_the_mean_of_its_tiles_by_weight(
     height: int, width: int, overlap: float, batch_size: int, tile: int
 ) -> None:
     image, stride = picture(height, width), max(1, round(tile * (1 - overlap)))
     padded = pad_to(image, padded_size(height, tile, stride), padded_size(width, tile, stride))
-    places = origins(height, width, tile, stride, "pad")
-    tiles = blurred(np.stack([padded[top : top + tile, left : left + tile] for top, left in places]))
+    total, weights = np.zeros(padded.shape[:2]), np.zeros(padded.shape[:2])
+    for top, left in origins(height, width, tile, stride, "pad"):
+        inside = slice(top, top + tile), slice(left, left + tile)
+        total[inside] += blurred(padded[inside][None])[0, 0] * blending_weight(tile).astype(np.float64)
+        weights[inside] += blending_weight(tile)
     found = predict_tiles(blurred, image, tile, overlap, batch_size)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, stitch(tiles, places, height, width, blending_weight(tile)))
+    np.testing.assert_allclose(found[0], (total / weights)[:height, :width], rtol=256 * float(np.finfo(np.float32).eps))
 
 
-def seams(overlap: float) -> tuple[Probabilities, Probabilities]:
-    """How far tiles of 32 differ from one piece of 150 x 133 away from its border, and by how much they may."""
-    image = picture(150, 133)
-    inner = slice(REACH, -REACH), slice(REACH, -REACH)
-    difference = np.abs(predict_tiles(blurred, image, 32, overlap, 8) - blurred(image[None])[0])[0][inner]
-    return difference, predict_tiles(misled, image, 32, overlap, 8)[0][inner]
+def seams(forward: Forward, reach: int, tile: int, overlap: float) -> tuple[Probabilities, Probabilities]:
+    """How far tiles differ from one piece of 250 x 233 away from its border, and by how much they may.
+
+    What a tile tells wrongly lies within the network's reach of its border. Probabilities being in 0..1, it changes
+    the blended one by what it weighs beside the other tiles at most.
+    """
+    image = picture(250, 233)
+    inner = slice(reach, -reach), slice(reach, -reach)
+    difference = np.abs(predict_tiles(forward, image, tile, overlap, 8) - forward(image[None])[0])[0][inner]
+    return difference, predict_tiles(misled(reach), image, tile, overlap, 8)[0][inner]
 
 
-def test_tiles_that_overlap_by_half_show_no_seam() -> None:
-    # What a tile tells wrongly lies within the network's reach of its border, and weighs this little beside the others.
-    difference, share = seams(0.5)
+NETWORKS = pytest.mark.parametrize(
+    ("network", "reach", "tile"),
+    [(lambda: blurred, REACH, 32), (convolutions, 8, 80)],
+    ids=["blur", "convolutions"],
+)
+
+
+@NETWORKS
+def test_tiles_that_overlap_by_half_show_no_seam(network: Callable[[], Forward], reach: int, tile: int) -> None:
+    difference, share = seams(network(), reach, tile, 0.5)
     assert share.max() < 0.02
     assert (difference <= share + 1e-6).all()
     assert difference.max() < 0.005
 
 
-def test_tiles_that_do_not_overlap_show_seams() -> None:
-    difference, share = seams(0.0)
+@NETWORKS
+def test_tiles_that_do_not_overlap_show_seams(network: Callable[[], Forward], reach: int, tile: int) -> None:
+    difference, share = seams(network(), reach, tile, 0.0)
     assert share.max() == 1
     assert difference.max() > 0.1
 

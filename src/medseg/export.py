@@ -73,8 +73,8 @@ class BinAverages(nn.Module):
     def __init__(self, pooling: nn.AdaptiveAvgPool2d) -> None:
         """Take the bins of `pooling`."""
         super().__init__()
-        bins = pooling.output_size
-        self.bins = (bins, bins) if isinstance(bins, int) else bins
+        bins: int | tuple[int | None, int | None] | None = pooling.output_size
+        self.bins = bins if isinstance(bins, tuple) else (bins, bins)
 
     def forward(self, features: Tensor) -> Tensor:
         """The averages (N, C, rows, columns) of features (N, C, H, W) in each bin."""
@@ -135,7 +135,7 @@ def _trace(network: ExportedNetwork, description: Description, size: Size | None
         warnings.simplefilter("ignore")  # that it is the older exporter, and what it traces as constants
         # Traced before, the library's PSPNet does not see that it is exported and takes its usual way.
         torch.onnx.export(
-            torch.jit.trace(network, pixels, check_trace=False),
+            torch.jit.trace(network, pixels, check_trace=False),  # type: ignore[no-untyped-call]
             (pixels,),
             str(path),
             dynamo=False,

@@ -1,6 +1,5 @@
-"""Cutting a picture into patches, and putting patches back."""
+"""Cutting a picture into patches, and how much each pixel of a patch weighs where they overlap."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -40,30 +39,6 @@ def cut(image: NDArray[Any], patch: int, stride: int, border: Border) -> NDArray
     window = (patch, patch, *image.shape[2:])
     patches: NDArray[Any] = patchify(image, window, step=stride).reshape(-1, *window)
     return patches
-
-
-def stitch(
-    patches: NDArray[np.floating[Any]],
-    places: Sequence[Origin],
-    height: int,
-    width: int,
-    weight: NDArray[np.floating[Any]],
-) -> NDArray[np.float32]:
-    """Put (N, C, P, P) patches back at their places as (C, height, width) float32, their overlaps averaged by `weight`.
-
-    `weight` is (P, P) and positive. What lies beyond the bottom or right edge is cut off. Pixels that no patch
-    covers are 0.
-    """
-    size = patches.shape[-1]
-    bottom = max(height, max(top for top, _ in places) + size)
-    right = max(width, max(left for _, left in places) + size)
-    total = np.zeros((patches.shape[1], bottom, right), np.float32)
-    weights = np.zeros((bottom, right), np.float32)
-    for patch, (top, left) in zip(patches, places, strict=True):
-        total[:, top : top + size, left : left + size] += patch * weight
-        weights[top : top + size, left : left + size] += weight
-    averaged: NDArray[np.float32] = total / np.where(weights > 0, weights, np.float32(1))
-    return averaged[:, :height, :width]
 
 
 def blending_weight(patch: int) -> NDArray[np.float32]:
