@@ -40,7 +40,6 @@ class SegmentationTask(pl.LightningModule):
         self.supervised = len(head_weights)
         self.optimizer = optimizer
         self.schedule = schedule
-        self.logits = logits
         self._counts = torch.zeros(3, max(1, logits - 1), dtype=torch.long)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
