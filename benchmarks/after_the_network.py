@@ -1,0 +1,125 @@
+"""What comes after the network, and what each step of it brings on the test pictures: averaging, CRF, counting.
+
+Reads the finished run in the project's folder and writes nothing there. Nothing is chosen by what this shows: the
+choices were made on val. Every row is the plain prediction (threshold 0.5, nothing after it) with one thing done, and
+its difference to the plain one on the same images, with a 95 % interval by the bootstrap over groups.
+
+Run in the project's root after a run: `python benchmarks/after_the_network.py`.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg.bundle import load_bundle
+from medseg.choices import Choices
+from medseg.counting import CountingParams
+from medseg.crf import CrfParams
+from medseg.evaluation import EvaluateParams, evaluate
+from medseg.inference import choose_device, network_forward
+from medseg.manifest import read_manifest
+from medseg.markdown import table as table_text
+from medseg.params import read_record, read_section
+from medseg.postprocess import Postprocess
+from medseg.scoring import Counting
+from medseg.segmenter import Segmenter, SegmenterDescription
+from medseg.statistics import RESAMPLES, SEED, paired_bootstrap
+from medseg.tiling import Forward
+
+ROOT = Path(__file__).parents[1]
+BARE = Postprocess(threshold=0.5, fill_holes=False, smallest_object=0, largest_component=False)
+PLAIN = Choices(test_time_augmentation="none", crf=None, postprocess=BARE)
+
+
+def main() -> None:
+    """Score all variants, print their table, and write it as JSON to benchmarks/results/."""
+    params, manifest = ROOT / "params.yaml", read_manifest(ROOT / "data" / "manifest.csv")
+    settings = read_section(params, "evaluate", EvaluateParams)
+    network, description = load_bundle(ROOT / "models" / "segmenter", SegmenterDescription)
+    forward = network_forward(network, choose_device("auto"))
+    ways = variants(CrfParams.model_validate(settings.crf.model_dump(exclude={"use"})), description)
+    scores = {name: table(forward, way, manifest, settings.batch_size) for name, way in ways.items()}
+    rows = [dice_row(name, scores) for name in scores] + counting_rows(forward, description, manifest, settings)
+    name = read_record(params)["name"]
+    (ROOT / "benchmarks" / "results" / f"after_the_network_{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    print(table_text(columns, [[str(row.get(column, "")) for column in columns] for row in rows]))
+
+
+def variants(crf: CrfParams, chosen: SegmenterDescription) -> dict[str, SegmenterDescription]:
+    """The same network with other choices after it."""
+    choices = {
+        "plain": PLAIN,
+        "averaged over flips": PLAIN.model_copy(update={"test_time_augmentation": "flips"}),
+        "averaged over flips and turns": PLAIN.model_copy(update={"test_time_augmentation": "flips_and_turns"}),
+        "dense CRF": PLAIN.model_copy(update={"crf": crf}),
+        "all as val chose": chosen.chosen.choices,
+    }
+    return {name: with_choices(chosen, way) for name, way in choices.items()}
+
+
+def with_choices(description: SegmenterDescription, choices: Choices) -> SegmenterDescription:
+    """The description with other choices."""
+    return description.model_copy(update={"chosen": description.chosen.model_copy(update={"choices": choices})})
+
+
+def table(forward: Forward, description: SegmenterDescription, manifest: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """The table per image."""
+    with tempfile.TemporaryDirectory() as folder:
+        segmenter = Segmenter(description, forward)
+        return evaluate(segmenter, manifest, ROOT / "data" / "raw", "none", batch_size, Path(folder)).table
+
+
+def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Mean Dice of a variant, and its difference to the plain one."""
+    full = scores["plain"]["truth_pixels"] > 0
+    dice, plain = (scores[variant]["dice"][full] for variant in (name, "plain"))
+    found = paired_bootstrap(dice - plain, scores["plain"]["group"][full].tolist(), RESAMPLES, SEED)
+    interval = "" if name == "plain" else f"{found.interval.low:+.3f} to {found.interval.high:+.3f}"
+    difference = "" if name == "plain" else f"{found.interval.mean:+.3f}"
+    return {"after the network": name, "images": len(dice), "Dice": f"{dice.mean():.3f}"} | {
+        "difference": difference,
+        "95 % interval": interval,
+    }
+
+
+def counting_rows(
+    forward: Forward, description: SegmenterDescription, manifest: pd.DataFrame, settings: EvaluateParams
+) -> list[dict[str, Any]]:
+    """How far counts are off, with touching objects told apart by watershed and without; the truth by its own rule."""
+    truth = settings.counting.of_truth()
+    rules = {
+        "contours, holes included": None,
+        "objects, touching ones together": truth.model_copy(update={"split": False}),
+        "objects, touching ones split by watershed": truth.model_copy(update={"split": True}),
+    }
+    return [counting_row(name, rule, forward, description, manifest, settings) for name, rule in rules.items()]
+
+
+def counting_row(
+    name: str,
+    rule: CountingParams | None,
+    forward: Forward,
+    description: SegmenterDescription,
+    manifest: pd.DataFrame,
+    settings: EvaluateParams,
+) -> dict[str, Any]:
+    """The mean absolute error of one rule of counting."""
+    truth = settings.counting.of_truth()
+    counting = Counting(truth=truth, prediction=rule or truth)
+    scoring = description.scoring.model_copy(update={"counting": counting})
+    scores = table(forward, description.model_copy(update={"scoring": scoring}), manifest, settings.batch_size)
+    kind = "counted" if rule else "contours"
+    return {
+        "after the network": f"{name}: off by",
+        "images": len(scores),
+        "count of the truth": f"{scores[f'{kind}_truth'].mean():.1f}",
+        "mean absolute error": f"{scores[f'{kind}_absolute_error'].mean():.1f}",
+    }
+
+
+if __name__ == "__main__":
+    main()
