@@ -1,38 +1,101 @@
-"""What all stages before the report leave behind, for four pictures of 40x30, written by hand."""
+"""What all stages before the report leave behind, for pictures of 40x30 whose masks are set by hand."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import tiny
 import yaml
 
 from medseg.audit import audit
-from medseg.cases import write_prediction
-from medseg.classes import Multiclass
-from medseg.imaging import write_png
-from medseg.machine import MachineParams
-from medseg.manifest import Fault, ManifestParams, measure, write_manifest
+from medseg.cases import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
+from medseg.classes import Multiclass, TaskParams, class_codes, class_names
+from medseg.counting import CountingParams
+from medseg.evaluation import Evaluation
+from medseg.evaluation_plots import write_plots
+from medseg.imaging import Pixels, read_mask, write_png
+from medseg.manifest import Fault, ManifestParams, crop, measure, region_of, write_manifest
+from medseg.metrics import Counts
+from medseg.objects import size_limits, size_strata
 from medseg.outputs import write_text
 from medseg.records import Record, Region
+from medseg.scoring import Counting, Scoring, score_picture
+from medseg.summary import write_tables
+from medseg.surfaces import Tolerance
+
+Where = tuple[slice, slice]
 
 HOSTILE = "<script>alert(1).png"
 HEIGHT, WIDTH = 30, 40
 TRUTH, FOUND = (slice(5, 15), slice(5, 15)), (slice(5, 15), slice(10, 20))  # half of each is shared: Dice 0.5, IoU 1/3
-MACHINE = MachineParams(workers=1, backend="threading", accelerator="cpu")
 
+
+@dataclass(frozen=True)
+class Drawn:
+    """A test picture: where something is marked in it, and what was found where."""
+
+    file: str
+    label: str
+    truth: Where | None
+    found: Where | None
+    code: int = 1  # of the class that was found
+    uncertainty: float = 0.1
+
+
+PICTURES = (
+    Drawn(HOSTILE, "a|b", TRUTH, FOUND, code=2, uncertainty=0.2),
+    Drawn("good.png", "a|b", TRUTH, TRUTH),
+    Drawn("empty.png", "NA", None, FOUND),
+)
+TRAIN = Drawn("train.png", "a|b", TRUTH, None)
+SEVERAL = Multiclass(name="multiclass", background="NA", labels=["a|b", "c<d"])
+EVALUATE: dict[str, Any] = {
+    "test_time_augmentation": "val",
+    "threshold": "val",
+    "crf": {"use": "never", "iterations": 10},
+    "fill_holes": "val",
+    "smallest_object": 30,
+    "largest_component": "never",
+    "uncertainty": "flips",
+    "overlap": 0.5,
+    "batch_size": 16,
+}
 PARAMETERS: dict[str, Any] = {
     "data": {"name": "busi", "path": None},
     "prepare": {"name": "resize", "channels": 1, "height": 96, "width": 128, "aspect": "squash"},
     "augment": {"factor": 7, "rotate": {"p": 0.5, "degrees": 15}},
     "model": {"name": "unet", "encoder": "resnet18"},
     "loss": {"name": "bce_dice"},
-    "evaluate": {"threshold": 0.5, "overlap": 0.5, "batch_size": 16},
+    "evaluate": EVALUATE,
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
     "name": "first",
     "seed": 0,
 }
+CHOSEN: dict[str, Any] = {
+    "choices": {
+        "test_time_augmentation": "none",
+        "crf": None,
+        "postprocess": {"threshold": 0.4, "fill_holes": False, "smallest_object": 30, "largest_component": False},
+    },
+    "options": [
+        {"option": "test_time_augmentation", "simplest": 0.7, "other": 0.65, "tried": "flips", "chosen": "none"},
+        {"option": "threshold", "simplest": 0.7, "other": 0.74, "tried": "0.4", "chosen": "0.4"},
+        {"option": "fill_holes", "simplest": 0.74, "other": 0.739996, "tried": "always", "chosen": "never"},
+    ],
+    "images": 5,
+    "warnings": [],
+}
+SCORING = Scoring(
+    tolerance=Tolerance(pixels=2.0, diagonal=0.01),
+    counting=Counting(
+        truth=CountingParams(smallest=10, split=False, depth=1.0),
+        prediction=CountingParams(smallest=0, split=True, depth=0.5),
+    ),
+)
 DESCRIPTION: dict[str, Any] = {
     "model": {
         "name": "unet",
@@ -45,7 +108,6 @@ DESCRIPTION: dict[str, Any] = {
     "channels": 1,
     "task": {"name": "binary"},
     "geometry": PARAMETERS["prepare"],
-    "threshold": 0.5,
     "training": {
         "first_weights": "random",
         "former": None,
@@ -56,41 +118,10 @@ DESCRIPTION: dict[str, Any] = {
         "samples": 28,
         "packages": {"torch": "2.13.0"},
     },
+    "overlap": 0.5,
+    "chosen": CHOSEN,
+    "scoring": SCORING.model_dump(),
 }
-SCORED = {"dice": 0.75, "iou": 0.666667, "precision": 0.75, "recall": 0.75, "accuracy": 0.958333}
-METRICS: dict[str, Any] = {
-    "split": "test",
-    "images": 2,
-    **SCORED,
-    "missed": 0,
-    "empty": {"images": 1, "with_false_positives": 1.0, "false_positive_area": 0.083333},
-    "pooled": {"dice": 0.6, "iou": 0.428571},
-    "labels": {"a|b": {"images": 2, **SCORED}},
-    "calls": {"images": 3, "right": 2, "accuracy": 0.666667},
-}
-COLUMNS = (
-    "file,label,group,region_pixels,truth_pixels,predicted_pixels,shared_pixels,dice,iou,precision,recall,accuracy"
-)
-PER_IMAGE = f"""{COLUMNS},called
-good.png,a|b,g00001,1200,100,100,100,1.0,1.0,1.0,1.0,1.0,foreground
-empty.png,NA,g00002,1200,0,100,0,,,,,0.916667,foreground
-{HOSTILE},a|b,g00000,1200,100,100,50,0.5,0.333333,0.5,0.5,0.916667,foreground
-"""
-SEVERAL = Multiclass(name="multiclass", background="NA", labels=["a|b", "c<d"])
-SEVERAL_METRICS: dict[str, Any] = {
-    **METRICS,
-    "classes": {
-        "a|b": {"images": 2, "dice": 0.5, "iou": 0.5, "pooled_dice": 0.571429},
-        "c<d": {"images": 0, "dice": None, "iou": None, "pooled_dice": None},
-    },
-    "calls": {"images": 3, "right": 1, "accuracy": 0.333333},
-}
-SEVERAL_PER_IMAGE = f"""{COLUMNS},class_dice,class_iou,called
-good.png,a|b,g00001,1200,100,100,100,1.0,1.0,1.0,1.0,1.0,1.0,1.0,a|b
-empty.png,NA,g00002,1200,0,100,0,,,,,0.916667,,,a|b
-{HOSTILE},a|b,g00000,1200,100,100,50,0.5,0.333333,0.5,0.5,0.916667,0.0,0.0,c<d
-"""
-SEVERAL_CALLS = "actual,predicted\na|b,a|b\nNA,a|b\na|b,c<d\n"
 
 
 @dataclass(frozen=True)
@@ -106,12 +137,20 @@ class Run:
     predictions: Path
     metrics: Path
     plots: Path
+    code: Path
+    stages: Path
 
     def paths(self) -> list[Path]:
         return [getattr(self, field.name) for field in fields(self)]
 
 
-def write_run(folder: Path, region: Region | None = None) -> Run:
+def write_run(
+    folder: Path,
+    region: Region | None = None,
+    pictures: Sequence[Drawn] = PICTURES,
+    task: TaskParams = tiny.BINARY,
+    with_uncertainty: bool = True,
+) -> Run:
     """Write a finished run to `folder`; `region` is what counts of every picture."""
     run = Run(
         params=folder / "params.yaml",
@@ -123,59 +162,73 @@ def write_run(folder: Path, region: Region | None = None) -> Run:
         predictions=folder / "predictions",
         metrics=folder / "evaluate.json",
         plots=folder / "plots",
+        code=folder / "code",
+        stages=folder / "stages",
     )
     write_text(run.params, yaml.safe_dump(PARAMETERS, sort_keys=False))
-    write_text(run.segmenter / "model.yaml", yaml.safe_dump(DESCRIPTION, sort_keys=False))
-    write_text(run.metrics, json.dumps(METRICS))
-    _write_data(run, region)
-    _write_scores(run)
+    description = DESCRIPTION | {"task": task.model_dump()}
+    write_text(run.segmenter / "model.yaml", yaml.safe_dump(description, sort_keys=False))
+    for code in (run.code, run.stages):
+        write_text(code / "main.py", "")
+    manifest = _write_data(run, pictures, region)
+    _write_scores(run, manifest, pictures, task, with_uncertainty)
     _write_training(run.training / "plots" / "metrics")
     return run
 
 
-def call_by_class(run: Run) -> None:
-    """Make it a run that knows the classes `a|b` and `c<d`: one picture of `a|b` is found as such, one as `c<d`."""
-    write_text(
-        run.segmenter / "model.yaml", yaml.safe_dump(DESCRIPTION | {"task": SEVERAL.model_dump()}, sort_keys=False)
-    )
-    write_text(run.metrics, json.dumps(SEVERAL_METRICS))
-    write_text(run.predictions / "per_image.csv", SEVERAL_PER_IMAGE)
-    write_text(run.plots / "confusion.csv", SEVERAL_CALLS)
-    for file, found, code in ((HOSTILE, FOUND, 2), ("good.png", TRUTH, 1), ("empty.png", FOUND, 1)):
-        codes = np.zeros((HEIGHT, WIDTH), np.uint8)
-        codes[found] = code
-        write_prediction(run.predictions / "masks" / file, codes, SEVERAL)
-
-
-def _write_data(run: Run, region: Region | None) -> None:
-    files = {HOSTILE: "a|b", "good.png": "a|b", "empty.png": "NA", "train.png": "a|b"}
+def _write_data(run: Run, pictures: Sequence[Drawn], region: Region | None) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    for file in files:
-        write_png(run.raw / file, rng.integers(90, 110, (HEIGHT, WIDTH), dtype=np.uint8))
-        write_png(run.raw / "masks" / file, _mask(TRUTH if file != "empty.png" else None))
-    records = [Record(file, (f"masks/{file}",), label, region=region) for file, label in files.items()]
-    table, _ = measure(records, run.raw, ManifestParams(bad_files="fail", duplicate_distance=0), MACHINE)
-    table.insert(4, "split", ["test", "test", "test", "train"])
+    for picture in [*pictures, TRAIN]:
+        write_png(run.raw / picture.file, rng.integers(90, 110, (HEIGHT, WIDTH), dtype=np.uint8))
+        write_png(run.raw / "masks" / picture.file, _mask(picture.truth) * np.uint8(255))
+    records = [
+        Record(picture.file, (f"masks/{picture.file}",), picture.label, region=region) for picture in [*pictures, TRAIN]
+    ]
+    table, _ = measure(records, run.raw, ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
+    table.insert(4, "split", ["train" if file == TRAIN.file else "test" for file in table["file"]])
     write_manifest(table, run.manifest)
     faults = [Fault("broken <b>.png", "is cut off")]
     found = audit("busi", table, faults) | {"contradicting_labels": [["good.png", "twin & sister.png"]]}
     write_text(run.audit, json.dumps(found))
+    return table
 
 
-def _write_scores(run: Run) -> None:
-    write_text(run.predictions / "per_image.csv", PER_IMAGE)
-    for file, found in ((HOSTILE, FOUND), ("good.png", TRUTH), ("empty.png", FOUND)):
-        write_png(run.predictions / "masks" / file, _mask(found))
-    write_text(
-        run.plots / "confusion.csv",
-        "actual,predicted\nforeground,foreground\nempty,foreground\nforeground,foreground\n",
+def _write_scores(
+    run: Run, manifest: pd.DataFrame, pictures: Sequence[Drawn], task: TaskParams, with_uncertainty: bool
+) -> None:
+    rows = manifest.set_index("file", drop=False)
+    table = pd.DataFrame([_score(run, rows.loc[picture.file], picture, task) for picture in pictures])
+    shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy()
+    table.insert(3, "size", size_strata(shares, size_limits(shares)))
+    if not with_uncertainty:
+        table["uncertainty"] = np.nan
+    for picture in pictures if with_uncertainty else ():
+        deviation = picture.uncertainty * _mask(picture.found).astype(np.float32)
+        write_uncertainty(mask_path(run.predictions / UNCERTAINTY, picture.file), deviation)
+    evaluation = Evaluation(
+        split="test",
+        task=task,
+        table=table,
+        curve=pd.DataFrame({"threshold": [0.0, 0.5, 1.0], "precision": [0.1, 0.6, 1.0], "recall": [1.0, 0.6, 0.0]}),
+        calibration=pd.DataFrame({"confidence": [0.1, 0.9], "observed": [0.2, 0.8], "pixels": [300, 100]}),
+        ece=0.1,
+        pooled=dict.fromkeys(class_names(task), Counts(10, 5, 5, 80)),
     )
-    write_png(run.plots / "cases.png", np.full((8, 8, 3), 77, np.uint8))
-    write_text(
-        run.plots / "precision_recall.csv", "threshold,precision,recall\n0.0,0.1,1.0\n0.5,0.6,0.6\n1.0,1.0,0.0\n"
-    )
-    histogram = "".join(f"{step / 20:.2f},{1 if step in (10, 19) else 0}\n" for step in range(20))
-    write_text(run.plots / "dice_histogram.csv", "dice,images\n" + histogram)
+    thresholds = pd.DataFrame({"threshold": [0.3, 0.5, 0.7], "dice": [0.68, 0.7, 0.66]})
+    figures, _ = write_tables(evaluation, run.predictions, run.metrics)
+    run.plots.mkdir(parents=True)
+    write_plots(evaluation, thresholds, figures, manifest, run.raw, run.predictions, run.plots)
+
+
+def _score(run: Run, row: Any, picture: Drawn, task: TaskParams) -> dict[str, Any]:
+    """Write a picture's prediction, and give its row of per_image.csv."""
+    codes = _mask(picture.found) * np.uint8(picture.code if task == SEVERAL else 1)
+    write_prediction(mask_path(run.predictions / MASKS, picture.file), codes, task)
+    codes, truth = (crop(mask, region_of(row)) for mask in (codes, read_mask([run.raw / row["mask"]])))
+    own = class_codes(pd.Series([picture.label]), task)[0]
+    scores = score_picture(codes, truth, own, task, SCORING)
+    names = {"file": picture.file, "label": picture.label, "group": row.group}
+    return names | scores | {"uncertainty": picture.uncertainty if codes.any() or truth.any() else np.nan}
 
 
 def _write_training(folder: Path) -> None:
@@ -190,8 +243,8 @@ def _write_training(folder: Path) -> None:
         write_text(folder / f"{name}.tsv", f"step\t{name.split('/')[-1]}\n{rows}")
 
 
-def _mask(where: tuple[slice, slice] | None) -> Any:
+def _mask(where: Where | None) -> Pixels:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     if where:
-        mask[where] = 255
+        mask[where] = 1
     return mask

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
-from finished_run import DESCRIPTION, METRICS, PARAMETERS, Run, write_run
+from finished_run import DESCRIPTION, PARAMETERS, Run, write_run
 
 from medseg.errors import UserError
+from medseg.fingerprint import code_sha256
 from medseg.params import read_record
 from medseg.runs import BEGIN, END, run_record, runs_table, sample_size, update_readme, write_record
 
 
 def record_of(run: Run) -> dict[str, Any]:
-    return run_record(read_record(run.params), run.manifest, run.audit, run.segmenter, run.metrics)
+    return run_record(
+        read_record(run.params), run.manifest, run.audit, run.segmenter, run.metrics, [run.code, run.stages]
+    )
 
 
 def small_record(name: str, **changes: Any) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def small_record(name: str, **changes: Any) -> dict[str, Any]:
 def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     record = record_of(run)
-    assert list(record) == ["name", "parameters", "data", "packages", "training", "metrics"]
+    assert list(record) == ["name", "parameters", "data", "code_sha256", "packages", "training", "chosen", "metrics"]
     assert record["name"] == "first"
     assert record["parameters"] == {key: value for key, value in PARAMETERS.items() if key != "machine"}
     assert record["data"] == {
@@ -52,7 +55,18 @@ def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None
         "first_weights": "random",
         "former": None,
     }
-    assert record["metrics"] == METRICS
+    assert record["metrics"] == json.loads(run.metrics.read_text(encoding="utf-8"))
+
+
+def test_a_record_holds_what_val_chose_and_the_fingerprint_of_the_code(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    record = record_of(run)
+    assert record["chosen"] == DESCRIPTION["chosen"]
+    assert record["code_sha256"] == code_sha256([run.code, run.stages])
+    (run.code / "main.py").write_text("x = 1\n", encoding="utf-8")
+    changed = record_of(run)
+    assert changed.pop("code_sha256") != record.pop("code_sha256")
+    assert changed == record
 
 
 def test_a_record_names_the_versions_of_direct_dependencies_alone(tmp_path: Path) -> None:
@@ -74,7 +88,7 @@ def test_a_written_record_reads_back_and_repeats_to_the_byte(tmp_path: Path) -> 
 def test_a_run_without_a_name_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     with pytest.raises(UserError, match="name is missing"):
-        run_record({}, run.manifest, run.audit, run.segmenter, run.metrics)
+        run_record({}, run.manifest, run.audit, run.segmenter, run.metrics, [run.code, run.stages])
 
 
 @pytest.mark.parametrize(("content", "fault"), [("{", "not readable as JSON"), ("[]", "must hold a JSON object")])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg.choices import ChoiceParams, Chosen, Option
-from medseg.report.figures_in_words import MINUS
+from medseg.report.figures_in_words import signed
 
 IN_WORDS = {
     "test_time_augmentation": "Test-time augmentation",
@@ -38,8 +38,7 @@ class Decision:
         """How much higher Dice on val is with the best other value than with the simplest, signed."""
         if self.option is None:
             return ""
-        difference = self.option.other - self.option.simplest
-        return f"{difference:+.4f}".replace("-", MINUS)
+        return signed(round(self.option.other - self.option.simplest, 6))
 
 
 def decisions(chosen: Chosen, parameters: dict[str, Any]) -> list[Decision]:

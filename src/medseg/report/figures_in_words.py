@@ -6,7 +6,7 @@ from medseg.report.tables import Figure
 from medseg.runs import ABSENT, score
 from medseg.surfaces import Tolerance
 
-Unit = Literal["score", "pixels", "percent", "number"]
+Unit = Literal["score", "pixels", "percent", "small_percent", "number"]
 MINUS = "\N{MINUS SIGN}"
 TO = "\N{EN DASH}"
 
@@ -46,7 +46,7 @@ COUNTS = [
 ]
 EMPTIES = [
     Words("false_positive", "Images with anything found", "percent"),
-    Words("false_positive_area", "Area wrongly found", "percent"),
+    Words("false_positive_area", "Area wrongly found", "small_percent"),
     Words("specificity", "Specificity", "score"),
     Words("counted_predicted", "Objects found", "number"),
     Words("contours_predicted", "Contours found", "number"),
@@ -73,6 +73,8 @@ def measured(value: float | None, unit: Unit) -> str:
             return f"{value:.1f} px"
         case "percent":
             return percent(value)
+        case "small_percent":
+            return percent(value, 2)
         case "number":
             return f"{value:.2f}"
 
@@ -84,8 +86,15 @@ def interval(figure: Figure, unit: Unit) -> str:
     """
     if figure.low is None or figure.high is None:
         return ABSENT
-    low, high = (measured(value, unit).removesuffix(" px").removesuffix(" %") for value in (figure.low, figure.high))
+    low, high = (_bare(value, unit) for value in (figure.low, figure.high))
     return f"{low} to {high}" if figure.low < 0 else f"{low}{TO}{high}"
+
+
+def signed(difference: float) -> str:
+    """A difference of two scores with its sign and four decimals; what is not 0 never looks so."""
+    if difference and abs(difference) < 0.00005:
+        return "< 0.0001" if difference > 0 else f"> {MINUS}0.0001"
+    return f"{difference:+.4f}".replace("-", MINUS) if difference else "0"
 
 
 def percent(share: float | None, places: int = 1) -> str:
@@ -96,3 +105,10 @@ def percent(share: float | None, places: int = 1) -> str:
     if 0 < abs(100 * share) < least:
         return f"< {least:g} %" if share > 0 else f"> {MINUS}{least:g} %"
     return f"{100 * share:.{places}f} %".replace("-", MINUS)
+
+
+def _bare(value: float, unit: Unit) -> str:
+    """An end of an interval: beside its mean it needs neither unit nor care for small values."""
+    places = {"score": 3, "pixels": 1, "percent": 1, "small_percent": 2, "number": 2}[unit]
+    factor = 100 if unit.endswith("percent") else 1
+    return f"{factor * value:.{places}f}".replace("-", MINUS)

@@ -24,8 +24,10 @@ def render_html(report: Report) -> str:
     """The page, whole in itself: styles, script, curves and pictures are inside. No other script may run on it."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "report.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template("template.html").render(
-        report=report, style=style, script=script, script_hash=script_hash, **_for_both(report)
+    return (
+        _environment()
+        .get_template("template.html")
+        .render(report=report, style=style, script=script, script_hash=script_hash, **_for_both(report))
     )
 
 

@@ -1,4 +1,4 @@
-"""Every scored picture for the page: the picture as JPEG, outlines as SVG paths over it, its uncertainty, its scores."""
+"""Every scored picture for the page: JPEG, outlines as SVG paths over it, map of uncertainty, and scores."""
 
 import base64
 import io

@@ -68,7 +68,7 @@ def read_strata(path: Path) -> list[Stratum]:
     table = read_table(path)
     strata = []
     for (by, name), rows in table.groupby(["by", "stratum"], sort=False):
-        figures = {row.figure: _figure(row) for row in rows.itertuples()}
+        figures = {str(row.figure): _figure(row) for row in rows.itertuples()}
         strata.append(Stratum(str(by), str(name), figures))
     return strata
 

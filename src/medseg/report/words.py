@@ -141,10 +141,10 @@ def limits(
 def calibration(ece: float | None, pixels: int) -> str:
     """What the reliability curve shows, and of which pixels."""
     return (
-        f"Expected calibration error {score(ece)}, over {pixels:,} pixels: those of objects, marked or found, and those "
-        f"within {100 * BAND:g} % of the region's diagonal around them. Plain background far from any object, where "
-        "every network is rightly sure, is left out. On the diagonal a probability of 0.8 is right eight times in ten; "
-        "below it the network is too sure of foreground."
+        f"Expected calibration error {score(ece)}, over {pixels:,} pixels: those of objects, marked or found, and "
+        f"those within {100 * BAND:g} % of the region's diagonal around them. Plain background far from any object, "
+        "where every network is rightly sure, is left out. On the diagonal a probability of 0.8 is right eight times "
+        "in ten; below it the network is too sure of foreground."
     )
 
 
@@ -214,11 +214,12 @@ def _first_weights(training: Training) -> str:
 
 
 def _found(description: SegmenterDescription) -> str:
+    threshold = description.chosen.choices.postprocess.threshold
     if not isinstance(description.task, Multiclass):
-        return f"A pixel counts as found where its probability is at least {description.chosen.choices.postprocess.threshold:g}."
+        return f"A pixel counts as found where its probability is at least {threshold:g}."
     return (
         f"A pixel counts as found where the probabilities of {' and '.join(description.task.labels)} together are at "
-        f"least {description.chosen.choices.postprocess.threshold:g}; its class is the most probable of these."
+        f"least {threshold:g}; its class is the most probable of these."
     )
 
 
@@ -255,7 +256,8 @@ def _object_steps(counting: Counting) -> list[str]:
         "Objects are connected pixels (8 neighbours). An object of the truth is detected where one that was found "
         "overlaps it with an IoU over 0.5; else it is missed. Objects found without such a partner are false. "
         "F1 is 2 detected / (objects of the truth + objects found).",
-        f"For counts, objects of the truth are {_rule(counting.truth)}; objects found are {_rule(counting.prediction)}.",
+        f"For counts, objects of the truth are {_rule(counting.truth)}; "
+        f"objects found are {_rule(counting.prediction)}.",
         "The strata small, medium and large are thirds of the scored images by the marked share of their area.",
     ]
 
