@@ -146,7 +146,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The folder with pictures and masks.")],
     out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of a former evaluation.")],
     images: Annotated[str | None, typer.Option(help="How pictures are named: 'images/{name}.png'.")] = None,
-    masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}*.png'.")] = None,
+    masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
     layout: Annotated[
         Literal["busi", "isic2017", "cryonuseg", "ucsb"] | None,
         typer.Option(help="Instead of both: a published data set, laid out as its archive."),
