@@ -38,7 +38,8 @@ def ramp(pixels: Pixels) -> Probabilities:
     """As `sigmoid`, but logits rise by 1 from left to right and by 2 from top to bottom: wherever things lie counts."""
     height, width = pixels.shape[1:3]
     rise = np.linspace(0, 1, width)[None] + 2 * np.linspace(0, 1, height)[:, None]
-    return (1 / (1 + np.exp(-logits(pixels) - rise))).astype(np.float32)
+    probabilities: Probabilities = (1 / (1 + np.exp(-logits(pixels) - rise))).astype(np.float32)
+    return probabilities
 
 
 def patches(patch: int = 16, channels: int = 1) -> Patchify:
@@ -155,10 +156,10 @@ def test_a_prediction_is_turned_back_before_it_is_averaged() -> None:
 
 
 def test_one_orientation_takes_no_memory_beside_the_prediction_and_its_deviation() -> None:
-    predicted = np.zeros((3, 200, 300), np.float32)
+    image, predicted = picture(200, 300), np.zeros((3, 200, 300), np.float32)
     tracemalloc.start()
     try:
-        found = average(lambda _: predicted, picture(200, 300), orientations("none", SQUARE))
+        found = average(lambda _: predicted, image, orientations("none", SQUARE))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
