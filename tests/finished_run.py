@@ -144,15 +144,9 @@ class Run:
         return [getattr(self, field.name) for field in fields(self)]
 
 
-def write_run(
-    folder: Path,
-    region: Region | None = None,
-    pictures: Sequence[Drawn] = PICTURES,
-    task: TaskParams = tiny.BINARY,
-    with_uncertainty: bool = True,
-) -> Run:
-    """Write a finished run to `folder`; `region` is what counts of every picture."""
-    run = Run(
+def run_in(folder: Path) -> Run:
+    """The paths of a run that lies in `folder`."""
+    return Run(
         params=folder / "params.yaml",
         raw=folder / "raw",
         manifest=folder / "manifest.csv",
@@ -165,6 +159,17 @@ def write_run(
         code=folder / "code",
         stages=folder / "stages",
     )
+
+
+def write_run(
+    folder: Path,
+    region: Region | None = None,
+    pictures: Sequence[Drawn] = PICTURES,
+    task: TaskParams = tiny.BINARY,
+    with_uncertainty: bool = True,
+) -> Run:
+    """Write a finished run to `folder`; `region` is what counts of every picture."""
+    run = run_in(folder)
     write_text(run.params, yaml.safe_dump(PARAMETERS, sort_keys=False))
     description = DESCRIPTION | {"task": task.model_dump()}
     write_text(run.segmenter / "model.yaml", yaml.safe_dump(description, sort_keys=False))

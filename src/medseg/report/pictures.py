@@ -23,8 +23,8 @@ from medseg.report.tables import defined, read_table
 
 SIDE = 480  # pixels of a picture's longer side, at most
 MAP_SIDE = 240  # of its map of uncertainty, which is smooth
-QUALITY = 78  # of the JPEG
-LARGEST = 60_000  # bytes of a picture as text; one that needs more is packed harder
+QUALITIES = (78, 60, 40, 20)  # of the JPEG, the first under which it is at most `LARGEST`, else the last
+LARGEST = 60_000  # bytes of a picture as text
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def outline(mask: NDArray[Any], detail: float) -> str:
 
 
 def jpeg_uri(image: Pixels) -> str:
-    """(H, W, 1 or 3) uint8 as a data URI of a JPEG, less true to the picture where that is needed for `LARGEST`."""
+    """(H, W, 1 or 3) uint8 as a data URI of a JPEG, which is packed harder where it would be large."""
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    for quality in (QUALITY, 60, 40, 20):
+    for quality in QUALITIES:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
         uri = data_uri(buffer.getvalue(), "image/jpeg")

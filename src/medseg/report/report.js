@@ -69,7 +69,7 @@
 
   const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 };
   document.documentElement.classList.add("js");
-  controls.addEventListener("input", update);
+  for (const kind of ["input", "change"]) controls.addEventListener(kind, update); // not all browsers send both
   controls.addEventListener("submit", (event) => event.preventDefault());
   controls.addEventListener("reset", () => setTimeout(update)); // the fields have their values again after this event
   gallery.addEventListener("click", (event) => {

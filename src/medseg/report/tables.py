@@ -52,7 +52,7 @@ def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
     try:
         table = pd.read_csv(content, sep=separator, dtype=str, keep_default_na=False)
         numbers = [column for column in table.columns if column not in TEXT]
-        return table.assign(**{column: pd.to_numeric(table[column].mask(table[column] == "")) for column in numbers})
+        return table.assign(**{column: [float(text or "nan") for text in table[column]] for column in numbers})
     except ValueError as error:
         raise UserError(f"{path}: not readable as a table: {error}") from error
 
