@@ -129,7 +129,7 @@ def description(geometry: dict[str, Any]) -> Any:
 
     rule = {"smallest": 10, "split": True, "depth": 1.0}
     last = {"threshold": 0.5, "fill_holes": False, "smallest_object": 0, "largest_component": False}
-    training = {"first_weights": "random", "former": None, "warnings": [], "best_epoch": 1, "epochs": 1}
+    training: dict[str, Any] = {"first_weights": "random", "former": None, "warnings": [], "best_epoch": 1, "epochs": 1}
     values = {
         "model": MODEL,
         "channels": 1,

@@ -60,7 +60,47 @@ def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nonsense",), ("params", "--nonsense"), ("row",), ("row", "ucsb", "--jobs", "0"), ("compare", "main")],
+    [
+        ("nonsense",),
+        ("params", "--nonsense"),
+        ("row",),
+        ("row", "ucsb", "--jobs", "0"),
+        ("compare", "main"),
+        ("predict", "--model", "a", "--out", "b"),
+        ("predict", "a.png", "--out", "b"),
+        ("predict", "a.png", "--model", "a", "--out", "b", "--runtime", "tensorrt"),
+        ("export",),
+        ("export", "--out", "a.onnx", "--tile", "7"),
+    ],
 )
 def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert medseg(*arguments, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_command_s_help_gives_an_example_of_it(command: str, tmp_path: Path) -> None:
+    done = medseg(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"medseg {command} " in done.stdout.split("Examples:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "empty", "--model", "none", "--out", "out"), "error: empty: no picture found"),
+        (("predict", "a.png", "--model", "none", "--out", "out"), "error: --model none: no such model folder"),
+        (("predict", "a.png", "--model", "empty", "--out", "out"), "error: empty/model.yaml: no such file"),
+        (("predict", "a.png", "--model", "a.png", "--out", "out"), "error: a.png: not readable as ONNX"),
+        (("export", "--model", "empty", "--out", "a.onnx"), "error: empty/model.yaml: no such file"),
+    ],
+)
+def test_what_is_missing_ends_predict_and_export_with_one_message(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    done = medseg(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "empty"]

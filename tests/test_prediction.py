@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 from PIL import Image
@@ -16,8 +18,11 @@ from PIL import Image
 from medseg.bundle import WEIGHTS, save_bundle
 from medseg.cases import read_prediction
 from medseg.classes import TaskParams, logit_count
+from medseg.counting import CountingParams
+from medseg.crf import CrfParams
 from medseg.description import DESCRIPTION
 from medseg.errors import UserError
+from medseg.evaluation import evaluate
 from medseg.export import export
 from medseg.figures import PREDICTION
 from medseg.geometry import Patchify
@@ -93,7 +98,12 @@ def test_a_picture_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path:
     assert int((overlay == PREDICTION).all(axis=-1).sum()) == 4 * 9  # the border of a square of 10 x 10
     assert table(out) == [
         {"file": str(tmp_path / "a.png"), "name": "a", "width": "60", "height": "40"}
-        | {"foreground_pixels": "100", "foreground_share": "0.041667", "foreground_objects": "1", "foreground_counted": "1"}
+        | {
+            "foreground_pixels": "100",
+            "foreground_share": "0.041667",
+            "foreground_objects": "1",
+            "foreground_counted": "1",
+        }
     ]
 
 
@@ -114,13 +124,13 @@ def test_several_classes_have_codes_and_columns_of_their_own(tmp_path: Path) -> 
         assert set(np.unique(plane[codes == 0])) == {0}
 
 
-@pytest.mark.parametrize("kind", ["grey", "colour", "alpha", "16 bits", "palette", "jpeg"])
+@pytest.mark.parametrize("kind", ["grey", "colour", "alpha", "16 bits", "16-bit tiff", "palette", "jpeg"])
 def test_pictures_of_every_kind_and_size_are_predicted(kind: str, tmp_path: Path) -> None:
     picture: Image.Image = Image.open(draw(tmp_path / "drawn.png", 37, 101))
     modes = {"colour": "RGB", "alpha": "RGBA", "palette": "P"}
-    if kind == "16 bits":
+    if kind.startswith("16"):
         picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
-    path = tmp_path / ("a.jpg" if kind == "jpeg" else "a.png")
+    path = tmp_path / {"jpeg": "a.jpg", "16-bit tiff": "a.tif"}.get(kind, "a.png")
     picture.convert(modes.get(kind, picture.mode)).save(path)
     predict_pictures(model(), [path], tmp_path / "out")
     [row] = table(tmp_path / "out")
@@ -132,6 +142,68 @@ def test_a_large_picture_has_a_small_overlay_and_a_whole_mask(tmp_path: Path) ->
     predict_pictures(model(), [draw(tmp_path / "a.png", 20, 3200)], tmp_path / "out")
     assert Image.open(tmp_path / "out/overlays/a.png").size == (1600, 10)
     assert Image.open(tmp_path / "out/masks/a.png").size == (3200, 20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 70)])
+def test_the_smallest_pictures_are_predicted(size: tuple[int, int], tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.full((*size, 3), 255, np.uint8))
+    predict_pictures(model(), [tmp_path / "a.png"], tmp_path / "out")
+    [row] = table(tmp_path / "out")
+    assert (row["width"], row["height"]) == (str(size[1]), str(size[0]))
+    assert (row["foreground_share"], row["foreground_objects"]) == ("1.0", "1")
+
+
+def test_masks_are_made_as_val_chose(tmp_path: Path) -> None:
+    image = np.zeros((40, 60), np.uint8)
+    image[5:15, 20:30], image[8, 25], image[30:33, 30:33], image[36:39, 40:45] = 255, 0, 255, 120
+    write_png(tmp_path / "a.png", image)
+    chosen = model(threshold=0.4, fill_holes=True, smallest_object=10, test_time_augmentation="flips_and_turns")
+    predict_pictures(chosen, [tmp_path / "a.png"], tmp_path / "out")
+    expected = np.zeros((40, 60), np.uint8)
+    expected[5:15, 20:30] = expected[36:39, 40:45] = 1  # the hole is filled, 9 pixels are dropped, 120 of 255 found
+    np.testing.assert_array_equal(read_prediction(tmp_path / "out/masks/a.png", tiny.BINARY), expected)
+
+
+def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
+    chosen = model(threshold=0.3, largest_component=True, test_time_augmentation="flips")
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 1), np.uint8)
+    rows = pd.DataFrame([tiny.row(tmp_path, "a.png", noise, np.ones((50, 70), np.uint8))])
+    evaluate(chosen, rows, tmp_path, "none", 3, tmp_path / "scored")
+    predict_pictures(chosen, [tmp_path / "a.png"], tmp_path / "out")
+    assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
+
+
+def test_objects_are_counted_by_the_rule_for_predictions(tmp_path: Path) -> None:
+    image = np.zeros((60, 90), np.uint8)
+    cv2.circle(image, (20, 30), 12, (255,), cv2.FILLED)
+    cv2.circle(image, (40, 30), 12, (255,), cv2.FILLED)  # touches the first
+    image[50:52, 80:82] = 255
+    write_png(tmp_path / "a.png", image)
+    plain = model().description
+    rule = CountingParams(smallest=10, split=True, depth=1.0)
+    counting = plain.scoring.counting.model_copy(update={"prediction": rule})
+    described = plain.model_copy(update={"scoring": plain.scoring.model_copy(update={"counting": counting})})
+    predict_pictures(Segmenter(described, bright), [tmp_path / "a.png"], tmp_path / "out")
+    [row] = table(tmp_path / "out")
+    assert (row["foreground_objects"], row["foreground_counted"]) == ("2", "2")
+    assert int(row["foreground_pixels"]) == int((image > 0).sum())
+
+
+def test_a_package_for_a_chosen_step_that_is_missing_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    crf = CrfParams(
+        iterations=1,
+        gaussian_sigma=3,
+        gaussian_weight=3,
+        bilateral_sigma=40,
+        bilateral_colour=10,
+        bilateral_weight=5,
+    )
+    with pytest.raises(UserError, match="pydensecrf2"):
+        predict_pictures(model(crf=crf), [draw(tmp_path / "a.png"), draw(tmp_path / "b.png")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_picture_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -226,6 +298,21 @@ def test_a_model_folder_that_lacks_a_file_is_told(part: str, trained: Path, tmp_
     (tmp_path / "model" / part).unlink()
     with pytest.raises(UserError, match=part):
         open_model(tmp_path / "model", None, "cpu")
+
+
+def test_the_weights_of_another_network_are_told(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "segmenter", tmp_path / "model")
+    wider = UnetPlain(name="unet_plain", init_features=3, input_mean=[0.5], input_std=[0.5])
+    save_bundle(tmp_path / "other", build_model(wider, 1, 1), tiny.segmenter(model=wider))
+    shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model")
+    with pytest.raises(UserError, match=r"does not fit the network of model\.yaml: layer"):
+        open_model(tmp_path / "model", None, "cpu")
+
+
+def test_a_network_without_choices_is_no_model_to_predict_with(tmp_path: Path) -> None:
+    save_bundle(tmp_path / "network", build_model(PLAIN, 1, 1), tiny.description(model=PLAIN))
+    with pytest.raises(UserError, match=r"describes a network alone.*models/segmenter"):
+        open_model(tmp_path / "network", None, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -111,12 +111,13 @@ def predict(
         typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
     ] = None,
 ) -> None:
-    """Segment pictures of any size: masks, overlays, probabilities, contours (GeoJSON) and a table of areas.
+    """Segment pictures of any size: masks, overlays, probabilities, contours (GeoJSON), a table of areas and counts.
 
     Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
     `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
 
-    A picture that fails is named at the end and the others go on. Research software: not for diagnosis.
+    Masks are made as the stage evaluate scored them. A picture that fails is named at the end and the others go on.
+    Research software: not for diagnosis.
     """
     from medseg.prediction import find_pictures, predict_pictures
     from medseg.runtimes import open_model
@@ -130,10 +131,17 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
     model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Fix height and width to this many pixels; by default any, if it can be.")
+        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime asks for it.")
     ] = None,
 ) -> None:
-    """Write a model as one ONNX file that stands alone. Example: `medseg export --out segmenter.onnx`."""
+    """Write a model as one ONNX file that stands alone, and hold it against the model before it takes its name.
+
+    Examples: `medseg export --out segmenter.onnx`,
+    `medseg export --model models/segmenter --tile 512 --out segmenter.onnx`.
+
+    `medseg predict --model segmenter.onnx` runs it without PyTorch; other programs find what it takes and gives, and
+    all that was chosen, in its metadata.
+    """
     from medseg.export import export
 
     size = export(model, out, tile)

@@ -15,8 +15,8 @@ from medseg.postprocess import Probabilities
 
 Forward = Callable[[Pixels], Probabilities]  # (N, h, w, C) uint8 to (N, K, h, w) float32
 
-LARGEST_WHOLE = 2048 * 2048  # pixels; of a picture that was scaled, in one piece
-LARGE_TILE = 1024  # pixels, the side of the tiles of a larger one, which go one at a time
+LARGE_TILE = 1024  # pixels, the side of the tiles of a large picture that was scaled, which go one at a time
+LARGEST_WHOLE = LARGE_TILE**2  # pixels; of a scaled picture in one piece, so that no picture takes more than a tile
 
 
 def predict_picture(
