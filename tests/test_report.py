@@ -28,7 +28,7 @@ from medseg.models.params import Library, ModelParams
 from medseg.records import Region
 from medseg.report import words
 from medseg.report.charts import WIDE, Axis, Line, bar_chart, diagonal_chart, interval, line_chart, ticks
-from medseg.report.figures_in_words import MINUS, TO, measured, percent, signed
+from medseg.report.figures_in_words import MINUS, TO, Unit, measured, percent, signed
 from medseg.report.figures_in_words import interval as interval_in_words
 from medseg.report.pictures import LARGEST, SIDE, jpeg_uri, outline
 from medseg.report.tables import Figure
@@ -635,7 +635,7 @@ def test_small_shares_never_look_like_nothing() -> None:
 
 
 def test_values_bear_their_units_and_intervals_do_not() -> None:
-    units = ("score", "pixels", "percent", "small_percent", "number")
+    units: tuple[Unit, ...] = ("score", "pixels", "percent", "small_percent", "number")
     assert [measured(0.5, unit) for unit in units] == ["0.500", "0.5 px", "50.0 %", "50.00 %", "0.50"]
     figure = Figure(images=2, undefined=0, missed=0, groups=2, mean=0.5, low=-0.25, high=1.0)
     assert [interval_in_words(figure, unit) for unit in ("percent", "pixels")] == [

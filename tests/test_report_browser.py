@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ WORST_FIRST = [picture.file for picture in (MISSED, HALF, MOST, WHOLE, FALSE, CL
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     run = write_run(folder / "run", pictures=PICTURES)
-    main(*run.paths(), folder / "report.html", folder / "report.md", folder / "run.json")
+    main(*[*run.paths(), folder / "report.html", folder / "report.md", folder / "run.json"])
     return folder / "report.html"
 
 
@@ -77,11 +77,17 @@ def started() -> Iterator[webdriver.Chrome]:
 def browser(started: webdriver.Chrome, page: Path) -> Iterator[webdriver.Chrome]:
     """The page, just opened from disk at 1200 x 900; whatever a test does there must bring no error."""
     set_size(started, 1200, 900)
-    started.get_log("browser")
+    log_of(started, "browser")
     started.get(page.as_uri())
     yield started
-    assert started.get_log("browser") == []
+    assert log_of(started, "browser") == []
     assert started.title == "U-Net on BUSI breast ultrasound: report of the run first"  # what hostile text would change
+
+
+def log_of(driver: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
+    """What the browser has logged since it was last asked."""
+    read: Callable[[str], Any] = driver.get_log
+    return list(read(kind))
 
 
 def set_size(driver: webdriver.Chrome, width: int, height: int) -> None:
@@ -120,10 +126,10 @@ def name_of(dialog: WebElement) -> str:
 
 def test_it_opens_from_disk_and_asks_for_nothing_else(started: webdriver.Chrome, page: Path) -> None:
     started.get("about:blank")
-    started.get_log("performance")
+    log_of(started, "performance")
     started.get(page.as_uri())
     enlarge(started, HALF.file)
-    messages = [json.loads(entry["message"])["message"] for entry in started.get_log("performance")]
+    messages = [json.loads(entry["message"])["message"] for entry in log_of(started, "performance")]
     sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
     addresses = [message["params"]["request"]["url"] for message in sent]
     assert addresses.count(page.as_uri()) == 1
@@ -268,7 +274,7 @@ def test_a_script_that_got_into_the_page_would_not_run(started: webdriver.Chrome
     bad.write_text(text.replace("<main>", "<main><script>document.title='run'</script>"), encoding="utf-8")
     started.get(bad.as_uri())
     assert started.title != "run"
-    assert any("Content Security Policy" in entry["message"] for entry in started.get_log("browser"))
+    assert any("Content Security Policy" in entry["message"] for entry in log_of(started, "browser"))
 
 
 @pytest.mark.parametrize("opened", [False, True])
