@@ -24,14 +24,16 @@ LEVELS = (20, 120, 220)  # grey values that `levels` takes for background, benig
 def bright(pixels: Pixels) -> Probabilities:
     """Foreground where a pixel is above 128."""
     logits = (pixels[..., 0].astype(np.float64) - 128.5) / 16
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)[:, None]
+    probabilities: Probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)[:, None]
+    return probabilities
 
 
 def levels(pixels: Pixels) -> Probabilities:
     """The class whose grey value is nearest."""
     logits = np.stack([-(((pixels[..., 0].astype(np.float64) - level) / 16) ** 2) for level in LEVELS], axis=1)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: Probabilities = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def drawn(mask: Pixels) -> Pixels:

@@ -228,7 +228,9 @@ def test_the_crf_is_used_where_it_helps() -> None:
     assert chosen.options[0].option == "crf.use"
     assert chosen.options[0].other > chosen.options[0].simplest + 0.2
     probabilities = noisy.astype(np.float32)[None]
-    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(chosen.options[0].other, abs=1e-6)
+    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
+        chosen.options[0].other, abs=1e-6
+    )
     harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
     assert (harmless.choices.crf, harmless.options[0].chosen) == (None, "never")
 

@@ -32,7 +32,7 @@ from medseg.report.figures_in_words import MINUS, TO, Unit, measured, percent, s
 from medseg.report.figures_in_words import interval as interval_in_words
 from medseg.report.pictures import LARGEST, SIDE, jpeg_uri, outline
 from medseg.report.tables import Figure
-from medseg.report.words import MODEL_IN_WORDS
+from medseg.wording import MODEL_IN_WORDS
 from stages.report import main
 
 DASH = "\N{EN DASH}"

@@ -68,13 +68,13 @@ def test_tables_are_json_and_csv_without_nan(evaluation: Evaluation, tmp_path: P
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_image.csv"), evaluation.table)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures.csv"), figures)
     meanings = (tmp_path / "columns.md").read_text()
-    assert all(f"- `{name}`: {COLUMNS[name]}\n" in meanings for name in evaluation.table)
+    assert all(f"- `{name}`: {COLUMNS[name]}\n" in meanings for name in map(str, evaluation.table.columns))
 
 
 def figure(table: pd.DataFrame, name: str, by: str = "all", stratum: str = "all") -> dict[str, Any]:
-    rows = figure_table(table).set_index(["by", "stratum", "figure"])
-    found: dict[str, Any] = rows.loc[(by, stratum, name)].to_dict()
-    return found
+    figures = figure_table(table)
+    rows = figures[(figures["by"] == by) & (figures["stratum"] == stratum) & (figures["figure"] == name)]
+    return {str(key): value for key, value in rows.iloc[0].items()}
 
 
 def scored_table(**columns: list[Any]) -> pd.DataFrame:

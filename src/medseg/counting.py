@@ -124,8 +124,9 @@ def counts_row(
     """Contours and objects of a predicted and a true mask of one picture, and how far the prediction is off.
 
     Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same of counted,
-    which are objects. The relative error is the absolute one over the count of the truth, NaN where that is 0. `truth_params` is the rule
-    that made the true counts where `params` was chosen to meet them; without it both masks are counted alike.
+    which are objects. The relative error is the absolute one over the count of the truth, NaN where that is 0.
+    `truth_params` is the rule that made the true counts where `params` was chosen to meet them; without it both masks
+    are counted alike.
     """
     rule = truth_params or params
     return _errors("contours", count_contours(prediction), count_contours(truth)) | _errors(

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from medseg.cases import UNCERTAINTY, draw_case, mask_path
+from medseg.cases import UNCERTAINTY, coloured, draw_case, mask_path
 from medseg.classes import Binary
 from medseg.evaluation import Evaluation
 from medseg.figures import contact_sheet, titled
@@ -99,8 +98,7 @@ def uncertainty_sheet(
         titled(draw_case(rows[file], raw, predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
     ]
     maps = [
-        _coloured(crop(read_image(mask_path(predictions / UNCERTAINTY, file)), region_of(rows[file])))
-        for file in chosen
+        coloured(crop(read_image(mask_path(predictions / UNCERTAINTY, file)), region_of(rows[file]))) for file in chosen
     ]
     return contact_sheet([*outlines, *maps], max(1, len(chosen)), TILE)
 
@@ -127,9 +125,3 @@ def _titles(evaluation: Evaluation) -> dict[str, str]:
         words = [label if label == call else f"{label} as {call}" for label, call in calls]
         scores = [f"{score} {call}" for score, call in zip(scores, words, strict=True)]
     return dict(zip(table["file"], scores, strict=True))
-
-
-def _coloured(uncertainty: Pixels) -> Pixels:
-    """(H, W, 1) uint8 to RGB, from black over violet and orange to yellow."""
-    colours = cv2.applyColorMap(uncertainty, cv2.COLORMAP_INFERNO)
-    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGB).astype(np.uint8)

@@ -14,6 +14,7 @@ from typing import Any
 from medseg.description import read_description
 from medseg.errors import UserError
 from medseg.fingerprint import code_sha256
+from medseg.inputs import read_bytes, read_json
 from medseg.outputs import write_text
 from medseg.segmenter import SegmenterDescription
 
@@ -59,25 +60,6 @@ def run_record(
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON."""
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file. Raises `UserError` that names it where it is missing."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object. Raises `UserError` that names it."""
-    try:
-        content = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return content
 
 
 def package_versions() -> dict[str, str]:

@@ -49,10 +49,14 @@ def data_in_words(name: str) -> str:
     return DATA_IN_WORDS.get(name, name)
 
 
+def architecture_in_words(name: str) -> str:
+    """An architecture by `model.name`, or by `model.arch` for those of the library; else the name itself."""
+    return MODEL_IN_WORDS.get(name, name)
+
+
 def network_in_words(model: ModelParams) -> str:
     """The network's architecture, with its encoder where it has one."""
-    name = model.arch if isinstance(model, Library) else model.name
-    words = MODEL_IN_WORDS.get(name, name)
+    words = architecture_in_words(model.arch if isinstance(model, Library) else model.name)
     return f"{words} over the encoder {model.encoder}" if isinstance(model, Encoded) else words
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from medseg.classes import Multiclass, TaskParams
 from medseg.description import read_description
 from medseg.figures import class_colours
+from medseg.inputs import read_bytes, read_json
 from medseg.machine import MachineParams
 from medseg.manifest import read_manifest
 from medseg.report import words
@@ -16,7 +17,7 @@ from medseg.report.curves import Charts, all_charts
 from medseg.report.decisions import Decision, decisions
 from medseg.report.pictures import Case, data_uri, scored_cases
 from medseg.report.tables import Stratum, read_strata, read_table
-from medseg.runs import SPLITS, read_bytes, read_json
+from medseg.runs import SPLITS
 from medseg.segmenter import SegmenterDescription
 
 

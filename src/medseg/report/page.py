@@ -15,8 +15,9 @@ from medseg.report.charts import Axis, Interval, interval
 from medseg.report.content import Report
 from medseg.report.figures_in_words import measured, percent
 from medseg.report.tables import Figure, Stratum
-from medseg.report.words import SCORED_ON_VAL, counted
+from medseg.report.words import SCORED_ON_VAL
 from medseg.runs import sample_size, score
+from medseg.wording import counted
 
 FOLDER = Path(__file__).parent
 

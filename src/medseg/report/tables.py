@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.errors import UserError
-from medseg.runs import read_bytes
+from medseg.inputs import read_bytes
 
 TEXT = ("file", "label", "group", "size", "called", "by", "stratum", "figure", "actual", "predicted")
 

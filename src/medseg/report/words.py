@@ -6,68 +6,39 @@ import pandas as pd
 
 from medseg.calibration import BAND
 from medseg.classes import Multiclass
-from medseg.counting import CountingParams
 from medseg.description import Training
-from medseg.geometry import Geometry, Patchify, Scale
 from medseg.report.figures_in_words import MINUS
 from medseg.runs import score
 from medseg.scoring import Counting
 from medseg.segmenter import SegmenterDescription
-from medseg.statistics import RESAMPLES
+from medseg.statistics import FEW_GROUPS, RESAMPLES
 from medseg.surfaces import Tolerance
-
-DATA_IN_WORDS = {
-    "phantom": "simulated breast ultrasound",
-    "busi": "BUSI breast ultrasound",
-    "isic2017": "ISIC 2017 skin lesions",
-    "cryonuseg": "nuclei in CryoNuSeg tissue",
-    "ucsb": "nuclei in UCSB breast tissue",
-    "folder": "pictures from a folder",
-}
-MODEL_IN_WORDS = {
-    "unet": "U-Net",
-    "unet_plain": "plain U-Net",
-    "segnet": "SegNet",
-    "pspnet": "PSPNet",
-    "improved_unet": "Improved U-Net",
-    "cmunext": "CMUNeXt",
-    "unetplusplus": "U-Net++",
-    "manet": "MA-Net",
-    "linknet": "LinkNet",
-    "fpn": "FPN",
-    "pan": "PAN",
-    "deeplabv3": "DeepLabV3",
-    "deeplabv3plus": "DeepLabV3+",
-    "upernet": "UPerNet",
-    "segformer": "SegFormer",
-}
-WEIGHTS_IN_WORDS = {
-    "packaged": "ImageNet weights from a package",
-    "placed": "ImageNet weights from a placed file",
-    "hub": "ImageNet weights from the hub",
-    "random": "random weights",
-}
-
+from medseg.wording import (
+    architecture_in_words,
+    counted,
+    counting_in_words,
+    data_in_words,
+    first_weights_in_words,
+    prediction_in_words,
+)
 
 SCORED_ON_VAL = (
     "The epoch and every choice that was left to val were made on the same images that are scored, which flatters the "
     "figures."
 )
-FEW_GROUPS = 20
 STRENGTHS = ((0.1, "no relation"), (0.3, "a weak relation"), (0.5, "a moderate relation"), (1.0, "a strong relation"))
 
 
 def title(parameters: dict[str, Any]) -> str:
     """Model and data set in words; a name that has none stands for itself."""
-    model, data = parameters["model"], parameters["data"]["name"]
-    name = model.get("arch", model["name"])
-    words = f"{MODEL_IN_WORDS.get(name, name)} on {DATA_IN_WORDS.get(data, data)}"
+    model = parameters["model"]
+    words = f"{architecture_in_words(model.get('arch', model['name']))} on {data_in_words(parameters['data']['name'])}"
     return words[:1].upper() + words[1:]
 
 
 def start(encoder: str | None, training: Training) -> str:
     """The network's encoder, if it has one, and where its first weights came from."""
-    weights = _first_weights(training)
+    weights = first_weights_in_words(training)
     return f"{encoder}, started from {weights}" if encoder else f"Started from {weights}"
 
 
@@ -75,7 +46,7 @@ def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[st
     """How the figures are computed, one thought each."""
     task = description.task
     steps = [
-        f"{_prediction(description.geometry, description.overlap)} {_found(description)} Prediction and "
+        f"{prediction_in_words(description.geometry, description.overlap)} {_found(description)} Prediction and "
         "truth are compared at the picture's own resolution.",
         "Dice is 2 TP / (2 TP + FP + FN) and IoU is TP / (TP + FP + FN), where TP, FP and FN are the pixels rightly "
         "found, wrongly found and not found. Precision is TP / (TP + FP), recall is TP / (TP + FN), accuracy is the "
@@ -198,21 +169,6 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 image`, `2 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _first_weights(training: Training) -> str:
-    former = training.former
-    if former is None:
-        return WEIGHTS_IN_WORDS[training.first_weights]
-    weights = f"weights of a former network, {former.name}"
-    if not former.continued:
-        return weights
-    return f"{weights}, continued after {counted(former.epochs_behind, 'epoch')} with its optimiser and schedule"
-
-
 def _found(description: SegmenterDescription) -> str:
     threshold = description.chosen.choices.postprocess.threshold
     if not isinstance(description.task, Multiclass):
@@ -256,30 +212,10 @@ def _object_steps(counting: Counting) -> list[str]:
         "Objects are connected pixels (8 neighbours). An object of the truth is detected where one that was found "
         "overlaps it with an IoU over 0.5; else it is missed. Objects found without such a partner are false. "
         "F1 is 2 detected / (objects of the truth + objects found).",
-        f"For counts, objects of the truth are {_rule(counting.truth)}; "
-        f"objects found are {_rule(counting.prediction)}.",
+        f"For counts, objects of the truth: {counting_in_words(counting.truth)}; of the prediction: "
+        f"{counting_in_words(counting.prediction)}.",
         "The strata small, medium and large are thirds of the scored images by the marked share of their area.",
     ]
-
-
-def _rule(rule: CountingParams) -> str:
-    size = f"those of at least {rule.smallest} px" if rule.smallest else "of any size"
-    return f"{size}, touching ones told apart (depth {rule.depth:g} px)" if rule.split else f"{size}, touching ones one"
-
-
-def _prediction(geometry: Geometry, overlap: float) -> str:
-    if isinstance(geometry, Patchify):
-        return (
-            f"Each picture is predicted in patches of {geometry.patch}x{geometry.patch} that overlap by "
-            f"{100 * overlap:g} %, and the probabilities are joined."
-        )
-    if isinstance(geometry, Scale):
-        return f"Each picture is scaled by {geometry.factor:g}, predicted, and its probabilities are scaled back."
-    shape = "aspect kept, padded" if geometry.aspect == "keep" else "aspect not kept"
-    return (
-        f"Each picture is resized to {geometry.width}x{geometry.height} ({shape}), predicted, and its probabilities "
-        "are resized back."
-    )
 
 
 def _has_windows(manifest: pd.DataFrame) -> bool:
