@@ -258,8 +258,8 @@ def test_objects_and_outlines_are_scored_inside_the_region(tmp_path: Path) -> No
 
 def test_a_missed_picture_takes_the_diagonal_of_its_region(evaluation: Evaluation) -> None:
     missed = evaluation.table.set_index("file").loc["missed.png"]
-    assert missed[["hd95", "assd"]].tolist() == [round(float(np.hypot(20, 30)), 6)] * 2
-    assert missed[["nsd", "nsd_relative", "area_error"]].tolist() == [0, 0, -1]
+    assert (missed["hd95"], missed["assd"]) == (round(float(np.hypot(20, 30)), 6),) * 2
+    assert (missed["nsd"], missed["nsd_relative"], missed["area_error"]) == (0, 0, -1)
 
 
 def test_pictures_are_large_or_small_beside_one_another(evaluation: Evaluation) -> None:
