@@ -29,7 +29,7 @@ Labels = NDArray[np.int32]
 Size = Annotated[int, Field(ge=0)]  # pixels
 Depth = Annotated[float, Field(gt=0, le=100)]  # pixels
 
-_FOUR, _EIGHT = (ndimage.generate_binary_structure(2, reach) for reach in (1, 2))
+_EIGHT = ndimage.generate_binary_structure(2, 2)
 _HALF_OF_NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))  # row, column; with their opposites all eight
 _NEIGHBOURS = _HALF_OF_NEIGHBOURS + tuple((-down, -right) for down, right in _HALF_OF_NEIGHBOURS)
 
@@ -79,7 +79,10 @@ def count_contours(mask: Mask) -> int:
 
 def count_objects(mask: Mask, params: CountingParams) -> int:
     """Count the objects of a mask (H, W), what is not 0 being foreground; holes are none."""
-    return int(separate_objects(mask, params).max(initial=0))
+    kept = _drop_small(_binary(mask), params.smallest)
+    if not params.split:
+        return cv2.connectedComponents(kept, connectivity=8)[0] - 1
+    return int(np.count_nonzero(np.bincount(_separated(kept, params)[kept > 0])))
 
 
 def separate_objects(mask: Mask, params: CountingParams) -> Labels:
@@ -91,11 +94,8 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     """
     kept = _drop_small(_binary(mask), params.smallest)
     if not params.split:
-        return _in_reading_order(_components(kept, _EIGHT))
-    solid = _fill_small(kept, params.smallest)
-    distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32)
-    basins = _basins(distance, solid)
-    return _in_reading_order(_owners(basins, distance, kept, params)[basins] * kept)
+        return _in_reading_order(_components(kept))
+    return _in_reading_order(_separated(kept, params) * kept)
 
 
 def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
@@ -148,25 +148,39 @@ def _binary(mask: Mask) -> NDArray[np.uint8]:
     return np.ascontiguousarray(mask != 0).astype(np.uint8)
 
 
-def _components(mask: NDArray[np.uint8], structure: NDArray[np.bool_]) -> Labels:
-    labels: Labels = ndimage.label(mask, structure)[0]
+def _separated(kept: NDArray[np.uint8], params: CountingParams) -> Labels:
+    """The basin that each pixel of a mask belongs to, filled holes included; basins are numbered with gaps."""
+    solid = _fill_small(kept, params.smallest)
+    distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32, copy=False)
+    basins = _basins(distance, solid)
+    return _owners(basins, distance, kept, params)[basins]
+
+
+def _components(mask: NDArray[np.uint8]) -> Labels:
+    labels: Labels = ndimage.label(mask, _EIGHT)[0]
     return labels
 
 
 def _drop_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
-    labels = _components(mask, _EIGHT)
-    large = np.bincount(labels.ravel()) >= smallest
+    if smallest <= 1:
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= smallest
     large[0] = False
-    return large[labels].astype(np.uint8)
+    kept: NDArray[np.uint8] = large.astype(np.uint8)[labels]
+    return kept
 
 
 def _fill_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
     """Fill the holes below `smallest` pixels; background that reaches the edge of the picture is no hole."""
-    labels = _components(np.equal(mask, 0).astype(np.uint8), _FOUR)
-    filled = np.bincount(labels.ravel()) < smallest
+    if smallest <= 1:
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((mask == 0).astype(np.uint8), connectivity=4)
+    filled = stats[:, cv2.CC_STAT_AREA] < smallest
     filled[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     filled[0] = True  # the foreground
-    return filled[labels].astype(np.uint8)
+    solid: NDArray[np.uint8] = filled.astype(np.uint8)[labels]
+    return solid
 
 
 def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
@@ -174,7 +188,7 @@ def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
     height, width = distance.shape
     surrounded = np.pad(distance, 1)
     steepest = np.zeros_like(distance)
-    target = np.arange(distance.size).reshape(height, width)
+    target = np.arange(distance.size, dtype=np.int32).reshape(height, width)
     here = target.copy()
     for down, right in _NEIGHBOURS:
         neighbour = surrounded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
@@ -182,11 +196,11 @@ def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
         better = slope > steepest
         steepest[better] = slope[better]
         target[better] = here[better] + down * width + right
-    peaks = _components((mask.astype(bool) & (target == here)).astype(np.uint8), _EIGHT)
+    peaks = _components((mask.astype(bool) & (target == here)).astype(np.uint8))
     return peaks.ravel()[_ends(target.ravel())].reshape(height, width) * mask
 
 
-def _ends(target: NDArray[np.int64]) -> NDArray[np.int64]:
+def _ends(target: Labels) -> Labels:
     """Follow each pixel's pointer to the pixel that points to itself, in doubling strides."""
     while not np.array_equal(further := target[target], target):
         target = further
