@@ -199,7 +199,7 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     declared = [
         next(iter(entry)) for entry in YAML().load(clone.folder / "dvc.yaml")["plots"] if isinstance(entry, dict)
     ]
-    assert {name: {part["revisions"][0] for part in drawn[name]} for name in declared} == {
+    assert {name: {revision for part in drawn[name] for revision in part["revisions"]} for name in declared} == {
         name: {"bolder", "queued"} for name in declared
     }
     printed = clone.run("medseg", "compare", "bolder", "queued")
