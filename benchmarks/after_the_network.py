@@ -8,6 +8,7 @@ Run in the project's root after a run: `python benchmarks/after_the_network.py`.
 """
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from medseg.manifest import read_manifest
 from medseg.markdown import table as table_text
 from medseg.params import read_record, read_section
 from medseg.postprocess import Postprocess
+from medseg.runs import ABSENT
 from medseg.scoring import Counting
 from medseg.segmenter import Segmenter, SegmenterDescription
 from medseg.statistics import RESAMPLES, SEED, paired_bootstrap
@@ -42,11 +44,14 @@ def main() -> None:
     forward = network_forward(network, choose_device("auto"))
     ways = variants(CrfParams.model_validate(settings.crf.model_dump(exclude={"use"})), description)
     scores = {name: table(forward, way, manifest, settings.batch_size) for name, way in ways.items()}
-    rows = [dice_row(name, scores) for name in scores] + counting_rows(forward, description, manifest, settings)
-    name = read_record(params)["name"]
-    (ROOT / "benchmarks" / "results" / f"after_the_network_{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    print(table_text(columns, [[str(row.get(column, "")) for column in columns] for row in rows]))
+    found = {
+        "dice": [dice_row(name, scores) for name in scores],
+        "counts": counting_rows(forward, description, manifest, settings),
+    }
+    result = ROOT / "benchmarks" / "results" / f"after_the_network_{read_record(params)['name']}.json"
+    result.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    for rows in found.values():
+        print(table_text(list(rows[0]), [list(map(str, row.values())) for row in rows]), end="\n\n")
 
 
 def variants(crf: CrfParams, chosen: SegmenterDescription) -> dict[str, SegmenterDescription]:
@@ -78,11 +83,13 @@ def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
     full = scores["plain"]["truth_pixels"] > 0
     dice, plain = (scores[variant]["dice"][full] for variant in (name, "plain"))
     found = paired_bootstrap(dice - plain, scores["plain"]["group"][full].tolist(), RESAMPLES, SEED)
-    interval = "" if name == "plain" else f"{found.interval.low:+.3f} to {found.interval.high:+.3f}"
-    difference = "" if name == "plain" else f"{found.interval.mean:+.3f}"
-    return {"after the network": name, "images": len(dice), "Dice": f"{dice.mean():.3f}"} | {
-        "difference": difference,
-        "95 % interval": interval,
+    low, high = found.interval.low, found.interval.high
+    return {
+        "after the network": name,
+        "images": len(dice),
+        "Dice": f"{dice.mean():.3f}",
+        "difference": ABSENT if name == "plain" else f"{found.interval.mean:+.3f}",
+        "95 % interval": ABSENT if name == "plain" or math.isnan(low) else f"{low:+.3f} to {high:+.3f}",
     }
 
 
@@ -114,10 +121,10 @@ def counting_row(
     scores = table(forward, description.model_copy(update={"scoring": scoring}), manifest, settings.batch_size)
     kind = "counted" if rule else "contours"
     return {
-        "after the network": f"{name}: off by",
+        "what is counted": name,
         "images": len(scores),
-        "count of the truth": f"{scores[f'{kind}_truth'].mean():.1f}",
-        "mean absolute error": f"{scores[f'{kind}_absolute_error'].mean():.1f}",
+        "in the truth": f"{scores[f'{kind}_truth'].mean():.1f}",
+        "off by": f"{scores[f'{kind}_absolute_error'].mean():.1f}",
     }
 
 
