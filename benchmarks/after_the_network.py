@@ -19,7 +19,7 @@ from medseg.bundle import load_bundle
 from medseg.choices import Choices
 from medseg.counting import CountingParams
 from medseg.crf import CrfParams
-from medseg.evaluation import EvaluateParams, evaluate
+from medseg.evaluation import evaluate
 from medseg.inference import choose_device, network_forward
 from medseg.manifest import read_manifest
 from medseg.markdown import table as table_text
@@ -28,6 +28,7 @@ from medseg.postprocess import Postprocess
 from medseg.runs import ABSENT
 from medseg.scoring import Counting
 from medseg.segmenter import Segmenter, SegmenterDescription
+from medseg.selection import EvaluateParams
 from medseg.statistics import RESAMPLES, SEED, paired_bootstrap
 from medseg.tiling import Forward
 
@@ -58,6 +59,7 @@ def variants(crf: CrfParams, chosen: SegmenterDescription) -> dict[str, Segmente
     """The same network with other choices after it."""
     choices = {
         "plain": PLAIN,
+        "averaged with its mirror image": PLAIN.model_copy(update={"test_time_augmentation": "mirror"}),
         "averaged over flips": PLAIN.model_copy(update={"test_time_augmentation": "flips"}),
         "averaged over flips and turns": PLAIN.model_copy(update={"test_time_augmentation": "flips_and_turns"}),
         "dense CRF": PLAIN.model_copy(update={"crf": crf}),
@@ -75,7 +77,7 @@ def table(forward: Forward, description: SegmenterDescription, manifest: pd.Data
     """The table per image."""
     with tempfile.TemporaryDirectory() as folder:
         segmenter = Segmenter(description, forward)
-        return evaluate(segmenter, manifest, ROOT / "data" / "raw", "none", batch_size, Path(folder)).table
+        return evaluate(segmenter, manifest, ROOT / "data" / "raw", batch_size, Path(folder)).table
 
 
 def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def main(
     """
     from medseg.bundle import load_bundle, save_bundle
     from medseg.description import Description
-    from medseg.evaluation import EvaluateParams, evaluate
+    from medseg.evaluation import evaluate
     from medseg.evaluation_plots import write_plots
     from medseg.inference import choose_device, network_forward
     from medseg.inputs import read_json
@@ -33,7 +33,7 @@ def main(
     from medseg.outputs import whole_folder
     from medseg.params import read_section
     from medseg.segmenter import Segmenter
-    from medseg.selection import select
+    from medseg.selection import EvaluateParams, select
     from medseg.summary import write_tables
 
     settings = read_section(params, "evaluate", EvaluateParams)
@@ -43,9 +43,7 @@ def main(
     table, audited = read_manifest(manifest), read_json(audit)
     description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
     with whole_folder(predictions) as partial:
-        found = evaluate(
-            Segmenter(description, forward), table, raw, settings.uncertainty, settings.batch_size, partial
-        )
+        found = evaluate(Segmenter(description, forward), table, raw, settings.batch_size, partial)
         figures, summary = write_tables(found, partial, metrics)
     with whole_folder(plots) as partial:
         write_plots(found, thresholds, figures, table, raw, predictions, partial)

@@ -95,6 +95,7 @@ SCORING = Scoring(
         truth=CountingParams(smallest=10, split=False, depth=1.0),
         prediction=CountingParams(smallest=0, split=True, depth=0.5),
     ),
+    uncertainty="flips",
 )
 DESCRIPTION: dict[str, Any] = {
     "model": {

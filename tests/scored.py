@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import tiny
 
-from medseg.choices import Augmentation
 from medseg.classes import Multiclass
 from medseg.evaluation import Evaluation, evaluate
 from medseg.geometry import Geometry, Patchify
@@ -46,12 +45,11 @@ def run(
     rows: list[dict[str, Any]],
     geometry: Geometry = TILES,
     forward: Forward = bright,
-    uncertainty: Augmentation = "none",
     **choices: Any,
 ) -> Evaluation:
     """Score `rows`, whose pictures lie in `folder`/raw, and leave what is predicted in `folder`."""
     segmenter = Segmenter(tiny.segmenter(geometry, **choices), forward)
-    return evaluate(segmenter, pd.DataFrame(rows), folder / "raw", uncertainty, 2, folder)
+    return evaluate(segmenter, pd.DataFrame(rows), folder / "raw", 2, folder)
 
 
 def run_classes(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:

@@ -169,16 +169,19 @@ def test_where_nothing_is_marked_all_stays_at_its_simplest_and_a_warning_says_so
 def test_augmentation_is_used_where_it_helps_and_the_simpler_one_where_it_helps_as_much() -> None:
     plain, better = row(0.6, 0.9), row(0.4, 0.9)
     truth = row(0, 1)
-    helps = shown({"none": plain, "flips": better, "flips_and_turns": better}, truth)
+    helps = shown({"none": plain, "mirror": plain, "flips": better, "flips_and_turns": better}, truth)
     chosen = choose_on([helps], test_time_augmentation="val")
     assert table(chosen) == [("test_time_augmentation", round(2 / 3, 6), 1.0, "flips", "flips")]
-    harms = shown({"none": better, "flips": plain, "flips_and_turns": better}, truth)
+    harms = shown({"none": better, "mirror": plain, "flips": plain, "flips_and_turns": better}, truth)
     chosen = choose_on([harms], test_time_augmentation="val")
     assert table(chosen) == [("test_time_augmentation", 1.0, 1.0, "flips_and_turns", "none")]
 
 
 def test_augmentation_is_chosen_at_a_half_and_the_threshold_on_what_it_gives() -> None:
-    picture = shown({"none": row(0.6, 0.9), "flips": row(0.3, 0.35), "flips_and_turns": row(0.75, 0.9)}, row(0, 1))
+    picture = shown(
+        {"none": row(0.6, 0.9), "mirror": row(0.6, 0.9), "flips": row(0.3, 0.35), "flips_and_turns": row(0.75, 0.9)},
+        row(0, 1),
+    )
     chosen = choose_on([picture], test_time_augmentation="val", threshold="val")
     # With its own best threshold every one of them is right, but at 0.5 none gets more than the plain one.
     assert [option.chosen for option in chosen.options] == ["none", "0.65"]

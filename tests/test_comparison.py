@@ -166,7 +166,8 @@ def test_a_score_that_is_undefined_everywhere_is_told_so() -> None:
 def per_image() -> pd.DataFrame:
     """A row of each kind as the evaluation writes them: something found, missed, rightly and wrongly empty."""
     rule = CountingParams(smallest=0, split=False, depth=1.0)
-    scoring = Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=Counting(truth=rule, prediction=rule))
+    counting = Counting(truth=rule, prediction=rule)
+    scoring = Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=counting, uncertainty="none")
     disc, nothing = tiny.circle(24, 6), np.zeros((24, 24), np.uint8)
     pairs = {"found": (disc, disc), "missed": (nothing, disc), "empty": (nothing, nothing), "false": (disc, nothing)}
     rows = [

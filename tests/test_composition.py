@@ -12,7 +12,6 @@ from medseg.classes import TaskParams
 from medseg.composition import compose
 from medseg.datasets import DataParams
 from medseg.errors import UserError
-from medseg.evaluation import EvaluateParams
 from medseg.geometry import Geometry
 from medseg.losses import LossParams
 from medseg.machine import MachineParams
@@ -21,6 +20,7 @@ from medseg.models.params import ModelParams
 from medseg.optimisation import OptimizerParams, SchedulerParams
 from medseg.params import Seed, read_record, read_section, read_yaml
 from medseg.sampling import SamplingParams
+from medseg.selection import EvaluateParams
 from medseg.splits import SplitParams
 from medseg.training import TrainParams
 

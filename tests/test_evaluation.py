@@ -28,7 +28,7 @@ from medseg.calibration import object_surroundings
 from medseg.cases import mask_path, read_prediction
 from medseg.datasets.ucsb import scan_ucsb
 from medseg.errors import UserError
-from medseg.evaluation import EvaluateParams, Evaluation, evaluate, scored_split
+from medseg.evaluation import Evaluation, evaluate, scored_split
 from medseg.geometry import Geometry
 from medseg.imaging import Pixels, read_image
 from medseg.manifest import ManifestParams, measure, read_pair, region_of
@@ -36,6 +36,7 @@ from medseg.params import read_yaml, validate
 from medseg.postprocess import Probabilities
 from medseg.scoring import COLUMNS
 from medseg.segmenter import Segmenter
+from medseg.selection import EvaluateParams
 
 PROJECT = Path(__file__).parents[1]
 
@@ -141,7 +142,7 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
     table, _ = measure(records, samples / "ucsb", ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
     table = table.assign(split="test")
     segmenter = Segmenter(tiny.segmenter(tiny.resize(side=128)), bright)
-    evaluation = evaluate(segmenter, table, samples / "ucsb", "none", 2, tmp_path)
+    evaluation = evaluate(segmenter, table, samples / "ucsb", 2, tmp_path)
     for row, scored in zip(table.itertuples(), evaluation.table.itertuples(), strict=True):
         region = region_of(row)
         mask = read_image(mask_path(tmp_path / "masks", str(row.file)))

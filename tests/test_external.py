@@ -26,7 +26,6 @@ from medseg.external import (
     BATCH_SIZE,
     DUPLICATE_DISTANCE,
     LAYOUTS,
-    UNCERTAINTY,
     WRITTEN,
     Layout,
     evaluate_external,
@@ -51,7 +50,7 @@ def one_thread() -> None:
 def write_model(folder: Path, **choices: Any) -> Path:
     """A segmenter with a small network of random weights."""
     torch.manual_seed(0)
-    description = tiny.segmenter(**choices)
+    description = tiny.segmenter(uncertainty="flips", **choices)
     save_bundle(folder, build_model(tiny.unet(), 1, logit_count(description.task)), description)
     return folder
 
@@ -99,7 +98,7 @@ def test_figures_are_those_of_the_evaluation_of_the_same_pictures(model: Path, d
         rows.append(tiny.row(tmp_path / "raw", f"images/{name}.png", image, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
     segmenter = Segmenter(description, network_forward(network, torch.device("cpu")))
-    found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", "flips", 3, tmp_path / "expected")
+    found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find
     pd.testing.assert_frame_equal(table.drop(columns=own), found.table.drop(columns=own), check_dtype=False)
@@ -222,7 +221,6 @@ def test_its_values_are_the_pipeline_s_defaults(project: Path) -> None:
         return yaml.safe_load((project / "conf" / name).read_text())
 
     assert default("manifest/default.yaml")["duplicate_distance"] == DUPLICATE_DISTANCE
-    assert default("evaluate/default.yaml")["uncertainty"] == UNCERTAINTY
     assert default("evaluate/default.yaml")["batch_size"] == BATCH_SIZE
     for layout, values in LAYOUTS.items():
         section = default(f"data/{layout}.yaml")

@@ -63,7 +63,7 @@ class Scored:
         self.manifest = pd.DataFrame(rows)
         forward = bright if isinstance(description.task, Binary) else three
         segmenter = Segmenter(description, forward)
-        self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", "none", 4, folder)
+        self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
         self.figures = figure_table(self.found.table)
         self.metrics = summarise(self.found, self.figures)
         self.audit = audit("busi", self.manifest, [])

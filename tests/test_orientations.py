@@ -92,6 +92,8 @@ def test_the_orientations_are_the_four_flips_and_the_eight_ways_to_hold_a_square
     assert sorted(held[:4]) == sorted(flips)
     assert sorted(held[4:]) == sorted(turns)
     assert orientations("flips", SQUARE) == orientations("flips_and_turns", SQUARE)[:4]
+    assert orientations("mirror", SQUARE) == orientations("flips", SQUARE)[:2]
+    assert oriented(image, orientations("mirror", SQUARE)[1])[..., 0].tolist() == [[2, 1], [4, 3]]
     assert orientations("none", SQUARE) == orientations("flips", SQUARE)[:1]
 
 

@@ -168,7 +168,7 @@ def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
     chosen = model(threshold=0.3, largest_component=True, test_time_augmentation="flips")
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 1), np.uint8)
     rows = pd.DataFrame([tiny.row(tmp_path, "a.png", noise, np.ones((50, 70), np.uint8))])
-    evaluate(chosen, rows, tmp_path, "none", 3, tmp_path / "scored")
+    evaluate(chosen, rows, tmp_path, 3, tmp_path / "scored")
     predict_pictures(chosen, [tmp_path / "a.png"], tmp_path / "out")
     assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
 

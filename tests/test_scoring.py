@@ -19,7 +19,9 @@ TRUTH = blocks((1, 2, 10, 2, 10), (1, 2, 5, 20, 23))
 
 def scores(codes: Pixels, truth: Pixels = TRUTH, prediction: CountingParams = PLAIN) -> dict[str, float | int | str]:
     rules = Scoring(
-        tolerance=Tolerance(pixels=1.0, diagonal=0.5), counting=Counting(truth=PLAIN, prediction=prediction)
+        tolerance=Tolerance(pixels=1.0, diagonal=0.5),
+        counting=Counting(truth=PLAIN, prediction=prediction),
+        uncertainty="none",
     )
     return score_picture(codes, truth, np.uint8(1), tiny.BINARY, rules)
 
@@ -62,7 +64,11 @@ def test_an_empty_truth_leaves_undefined_what_has_no_meaning() -> None:
 
 def test_with_classes_the_pictures_own_counts_apart() -> None:
     codes = blocks((1, 2, 10, 2, 10), (2, 2, 5, 20, 23))
-    rules = Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.5), counting=Counting(truth=PLAIN, prediction=PLAIN))
+    rules = Scoring(
+        tolerance=Tolerance(pixels=1.0, diagonal=0.5),
+        counting=Counting(truth=PLAIN, prediction=PLAIN),
+        uncertainty="none",
+    )
     found = score_picture(codes, TRUTH, np.uint8(1), THREE, rules)
     assert (found["dice"], found["called"]) == (1, "benign")
     assert found["class_dice"] == round(2 * 64 / (64 + 73), 6)

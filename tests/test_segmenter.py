@@ -48,7 +48,7 @@ def constant(image: Pixels) -> Forward:
     return forward
 
 
-@pytest.mark.parametrize(("augmentation", "times"), [("none", 1), ("flips", 4), ("flips_and_turns", 8)])
+@pytest.mark.parametrize(("augmentation", "times"), [("none", 1), ("mirror", 2), ("flips", 4), ("flips_and_turns", 8)])
 def test_the_picture_is_predicted_in_every_orientation_that_was_chosen(augmentation: Augmentation, times: int) -> None:
     calls = count()
 

@@ -12,12 +12,10 @@ from scored import TILES, blocks, bright, drawn, half
 from medseg.counting import CountingParams
 from medseg.params import read_yaml, validate
 from medseg.segmenter import Segmenter, SegmenterDescription, segment
-from medseg.selection import SelectionParams, select
+from medseg.selection import EvaluateParams, select
 
 PROJECT = Path(__file__).parents[1]
-DEFAULT = {
-    key: value for key, value in read_yaml(PROJECT / "conf/evaluate/default.yaml").items() if key != "uncertainty"
-}
+DEFAULT = read_yaml(PROJECT / "conf/evaluate/default.yaml")
 PLAIN: dict[str, Any] = {
     "threshold": 0.5,
     "test_time_augmentation": "none",
@@ -28,13 +26,13 @@ PLAIN: dict[str, Any] = {
 SPLIT = {"smallest": 0, "split": True, "depth": 1.0, "grid": {"smallest": [0, 30], "depths": [1.0]}}
 
 
-def params(**changes: Any) -> SelectionParams:
-    checked: SelectionParams = validate({**DEFAULT, **changes}, SelectionParams, "params.yaml: evaluate")
+def params(**changes: Any) -> EvaluateParams:
+    checked: EvaluateParams = validate({**DEFAULT, **changes}, EvaluateParams, "params.yaml: evaluate")
     return checked
 
 
 def chosen(
-    folder: Path, rows: list[dict[str, Any]], settings: SelectionParams
+    folder: Path, rows: list[dict[str, Any]], settings: EvaluateParams
 ) -> tuple[SegmenterDescription, pd.DataFrame]:
     return select(bright, tiny.description(TILES), pd.DataFrame(rows), folder / "raw", settings)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medseg.augmentation import Transforms
-from medseg.choices import Choices, Chosen
+from medseg.choices import Augmentation, Choices, Chosen
 from medseg.classes import Binary, Multiclass, TaskParams
 from medseg.counting import CountingParams
 from medseg.description import Description, Training
@@ -129,6 +129,7 @@ def segmenter(
     geometry: Geometry | None = None,
     model: ModelParams | None = None,
     task: TaskParams = BINARY,
+    uncertainty: Augmentation = "none",
     **choices: Any,
 ) -> SegmenterDescription:
     """`model.yaml` of a segmenter with that network: threshold 0.5 and nothing else, but for `choices`."""
@@ -140,7 +141,11 @@ def segmenter(
         **dict(description(geometry, model, task)),
         overlap=0.5,
         chosen=Chosen(choices=Choices(postprocess=last, **chosen), options=[], images=0, warnings=[]),
-        scoring=Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=Counting(truth=rule, prediction=rule)),
+        scoring=Scoring(
+            tolerance=Tolerance(pixels=1.0, diagonal=0.01),
+            counting=Counting(truth=rule, prediction=rule),
+            uncertainty=uncertainty,
+        ),
     )
 
 

@@ -15,11 +15,11 @@ from medseg.metrics import Counts, count_pixels, overlap_scores
 from medseg.params import Section
 from medseg.postprocess import Postprocess, Probabilities, foreground_probability, postprocess
 
-Augmentation = Literal["none", "flips", "flips_and_turns"]
+Augmentation = Literal["none", "mirror", "flips", "flips_and_turns"]
 Use = Literal["never", "always", "val"]  # not off and on, which YAML 1.1 reads as booleans
 
 # What val chooses from, the simplest first: of equally good ones the first is taken.
-AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "flips", "flips_and_turns")
+AUGMENTATIONS: tuple[Augmentation, ...] = ("none", "mirror", "flips", "flips_and_turns")
 THRESHOLDS = tuple(step / 20 for step in sorted(range(1, 20), key=lambda step: (abs(step - 10), step)))  # 0.5, 0.45 ...
 SMALLEST_OBJECTS = (0, 10, 30, 100, 300, 1000, 3000)  # pixels
 

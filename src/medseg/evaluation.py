@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from medseg.calibration import Calibration, object_surroundings
 from medseg.cases import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
-from medseg.choices import Augmentation
 from medseg.classes import Binary, TaskParams, class_codes, class_names
 from medseg.errors import UserError
 from medseg.imaging import Pixels
@@ -21,17 +20,11 @@ from medseg.objects import size_limits, size_strata
 from medseg.postprocess import Probabilities, foreground_probability
 from medseg.scoring import COLUMNS, DECIMALS, call_names, score_picture
 from medseg.segmenter import Segmenter, SegmenterDescription, finish, predict
-from medseg.selection import SelectionParams, inside
+from medseg.selection import inside
 
 CURVE_STEPS = 100
 CALIBRATION_BINS = 15
 RELIABILITY = ("confidence", "observed", "pixels")
-
-
-class EvaluateParams(SelectionParams):
-    """The section `evaluate`."""
-
-    uncertainty: Augmentation  # the orientations over which the map of uncertainty is taken
 
 
 @dataclass(frozen=True)
@@ -64,13 +57,11 @@ def scored_split(manifest: pd.DataFrame) -> str:
     raise UserError("the manifest has no picture in test or val, so there is nothing to score; see the section split")
 
 
-def evaluate(
-    segmenter: Segmenter, manifest: pd.DataFrame, raw: Path, uncertainty: Augmentation, batch_size: int, folder: Path
-) -> Evaluation:
+def evaluate(segmenter: Segmenter, manifest: pd.DataFrame, raw: Path, batch_size: int, folder: Path) -> Evaluation:
     """Predict the pictures of the scored split at their own resolution, write what is predicted, and score it.
 
     Pixels count inside the annotated region alone. For each picture, whole, `folder` gets masks/NAME.png in the form
-    of `cases.write_prediction`, and, unless `uncertainty` is `none`, uncertainty/NAME.png in that of
+    of `cases.write_prediction`, and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png in that of
     `cases.write_uncertainty`. Raises `UserError` where a picture's label does not fit the classes of the network.
     """
     split, task = scored_split(manifest), segmenter.description.task
@@ -81,7 +72,7 @@ def evaluate(
     pairs = list(zip(scored.itertuples(), class_codes(scored["label"], task), strict=True))
     for row, own in tqdm(pairs, desc="evaluate", disable=None):
         image, truth = read_pair(row, raw)
-        predicted = _predict(segmenter, image, uncertainty, batch_size)
+        predicted = _predict(segmenter, image, batch_size)
         _write(folder, str(row.file), predicted, task)
         rows.append(_score(row, truth, own, predicted, segmenter.description, pools))
     return Evaluation(
@@ -120,8 +111,8 @@ class _Pools:
             self.classes[name] += found
 
 
-def _predict(segmenter: Segmenter, image: Pixels, uncertainty: Augmentation, batch_size: int) -> _Predicted:
-    choices = segmenter.description.chosen.choices
+def _predict(segmenter: Segmenter, image: Pixels, batch_size: int) -> _Predicted:
+    choices, uncertainty = segmenter.description.chosen.choices, segmenter.description.scoring.uncertainty
     averaged = predict(segmenter, image, batch_size, choices.test_time_augmentation)
     segmented = finish(averaged.probabilities, image, choices)
     foreground = foreground_probability(segmented.probabilities)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from medseg.audit import audit
-from medseg.choices import Augmentation
 from medseg.classes import Binary, TaskParams
 from medseg.datasets import DataParams, scan
 from medseg.datasets.layout import shortened
@@ -35,7 +34,6 @@ LAYOUTS: dict[Layout, dict[str, Any]] = {
     "ucsb": {},
 }
 DUPLICATE_DISTANCE = 8  # bits of 64
-UNCERTAINTY: Augmentation = "flips"
 BATCH_SIZE = 16  # tiles at a time
 
 ABSENT = "\N{EN DASH}"
@@ -84,7 +82,7 @@ def evaluate_external(
     pictures, faults = _measured(data, root, skip_bad, accelerator)
     _check_labels(pictures, segmenter.description.task)
     with whole_folder(out.resolve()) as partial:
-        found = evaluate(segmenter, pictures, root, UNCERTAINTY, BATCH_SIZE, partial)
+        found = evaluate(segmenter, pictures, root, BATCH_SIZE, partial)
         figures, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
         write_plots(found, THRESHOLDS, figures, pictures, root, partial, partial / "plots")

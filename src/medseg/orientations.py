@@ -54,12 +54,12 @@ def predict_augmented(
 def orientations(augmentation: Augmentation, geometry: Geometry) -> tuple[Orientation, ...]:
     """The ways to hold a picture that test-time augmentation averages over, upright first.
 
-    `flips` are four: upright, mirrored left to right, top to bottom, and both. `flips_and_turns` are all eight, but
-    where pictures are resized to a frame that is not square: turned ones would have another scale or shape in it than
-    in training, so it is the four flips there.
+    `mirror` are two: upright and mirrored left to right, for pictures that have an upper side. `flips` are four: these
+    two, and both top to bottom. `flips_and_turns` are all eight, but where pictures are resized to a frame that is not
+    square: turned ones would have another scale or shape in it than in training, so it is the four flips there.
     """
-    if augmentation == "none":
-        return _ALL[:1]
+    if augmentation in ("none", "mirror"):
+        return _ALL[: 1 if augmentation == "none" else 2]
     squeezes = isinstance(geometry, Resize) and geometry.height != geometry.width
     return _ALL[:4] if augmentation == "flips" or squeezes else _ALL
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from medseg.choices import Augmentation
 from medseg.classes import Binary, TaskParams, class_names
 from medseg.counting import CountingParams, counts_row
 from medseg.imaging import Pixels
@@ -28,6 +29,7 @@ class Scoring(Section):
 
     tolerance: Tolerance
     counting: Counting
+    uncertainty: Augmentation  # the orientations over which the map of uncertainty is taken
 
 
 COLUMNS = {
@@ -73,7 +75,7 @@ COLUMNS = {
     "class_dice": "with several classes: Dice where of the prediction only the picture's own class counts",
     "class_iou": "with several classes: IoU likewise",
     "uncertainty": "mean standard deviation, 0..0.5, of the foreground probability over the orientations of "
-    "evaluate.uncertainty, in and around objects; undefined where there are none, or one orientation",
+    "scoring.uncertainty, in and around objects; undefined where there are none, or one orientation",
 }
 
 

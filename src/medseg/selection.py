@@ -23,17 +23,18 @@ from medseg.surfaces import Tolerance
 from medseg.tiling import Forward
 
 
-class SelectionParams(ChoiceParams):
-    """What of the section `evaluate` makes a segmenter of a network."""
+class EvaluateParams(ChoiceParams):
+    """The section `evaluate`."""
 
     counting: CountingChoice
     tolerance: Tolerance
+    uncertainty: Augmentation  # the orientations over which the map of uncertainty is taken
     overlap: float = Field(ge=0, lt=0.95)  # of neighbouring tiles, as a share of their side
     batch_size: int = Field(ge=1)  # tiles at a time
 
 
 def select(
-    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: SelectionParams
+    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
 ) -> tuple[SegmenterDescription, pd.DataFrame]:
     """Settle all that is left to val, the rows of the manifest with its pictures under `raw`.
 
@@ -47,7 +48,7 @@ def select(
         **dict(network),
         overlap=params.overlap,
         chosen=chosen,
-        scoring=Scoring(tolerance=params.tolerance, counting=bare),
+        scoring=Scoring(tolerance=params.tolerance, counting=bare, uncertainty=params.uncertainty),
     )
     candidates = params.counting.grid.candidates() if params.counting.prediction == "val" else []
     errors, dices = _look_again(Segmenter(description, forward), val, raw, params, candidates)
@@ -58,7 +59,7 @@ def select(
 
 
 def _pictures(
-    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: SelectionParams
+    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
 ) -> Iterator[ValPicture]:
     """The pictures of val, one at a time."""
     for row in tqdm(val.itertuples(), total=len(val), desc="choose on val", disable=None):
@@ -67,7 +68,7 @@ def _pictures(
 
 
 def _predict(
-    forward: Forward, image: Pixels, geometry: Geometry, params: SelectionParams, augmentation: Augmentation
+    forward: Forward, image: Pixels, geometry: Geometry, params: EvaluateParams, augmentation: Augmentation
 ) -> Probabilities:
     return predict_augmented(forward, image, geometry, params.overlap, params.batch_size, augmentation).probabilities
 
@@ -79,7 +80,7 @@ def inside(row: Any) -> tuple[slice, slice]:
 
 
 def _look_again(
-    segmenter: Segmenter, val: pd.DataFrame, raw: Path, params: SelectionParams, candidates: list[CountingParams]
+    segmenter: Segmenter, val: pd.DataFrame, raw: Path, params: EvaluateParams, candidates: list[CountingParams]
 ) -> tuple[list[list[int]], list[dict[float, float]]]:
     """With what was chosen: by how much each candidate miscounts each picture of val, and Dice at every threshold."""
     errors, dices = [], []

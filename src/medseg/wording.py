@@ -39,6 +39,7 @@ WEIGHTS_IN_WORDS = {
 }
 ORIENTATIONS_IN_WORDS: dict[Augmentation, str] = {
     "none": "no",
+    "mirror": "mean over the picture and its mirror image",
     "flips": "mean over 4 flips",
     "flips_and_turns": "mean over 8 flips and quarter turns",
 }

@@ -135,7 +135,11 @@ def uncertainty(correlation: float | None, images: int) -> str:
 
 def uncertainty_meaning(orientations: str) -> str:
     """What is shown as uncertainty."""
-    ways = {"flips": "as it is and mirrored (4 ways)", "flips_and_turns": "mirrored and turned (up to 8 ways)"}
+    ways = {
+        "mirror": "as it is and mirrored left to right",
+        "flips": "as it is and mirrored (4 ways)",
+        "flips_and_turns": "mirrored and turned (up to 8 ways)",
+    }
     return (
         "Uncertainty is the standard deviation of the foreground probability over the orientations in which the "
         f"picture was predicted, {ways[orientations]}: from 0 to 0.5, in and around objects. It shows where the "
