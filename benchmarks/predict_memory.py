@@ -127,7 +127,7 @@ def description(geometry: dict[str, Any]) -> Any:
     from medseg.params import validate
     from medseg.segmenter import SegmenterDescription
 
-    rule = {"smallest": 10, "split": True, "depth": 1.0}
+    rule = {"smallest": 10, "split": False, "depth": 1.0}
     last = {"threshold": 0.5, "fill_holes": False, "smallest_object": 0, "largest_component": False}
     training: dict[str, Any] = {"first_weights": "random", "former": None, "warnings": [], "best_epoch": 1, "epochs": 1}
     values = {
@@ -146,6 +146,7 @@ def description(geometry: dict[str, Any]) -> Any:
         "scoring": {
             "tolerance": {"pixels": 2.0, "diagonal": 0.01},
             "counting": {"truth": rule, "prediction": rule},
+            "uncertainty": "none",
         },
     }
     return validate(values, SegmenterDescription, "model.yaml")

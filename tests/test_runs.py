@@ -13,7 +13,7 @@ from finished_run import DESCRIPTION, PARAMETERS, Run, write_run
 from medseg.errors import UserError
 from medseg.fingerprint import code_sha256
 from medseg.params import read_record
-from medseg.runs import BEGIN, END, run_record, runs_table, sample_size, update_readme, write_record
+from medseg.runs import BEGIN, COLUMNS, END, run_record, runs_table, sample_size, update_readme, write_record
 
 
 def record_of(run: Run) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def small_record(name: str, **changes: Any) -> dict[str, Any]:
         },
         "data": {"splits": {"train": 7, "val": 2, "test": 1}},
         "training": {"epochs": 8},
-        "metrics": {"split": "test", "images": 1, "dice": 0.94094, "iou": 0.8},
+        "metrics": {"split": "test", "images": 1, "dice": 0.94094, "dice_low": 0.9, "dice_high": 0.97, "iou": 0.8},
     } | changes
 
 
@@ -100,15 +100,16 @@ def test_metrics_that_are_no_object_are_named(tmp_path: Path, content: str, faul
 
 
 def test_the_table_has_a_row_per_run_by_name(tmp_path: Path) -> None:
-    undefined = {"split": "val", "images": 0, "dice": None, "iou": None}
+    undefined = {"split": "val", "images": 0, "dice": None, "dice_low": None, "dice_high": None, "iou": None}
     write_record(small_record("b", metrics=undefined, data={"splits": {"train": 7, "val": 3}}), tmp_path / "1.json")
     write_record(small_record("a|c"), tmp_path / "2.json")
-    assert runs_table(tmp_path) == (
-        "| run | data | train/val/test | model | loss | samples | epochs | scored on | images | Dice | IoU |\n"
-        "| --- | --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: |\n"
-        "| a\\|c | busi | 7/2/1 | unet resnet18 | bce_dice | 128x96 grey | 8 | test | 1 | 0.941 | 0.800 |\n"
-        "| b | busi | 7/3/0 | unet resnet18 | bce_dice | 128x96 grey | 8 | val | 0 | \N{EN DASH} | \N{EN DASH} |\n"
-    )
+    absent, setting = " | ".join(["\N{EN DASH}"] * 3), "unet resnet18 | bce_dice | 128x96 grey | 8"
+    assert runs_table(tmp_path).splitlines() == [
+        f"| {' | '.join(COLUMNS)} |",
+        "| --- | --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
+        f"| a\\|c | busi | 7/2/1 | {setting} | test | 1 | 0.941 | 0.900 to 0.970 | 0.800 |",
+        f"| b | busi | 7/3/0 | {setting} | val | 0 | {absent} |",
+    ]
 
 
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:

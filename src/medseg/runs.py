@@ -22,8 +22,21 @@ PROJECT = "medseg"
 SPLITS = ("train", "val", "test", "dropped")
 BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
-COLUMNS = ("run", "data", "train/val/test", "model", "loss", "samples", "epochs", "scored on", "images", "Dice", "IoU")
-NUMBERS = {"epochs", "images", "Dice", "IoU"}  # columns aligned to the right
+COLUMNS = (
+    "run",
+    "data",
+    "train/val/test",
+    "model",
+    "loss",
+    "samples",
+    "epochs",
+    "scored on",
+    "images",
+    "Dice",
+    "95 % interval",
+    "IoU",
+)
+NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # columns aligned to the right
 ABSENT = "\N{EN DASH}"
 
 
@@ -140,5 +153,10 @@ def _cells(record: dict[str, Any]) -> list[Any]:
         metrics["split"],
         metrics["images"],
         score(metrics["dice"]),
+        _interval(metrics["dice_low"], metrics["dice_high"]),
         score(metrics["iou"]),
     ]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return ABSENT if low is None else f"{score(low)} to {score(high)}"
