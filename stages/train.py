@@ -41,6 +41,8 @@ def main(
     machine = read_section(params, "machine", MachineParams)
     places = Places(weights, metrics, tensorboard)
     trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
+    if trained is None:  # another process of this run writes what came out
+        return
     with whole_folder(network) as partial:
         save_bundle(partial, trained.network, trained.description)
         save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
