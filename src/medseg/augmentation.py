@@ -21,11 +21,12 @@ from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams, run_parallel
 from medseg.params import Section, Seed
-from medseg.store import Store, create_arrays, describe_arrays
+from medseg.store import create_arrays, describe_arrays, open_arrays, open_store, sample_writer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-_CHUNK = 64  # samples a task: large enough to hide the cost of starting it
+_CHUNK = 64  # samples a task at most: enough to hide the cost of starting it
+_CHUNK_BYTES = 16 * 2**20  # of a task's output, which is held in memory until it is written
 
 
 class Rotate(Section):
@@ -170,26 +171,31 @@ def make_variant(
     return vary(transform, image, mask, (seed, sample, variant))
 
 
-def augment(store: Store, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
-    """Write `factor` variants of every sample of `store` to packed arrays in `folder`, a sample's variants together.
+def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
+    """Write `factor` variants of every sample in `prepared` to packed arrays in `folder`, a sample's together.
 
-    Raises `UserError` where quarter turns are asked for and the samples are not square.
+    Raises `UserError` where the prepared arrays are not whole, or quarter turns are asked for and the samples are not
+    square.
     """
+    store = open_store(prepared)
     count, height, width, channels = store.images.shape
     check_shape(params, "augment", height, width)
-    images, masks = create_arrays(folder, count * params.factor, height, width, channels)
-    chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-    work = partial(_write_variants, store=store, params=params, images=images, masks=masks)
-    run_parallel(machine.model_copy(update={"backend": "threading"}), work, chunks, "augment")
+    create_arrays(folder, count * params.factor, height, width, channels)
+    size = max(1, min(_CHUNK, _CHUNK_BYTES // (params.factor * height * width * (channels + 1))))
+    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    work = partial(_write_variants, prepared=prepared.absolute(), params=params, folder=folder.absolute())
+    run_parallel(machine, work, chunks, "augment")
     index = store.index.loc[np.repeat(np.arange(count), params.factor)].reset_index(drop=True)
     index["variant"] = np.tile(np.arange(params.factor), count)
     describe_arrays(folder, pd.DataFrame(index), store.geometry)
 
 
-def _write_variants(samples: range, store: Store, params: AugmentParams, images: Pixels, masks: Pixels) -> None:
+def _write_variants(samples: range, prepared: Path, params: AugmentParams, folder: Path) -> None:
+    chosen = slice(samples.start, samples.stop)
+    images, masks = (np.repeat(np.asarray(part[chosen]), params.factor, axis=0) for part in open_arrays(prepared))
     transform = build_transform(params)  # one for each task: its random state is not to be shared
-    for sample in samples:
-        image, mask = np.array(store.images[sample]), np.array(store.masks[sample])
-        for variant in range(params.factor):
-            row = sample * params.factor + variant
-            images[row], masks[row] = make_variant(transform, image, mask, params.seed, sample, variant)
+    for row in range(len(images)):
+        sample, variant = divmod(samples.start * params.factor + row, params.factor)
+        images[row], masks[row] = make_variant(transform, images[row], masks[row], params.seed, sample, variant)
+    with sample_writer(folder) as write:
+        write(samples.start * params.factor, images, masks)
