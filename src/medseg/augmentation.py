@@ -5,6 +5,7 @@ and any number of workers writes the same bytes. Variants drawn while training h
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,12 @@ import pandas as pd
 from pydantic import Field
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
+if "torch" not in sys.modules:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # seconds to import, for a conversion that we don't use
 import albumentations as A  # noqa: N812
+
+if sys.modules["torch"] is None:
+    del sys.modules["torch"]
 
 from medseg.errors import UserError
 from medseg.imaging import Pixels
@@ -157,9 +163,18 @@ def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int
     # probability would act all together or not at all.
     states = np.random.SeedSequence(stream).generate_state(len(transform.transforms))
     for step, state in zip(transform.transforms, states, strict=True):
-        step.set_random_seed(int(state))
+        if step.p > 0:
+            _seed(step, int(state))
     changed = transform(image=image, mask=mask)
     return changed["image"].reshape(image.shape), changed["mask"]
+
+
+def _seed(step: A.BasicTransform, state: int) -> None:
+    """As `step.set_random_seed(state)`, but numpy's generator, which costs most, is made only where the step acts."""
+    step.py_random.seed(state)
+    if step.py_random.random() < step.p:  # what the step will ask first
+        step.random_generator = np.random.default_rng(state)
+    step.py_random.seed(state)
 
 
 def make_variant(
