@@ -49,6 +49,11 @@ NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
     (FutureWarning, r"The pynvml package is deprecated"),
     (UserWarning, r"It is recommended to use `self\.log"),  # of figures that are equal in all processes
+    (UserWarning, r"Grad strides do not match bucket view strides"),
+)
+CHATTER = (  # logs of devices found, products to install, processes that joined
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
 )
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
@@ -340,16 +345,18 @@ class _ProgressBar(TQDMProgressBar):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what Lightning tells every user and none can act on; every other warning passes."""
-    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # devices found, products to install
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in CHATTER]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for category, message in NOISE:
                 warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _dvclive(folder: Path) -> DVCLiveLogger:
