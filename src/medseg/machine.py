@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 _LOCAL = ("auto", "threading", "loky")
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 _WORTH_PROCESSES = 10.0  # seconds of work: new processes take seconds to import what they need
-_PATIENCE = 10  # seconds for a scheduler to answer and for its first worker
+PATIENCE = 10  # seconds for a scheduler to answer and for its first worker
 _COMPUTING = ("numpy", "opencv-python-headless", "pillow", "scipy", "ImageHash", "patchify", "albumentations")
 
 
@@ -110,7 +110,7 @@ def _client(address: str) -> "Iterator[Client]":
     except ImportError:
         raise UserError(f"{where}: a dask cluster needs the extra `cluster`: pip install 'medseg[cluster]'") from None
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError) as error:
         raise UserError(f"{where}: no dask scheduler answers there: {error}") from None
     with client:
@@ -121,7 +121,7 @@ def _check_workers(client: "Client", address: str) -> None:
     """A worker keeps the code that it loaded first, and its packages may differ: either could change bytes."""
     where = f"params.yaml: machine.backend = {address!r}"
     try:
-        client.wait_for_workers(1, timeout=_PATIENCE)
+        client.wait_for_workers(1, timeout=PATIENCE)
         codes = client.run(code_digest)
     except TimeoutError:
         raise UserError(f"{where}: the scheduler has no worker; start some by `dask worker {address}`") from None
