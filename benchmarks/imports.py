@@ -27,7 +27,7 @@ MODULES = (
 
 def main() -> None:
     """Print both tables, slowest first, and write them to benchmarks/results/imports.json."""
-    helps = {f"stages.{stage}": ("-m", f"stages.{stage}", "--help") for stage in STAGES}
+    helps: dict[str, tuple[str, ...]] = {f"stages.{stage}": ("-m", f"stages.{stage}", "--help") for stage in STAGES}
     for command in COMMANDS:
         code = f"import sys; sys.argv = {['medseg', *command.split(), '--help']}; import medseg.cli; medseg.cli.main()"
         helps[f"medseg {command}".strip()] = ("-c", code)

@@ -5,11 +5,12 @@ and any number of workers writes the same bytes. Variants drawn while training h
 """
 
 import os
+import random
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -162,19 +163,32 @@ def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int
     # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
     # probability would act all together or not at all.
     states = np.random.SeedSequence(stream).generate_state(len(transform.transforms))
-    for step, state in zip(transform.transforms, states, strict=True):
+    # The steps are called as Compose calls them, but those that won't act are not, and of generators only those that
+    # are asked are made: on a patch, all that would cost half as much as the transforms themselves.
+    data = {"image": image, "mask": mask}
+    for step, state in zip(transform.transforms, states.tolist(), strict=True):
         if step.p > 0:
-            _seed(step, int(state))
-    changed = transform(image=image, mask=mask)
-    return changed["image"].reshape(image.shape), changed["mask"]
+            step.py_random = random.Random(state)
+            if step.should_apply():
+                step.random_generator = _LateGenerator(state)
+                data = step(**data, force_apply=True)
+    return data["image"].reshape(image.shape), data["mask"]
 
 
-def _seed(step: A.BasicTransform, state: int) -> None:
-    """As `step.set_random_seed(state)`, but numpy's generator, which costs most, is made only where the step acts."""
-    step.py_random.seed(state)
-    if step.py_random.random() < step.p:  # what the step will ask first
-        step.random_generator = np.random.default_rng(state)
-    step.py_random.seed(state)
+class _LateGenerator:
+    """`np.random.default_rng(state)`, made when it is first used: few steps do."""
+
+    def __init__(self, state: int) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_generator":
+            self._generator = np.random.default_rng(self._state)
+            return self._generator
+        return getattr(self._generator, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._state,)
 
 
 def make_variant(
@@ -206,11 +220,12 @@ def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folde
 
 
 def _write_variants(samples: range, prepared: Path, params: AugmentParams, folder: Path) -> None:
-    chosen = slice(samples.start, samples.stop)
-    images, masks = (np.repeat(np.asarray(part[chosen]), params.factor, axis=0) for part in open_arrays(prepared))
+    sources = open_arrays(prepared)
+    images, masks = (np.empty((len(samples) * params.factor, *part.shape[1:]), np.uint8) for part in sources)
     transform = build_transform(params)  # one for each task: its random state is not to be shared
     for row in range(len(images)):
         sample, variant = divmod(samples.start * params.factor + row, params.factor)
-        images[row], masks[row] = make_variant(transform, images[row], masks[row], params.seed, sample, variant)
+        image, mask = (np.asarray(part[sample]) for part in sources)
+        images[row], masks[row] = make_variant(transform, image, mask, params.seed, sample, variant)
     with sample_writer(folder) as write:
         write(samples.start * params.factor, images, masks)
