@@ -239,15 +239,11 @@ def test_val_figures_are_those_of_one_process_for_a_loss_of_whole_batches(
         assert figures(tmp_path / "two")[name] == pytest.approx(figures(tmp_path / "one")[name], rel=1e-6)
 
 
-def test_parts_that_take_no_part_are_told_with_the_strategy_that_bears_them(
+def test_a_network_with_an_encoder_that_is_used_in_part_trains(
     forks: ForkServerContext, data: Path, tmp_path: Path
 ) -> None:
-    idle = replace(recipe(epochs=1), model=PSPNET)
-    for end in together(forks, data, idle, tmp_path / "refused"):
-        assert "train.strategy" in end.error
-        assert "ddp_find_unused_parameters_true" in end.error
-    bearing = replace(recipe(epochs=1, strategy="ddp_find_unused_parameters_true"), model=idle.model)
-    assert [end.saved for end in together(forks, data, bearing, tmp_path / "borne")] == [True, False]
+    partly = replace(recipe(epochs=1), model=PSPNET)
+    assert [end.saved for end in together(forks, data, partly, tmp_path)] == [True, False]
 
 
 @pytest.fixture

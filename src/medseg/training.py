@@ -74,7 +74,7 @@ class TrainParams(Section):
     deterministic: bool
     devices: int = Field(ge=1)  # processes on a machine, each with a GPU of its own, or on the CPU
     num_nodes: int = Field(ge=1)  # machines
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]  # Lightning's words
+    strategy: Literal["auto", "ddp"]  # Lightning's words
     ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
     tensorboard: bool
 
@@ -273,13 +273,6 @@ def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches,
         raise UserError(
             "params.yaml: train.batch_size: a batch of one small sample can't be trained on, since batch "
             "normalisation needs more than one value per channel; raise it, or prepare larger samples"
-        ) from error
-    except RuntimeError as error:
-        if "parameters that were not used in producing" not in str(error):
-            raise
-        raise UserError(
-            "params.yaml: train.strategy: a part of this network takes no part in the loss, for which several "
-            "processes must look at every step: set it to ddp_find_unused_parameters_true"
         ) from error
 
 
