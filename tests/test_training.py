@@ -636,6 +636,9 @@ def test_another_optimiser_cannot_go_on(
         ({"continue_from": ""}, r"train\.continue_from = ''"),
         ({"ema_decay": 1.0}, r"train\.ema_decay = 1\.0"),
         ({"ema_decay": -0.1}, r"train\.ema_decay"),
+        ({"devices": 0}, r"train\.devices = 0"),
+        ({"num_nodes": 0}, r"train\.num_nodes = 0"),
+        ({"strategy": "fsdp"}, r"train\.strategy = 'fsdp'"),
     ],
 )
 def test_values_that_make_no_sense_are_named(change: dict[str, Any], fault: str) -> None:
