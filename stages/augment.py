@@ -20,7 +20,7 @@ def main(params: Path, prepared: Path, augmented: Path, sheet: Path) -> None:
 
     settings = read_section(params, "augment", AugmentParams)
     with whole_folder(augmented) as partial:
-        augment(open_store(prepared), settings, read_section(params, "machine", MachineParams), partial)
+        augment(prepared, settings, read_section(params, "machine", MachineParams), partial)
     shown = slice(0, 5 * settings.factor)  # the first samples, a row each
     store = open_store(augmented)
     write_png(sheet, sample_sheet(store.images[shown], store.masks[shown], columns=settings.factor, side=128))

@@ -11,14 +11,14 @@ def main(params: Path, raw: Path) -> None:
     Example: `python -m stages.download params.yaml data/raw`
     """
     from medseg.datasets import DataParams, fetch
-    from medseg.machine import MachineParams, worker_count
+    from medseg.machine import MachineParams
     from medseg.outputs import whole_folder
     from medseg.params import read_section
 
     data = read_section(params, "data", DataParams)
-    workers = worker_count(read_section(params, "machine", MachineParams))
+    machine = read_section(params, "machine", MachineParams)
     with whole_folder(raw) as partial:
-        fetch(data, partial, workers)
+        fetch(data, partial, machine)
 
 
 if __name__ == "__main__":

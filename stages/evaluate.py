@@ -22,6 +22,7 @@ def main(
     models/segmenter data/predictions metrics/evaluate.json plots/evaluate`
     """
     from medseg.bundle import load_bundle, save_bundle
+    from medseg.cards import own_cards
     from medseg.description import Description
     from medseg.evaluation import evaluate
     from medseg.evaluation_plots import write_plots
@@ -39,10 +40,10 @@ def main(
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
-    forward = network_forward(trained, choose_device(machine.accelerator))
     table, audited = read_manifest(manifest), read_json(audit)
-    description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
-    with whole_folder(predictions) as partial:
+    with own_cards(machine.accelerator, 1), whole_folder(predictions) as partial:
+        forward = network_forward(trained, choose_device(machine.accelerator))
+        description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
         found = evaluate(Segmenter(description, forward), table, raw, settings.batch_size, partial)
         figures, summary = write_tables(found, partial, metrics)
     with whole_folder(plots) as partial:

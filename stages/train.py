@@ -15,6 +15,7 @@ def main(
     """
     from medseg.augmentation import Transforms
     from medseg.bundle import save_bundle
+    from medseg.cards import own_cards
     from medseg.classes import TaskParams
     from medseg.losses import LossParams
     from medseg.machine import MachineParams
@@ -40,7 +41,10 @@ def main(
     )
     machine = read_section(params, "machine", MachineParams)
     places = Places(weights, metrics, tensorboard)
-    trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
+    with own_cards(machine.accelerator, recipe.train.devices):
+        trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
+    if trained is None:  # another process of this run writes what came out
+        return
     with whole_folder(network) as partial:
         save_bundle(partial, trained.network, trained.description)
         save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)

@@ -13,7 +13,7 @@ from medseg.geometry import Resize
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams
 from medseg.params import validate
-from medseg.store import Store, open_store
+from medseg.store import create_arrays, describe_arrays, open_store
 
 NOTHING: dict[str, Any] = {
     "seed": 0,
@@ -49,12 +49,16 @@ def blobs(side: int = 64, seed: int = 0) -> tuple[Pixels, Pixels]:
     return (40 + 180 * mask)[..., None].astype(np.uint8), mask
 
 
-def store_of(count: int, side: int = 64) -> Store:
-    pairs = [blobs(side, seed) for seed in range(count)]
+def prepared(folder: Path, count: int, height: int = 64, width: int = 64) -> Path:
+    """Packed arrays of `count` samples."""
+    images, masks = create_arrays(folder / "prepared", count, height, width, 1)
+    for number in range(count):
+        image, mask = blobs(width, number)
+        images[number], masks[number] = image[:height], mask[:height]
     index = pd.DataFrame({"file": [f"{n}.png" for n in range(count)], "label": "x", "group": "g", "top": 0, "left": 0})
-    index["variant"] = 0
-    geometry = Resize(name="resize", channels=1, height=side, width=side, aspect="squash")
-    return Store(np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs]), index, geometry)
+    geometry = Resize(name="resize", channels=1, height=height, width=width, aspect="squash")
+    describe_arrays(folder / "prepared", index.assign(variant=0), geometry)
+    return folder / "prepared"
 
 
 def machine(workers: int) -> MachineParams:
@@ -72,9 +76,8 @@ def variants(chosen: AugmentParams, count: int, side: int = 64) -> list[tuple[Pi
 
 
 def test_every_sample_gives_its_variants_side_by_side_the_first_as_it_was(tmp_path: Path) -> None:
-    source = store_of(3)
-    augment(source, params(1.0, *GEOMETRIC, *PHOTOMETRIC), machine(1), tmp_path)
-    store = open_store(tmp_path)
+    augment(prepared(tmp_path, 3), params(1.0, *GEOMETRIC, *PHOTOMETRIC), machine(1), tmp_path / "out")
+    source, store = open_store(tmp_path / "prepared"), open_store(tmp_path / "out")
     assert store.images.shape == (21, 64, 64, 1)
     assert list(store.index["variant"]) == [0, 1, 2, 3, 4, 5, 6] * 3
     assert list(store.index["file"]) == ["0.png"] * 7 + ["1.png"] * 7 + ["2.png"] * 7
@@ -86,7 +89,7 @@ def test_every_sample_gives_its_variants_side_by_side_the_first_as_it_was(tmp_pa
 
 
 def test_any_number_of_workers_writes_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
-    source = store_of(200, side=32)  # several chunks
+    source = prepared(tmp_path, 200, 32, 32)  # several chunks
     chosen = params(0.7, *GEOMETRIC, *PHOTOMETRIC, factor=3)
     runs: list[tuple[AugmentParams, int]] = [(chosen, 1), (chosen, 8), (chosen, 3)]
     runs.append((chosen.model_copy(update={"seed": 1}), 8))
@@ -102,11 +105,11 @@ def test_any_number_of_workers_writes_the_same_bytes_and_another_seed_does_not(t
 
 
 def test_a_variant_can_be_made_again_alone(tmp_path: Path) -> None:
-    source = store_of(4)
+    source = open_store(prepared(tmp_path, 4))
     chosen = params(0.5, *GEOMETRIC, *PHOTOMETRIC)
-    augment(source, chosen, machine(2), tmp_path)
+    augment(tmp_path / "prepared", chosen, machine(2), tmp_path / "out")
     image, mask = make_variant(build_transform(chosen), source.images[3], source.masks[3], chosen.seed, 3, 5)
-    store = open_store(tmp_path)
+    store = open_store(tmp_path / "out")
     np.testing.assert_array_equal(image, store.images[3 * 7 + 5])
     np.testing.assert_array_equal(mask, store.masks[3 * 7 + 5])
 
@@ -230,11 +233,10 @@ def test_grey_and_colour_of_any_shape_keep_their_shape(channels: int) -> None:
 
 
 def test_quarter_turns_of_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
-    source = store_of(2)
-    oblong = Store(source.images[:, :32], source.masks[:, :32], source.index, source.geometry)
+    oblong = prepared(tmp_path, 2, height=32)
     with pytest.raises(UserError, match=r"augment\.quarter_turns = 0\.5: must be 0 .* not square \(64x32\)"):
-        augment(oblong, params(0.5, "quarter_turns"), machine(1), tmp_path)
-    augment(oblong, params(0.5, "vertical_flip"), machine(1), tmp_path)
+        augment(oblong, params(0.5, "quarter_turns"), machine(1), tmp_path / "out")
+    augment(oblong, params(0.5, "vertical_flip"), machine(1), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +72,7 @@ class TestRealSamples:
     ) -> None:
         monkeypatch.setenv("MEDSEG_DATA", str(samples))
         params = params_of(project, name)
-        fetch(params, tmp_path, workers=1)
+        fetch(params, tmp_path, tiny.CPU)
         records = scan(params, tmp_path)
         assert len(records) == pictures
         assert sum(len(record.masks) for record in records) == masks
@@ -83,7 +84,7 @@ class TestRealSamples:
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_found_in_a_deeper_folder(self, project: Path, samples: Path, tmp_path: Path, name: str) -> None:
         (tmp_path / "some" / "wrapping").mkdir(parents=True)
-        fetch(params_of(project, name, path=str(samples / name)), tmp_path / "some" / "wrapping", workers=1)
+        fetch(params_of(project, name, path=str(samples / name)), tmp_path / "some" / "wrapping", tiny.CPU)
         touch(tmp_path, "some/readme.txt", "__MACOSX/some/._readme.txt")
         here, there = params_of(project, name), scan(params_of(project, name), samples / name)
         assert [record.file.removeprefix("some/wrapping/") for record in scan(here, tmp_path)] == [

@@ -68,7 +68,9 @@ def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Store]:
         save(*train(former, folder)[:2], folder / "weights" / former)
     stores = write_stores(folder / experiment, recipe, geometry.channels)
     places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
-    return recipe, fit(*stores, recipe, places, tiny.CPU), stores[1]
+    trained = fit(*stores, recipe, places, tiny.CPU)
+    assert trained is not None
+    return recipe, trained, stores[1]
 
 
 def save(recipe: Recipe, trained: Trained, folder: Path) -> None:

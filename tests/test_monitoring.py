@@ -59,7 +59,9 @@ def drawn(folder: Path, count: int, network: nn.Module, epoch: int) -> tuple[str
     writer = Writer()
     board = cast(TensorBoardLogger, SimpleNamespace(experiment=writer))
     pictures = ValidationPictures(tiny.write_store(folder, count), board)
-    pictures.on_validation_epoch_end(cast(pl.Trainer, SimpleNamespace(current_epoch=epoch)), Module(network))
+    pictures.on_validation_epoch_end(
+        cast(pl.Trainer, SimpleNamespace(current_epoch=epoch, is_global_zero=True)), Module(network)
+    )
     (call,) = writer.calls
     return call
 

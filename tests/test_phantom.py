@@ -13,8 +13,10 @@ from skimage.filters import threshold_otsu
 from medseg.datasets.busi import scan_busi_layout
 from medseg.datasets.phantom import PhantomParams, fetch
 from medseg.errors import UserError
+from medseg.machine import MachineParams
 from medseg.params import read_yaml, validate
 
+MACHINE = MachineParams(workers=1, backend="threading", accelerator="cpu")
 VALUES: dict[str, Any] = {
     "name": "phantom",
     "seed": 3,
@@ -50,7 +52,7 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("phantom")
-    fetch(params(), root, workers=1)
+    fetch(params(), root, MACHINE)
     return root
 
 
@@ -73,7 +75,7 @@ def test_scan_finds_what_fetch_wrote(written: Path) -> None:
 
 
 def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
-    fetch(params(benign=40, malignant=1, normal=1), tmp_path, workers=1)
+    fetch(params(benign=40, malignant=1, normal=1), tmp_path, MACHINE)
     doubles = [record for record in scan_busi_layout(tmp_path) if len(record.masks) == 2]
     assert doubles
     for record in doubles:
@@ -82,15 +84,15 @@ def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(written: Path, tmp_path: Path) -> None:
-    fetch(params(), tmp_path / "same", workers=1)
-    fetch(params(seed=4), tmp_path / "other", workers=1)
+    fetch(params(), tmp_path / "same", MACHINE)
+    fetch(params(seed=4), tmp_path / "other", MACHINE)
     assert digests(tmp_path / "same") == digests(written)
     same, other = digests(written), digests(tmp_path / "other")
     assert all(same[name] != other[name] for name in same if "_mask" not in name)
 
 
 def test_workers_and_other_pictures_change_no_byte(written: Path, tmp_path: Path) -> None:
-    fetch(params(benign=3), tmp_path, workers=2)
+    fetch(params(benign=3), tmp_path, MACHINE.model_copy(update={"workers": 2, "backend": "loky"}))
     more = digests(tmp_path)
     assert {name: more[name] for name in digests(written)} == digests(written)
 
@@ -110,7 +112,7 @@ def lesions(
     root = tmp_path_factory.mktemp("default")
     values = {**read_yaml(project / "conf" / "data" / "phantom.yaml"), "benign": 20, "malignant": 20, "normal": 1}
     chosen = validate(values, PhantomParams, "data")
-    fetch(chosen, root, workers=1)
+    fetch(chosen, root, MACHINE)
     return [
         (read(root / record.file), np.any([read(root / mask) > 0 for mask in record.masks], axis=0))
         for record in scan_busi_layout(root)

@@ -42,6 +42,9 @@ TRAIN = TrainParams(
     gradient_clip=1.0,
     precision="32-true",
     deterministic=True,
+    devices=1,
+    num_nodes=1,
+    strategy="auto",
     ema_decay=0.0,
     tensorboard=False,
 )
@@ -77,7 +80,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
 
 
 def train(stores: tuple[Store, Store], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU) -> Trained:
-    return fit(*stores, recipe, Places(folder / "weights", folder / "metrics/train", folder / "tensorboard"), machine)
+    places = Places(folder / "weights", folder / "metrics/train", folder / "tensorboard")
+    trained = fit(*stores, recipe, places, machine)
+    assert trained is not None
+    return trained
 
 
 def run(
@@ -630,6 +636,9 @@ def test_another_optimiser_cannot_go_on(
         ({"continue_from": ""}, r"train\.continue_from = ''"),
         ({"ema_decay": 1.0}, r"train\.ema_decay = 1\.0"),
         ({"ema_decay": -0.1}, r"train\.ema_decay"),
+        ({"devices": 0}, r"train\.devices = 0"),
+        ({"num_nodes": 0}, r"train\.num_nodes = 0"),
+        ({"strategy": "fsdp"}, r"train\.strategy = 'fsdp'"),
     ],
 )
 def test_values_that_make_no_sense_are_named(change: dict[str, Any], fault: str) -> None:

@@ -5,27 +5,35 @@ and any number of workers writes the same bytes. Variants drawn while training h
 """
 
 import os
+import random
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
+if "torch" not in sys.modules:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # seconds to import, for a conversion that we don't use
 import albumentations as A  # noqa: N812
+
+if sys.modules["torch"] is None:
+    del sys.modules["torch"]
 
 from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.machine import MachineParams, run_parallel
 from medseg.params import Section, Seed
-from medseg.store import Store, create_arrays, describe_arrays
+from medseg.store import create_arrays, describe_arrays, open_arrays, open_store, sample_writer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
-_CHUNK = 64  # samples a task: large enough to hide the cost of starting it
+_CHUNK = 64  # samples a task at most: enough to hide the cost of starting it
+_CHUNK_BYTES = 16 * 2**20  # of a task's output, which is held in memory until it is written
 
 
 class Rotate(Section):
@@ -155,10 +163,32 @@ def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int
     # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
     # probability would act all together or not at all.
     states = np.random.SeedSequence(stream).generate_state(len(transform.transforms))
-    for step, state in zip(transform.transforms, states, strict=True):
-        step.set_random_seed(int(state))
-    changed = transform(image=image, mask=mask)
-    return changed["image"].reshape(image.shape), changed["mask"]
+    # The steps are called as Compose calls them, but those that won't act are not, and of generators only those that
+    # are asked are made: on a patch, all that would cost half as much as the transforms themselves.
+    data = {"image": image, "mask": mask}
+    for step, state in zip(transform.transforms, states.tolist(), strict=True):
+        if step.p > 0:
+            step.py_random = random.Random(state)
+            if step.should_apply():
+                step.random_generator = _LateGenerator(state)
+                data = step(**data, force_apply=True)
+    return data["image"].reshape(image.shape), data["mask"]
+
+
+class _LateGenerator:
+    """`np.random.default_rng(state)`, made when it is first used: few steps do."""
+
+    def __init__(self, state: int) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_generator":
+            self._generator = np.random.default_rng(self._state)
+            return self._generator
+        return getattr(self._generator, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._state,)
 
 
 def make_variant(
@@ -170,26 +200,32 @@ def make_variant(
     return vary(transform, image, mask, (seed, sample, variant))
 
 
-def augment(store: Store, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
-    """Write `factor` variants of every sample of `store` to packed arrays in `folder`, a sample's variants together.
+def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
+    """Write `factor` variants of every sample in `prepared` to packed arrays in `folder`, a sample's together.
 
-    Raises `UserError` where quarter turns are asked for and the samples are not square.
+    Raises `UserError` where the prepared arrays are not whole, or quarter turns are asked for and the samples are not
+    square.
     """
+    store = open_store(prepared)
     count, height, width, channels = store.images.shape
     check_shape(params, "augment", height, width)
-    images, masks = create_arrays(folder, count * params.factor, height, width, channels)
-    chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-    work = partial(_write_variants, store=store, params=params, images=images, masks=masks)
-    run_parallel(machine.model_copy(update={"backend": "threading"}), work, chunks, "augment")
+    create_arrays(folder, count * params.factor, height, width, channels)
+    size = max(1, min(_CHUNK, _CHUNK_BYTES // (params.factor * height * width * (channels + 1))))
+    chunks = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    work = partial(_write_variants, prepared=prepared.absolute(), params=params, folder=folder.absolute())
+    run_parallel(machine, work, chunks, "augment")
     index = store.index.loc[np.repeat(np.arange(count), params.factor)].reset_index(drop=True)
     index["variant"] = np.tile(np.arange(params.factor), count)
     describe_arrays(folder, pd.DataFrame(index), store.geometry)
 
 
-def _write_variants(samples: range, store: Store, params: AugmentParams, images: Pixels, masks: Pixels) -> None:
+def _write_variants(samples: range, prepared: Path, params: AugmentParams, folder: Path) -> None:
+    sources = open_arrays(prepared)
+    images, masks = (np.empty((len(samples) * params.factor, *part.shape[1:]), np.uint8) for part in sources)
     transform = build_transform(params)  # one for each task: its random state is not to be shared
-    for sample in samples:
-        image, mask = np.array(store.images[sample]), np.array(store.masks[sample])
-        for variant in range(params.factor):
-            row = sample * params.factor + variant
-            images[row], masks[row] = make_variant(transform, image, mask, params.seed, sample, variant)
+    for row in range(len(images)):
+        sample, variant = divmod(samples.start * params.factor + row, params.factor)
+        image, mask = (np.asarray(part[sample]) for part in sources)
+        images[row], masks[row] = make_variant(transform, image, mask, params.seed, sample, variant)
+    with sample_writer(folder) as write:
+        write(samples.start * params.factor, images, masks)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medseg.augmentation import Transforms, build_transform, check_shape, is_active, vary
+from medseg.errors import UserError
 from medseg.sampling import Order, Sampling
 from medseg.store import Store
 
@@ -21,8 +22,19 @@ Batches = DataLoader[Batch]
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one of several processes that train together takes: process `rank`, from 0, of `world`."""
+
+    rank: int
+    world: int
+
+
+WHOLE = Share(rank=0, world=1)
+
+
+@dataclass(frozen=True)
 class _Draw:
-    """One batch of an epoch."""
+    """One batch of an epoch, or a process's share of it."""
 
     epoch: int
     first: int  # place of the first sample in the epoch
@@ -30,11 +42,16 @@ class _Draw:
 
 
 class _TrainingDraws(Sampler[_Draw]):
-    """An epoch's batches. Lightning calls `set_epoch` before each epoch, as it does for any sampler that has it."""
+    """An epoch's batches, each cut into equal shares: together they are the batches of a single process.
 
-    def __init__(self, sampling: Sampling, batch_size: int, first_epoch: int) -> None:
+    Lightning calls `set_epoch` before each epoch, as it does for any sampler that has it.
+    """
+
+    def __init__(self, sampling: Sampling, batch_size: int, first_epoch: int, share: Share) -> None:
         self.sampling = sampling
-        self.size = min(batch_size, sampling.count)
+        self.size = min(batch_size, sampling.count // share.world * share.world)
+        self.part = self.size // share.world
+        self.start = share.rank * self.part
         self.first_epoch = first_epoch
         self.set_epoch(0)
 
@@ -44,26 +61,32 @@ class _TrainingDraws(Sampler[_Draw]):
 
     def __iter__(self) -> Iterator[_Draw]:
         order = self.sampling.order(self.epoch)
-        for first in range(0, len(self) * self.size, self.size):
-            yield _Draw(self.epoch, first, order[first : first + self.size])
+        for first in range(self.start, len(self) * self.size, self.size):
+            yield _Draw(self.epoch, first, order[first : first + self.part])
 
     def __len__(self) -> int:
         return self.sampling.count // self.size
 
 
 class _ValidationDraws(Sampler[_Draw]):
-    """All samples in their order."""
+    """All samples in their order, whole batches dealt to the processes in turn.
 
-    def __init__(self, count: int, batch_size: int) -> None:
+    Whole, since some losses are of a batch, not of a sample. All processes take as many steps: where no batch is left
+    for one, it gets an empty one.
+    """
+
+    def __init__(self, count: int, batch_size: int, share: Share) -> None:
         self.count = count
         self.size = batch_size
+        self.share = share
 
     def __iter__(self) -> Iterator[_Draw]:
-        for first in range(0, self.count, self.size):
+        for step in range(len(self)):
+            first = (step * self.share.world + self.share.rank) * self.size
             yield _Draw(0, first, np.arange(first, min(first + self.size, self.count)))
 
     def __len__(self) -> int:
-        return -(-self.count // self.size)
+        return -(-self.count // (self.size * self.share.world))
 
 
 class _BatchReader(Dataset[Batch]):
@@ -100,21 +123,43 @@ class _VaryingReader(_BatchReader):
 
 
 def training_batches(
-    store: Store, codes: NDArray[np.uint8], sampling: Sampling, online: Transforms, batch_size: int, first_epoch: int
+    store: Store,
+    codes: NDArray[np.uint8],
+    sampling: Sampling,
+    online: Transforms,
+    batch_size: int,
+    first_epoch: int,
+    share: Share = WHOLE,
 ) -> Batches:
     """An epoch's draws in batches, the last short one left out where others exist.
 
     `codes` (N,) are the classes of the samples' marked pixels. The run begins with the draws of `first_epoch`; those of
-    an epoch hang on its number and the seed of `sampling` alone. Raises `UserError` where `online` does not fit the
-    samples.
+    an epoch hang on its number and the seed of `sampling` alone. `batch_size` is that of all processes together, of
+    which this one takes its `share`. Raises `UserError` where `online` does not fit the samples, or where the processes
+    can't share the batches evenly.
     """
     check_shape(online, "online", *store.images.shape[1:3])
+    _check_share(share, batch_size, sampling.count)
     reader = _VaryingReader(store, codes, online, sampling.seed) if is_active(online) else _BatchReader(store, codes)
-    return DataLoader(reader, sampler=_TrainingDraws(sampling, batch_size, first_epoch), batch_size=None)
+    return DataLoader(reader, sampler=_TrainingDraws(sampling, batch_size, first_epoch, share), batch_size=None)
 
 
-def validation_batches(store: Store, codes: NDArray[np.uint8], batch_size: int) -> Batches:
-    """All samples in their order, as they are."""
-    return DataLoader(
-        _BatchReader(store, codes), sampler=_ValidationDraws(len(store.images), batch_size), batch_size=None
-    )
+def _check_share(share: Share, batch_size: int, samples: int) -> None:
+    if batch_size % share.world:
+        raise UserError(
+            f"params.yaml: train.batch_size = {batch_size}: can't be shared evenly by {share.world} processes "
+            "(train.devices times train.num_nodes); choose a multiple of their number"
+        )
+    if samples < share.world:
+        raise UserError(
+            f"params.yaml: train.devices: {share.world} processes can't share {samples} training samples; take fewer"
+        )
+
+
+def validation_batches(store: Store, codes: NDArray[np.uint8], batch_size: int, share: Share = WHOLE) -> Batches:
+    """All samples in their order, as they are; of the batches, those of this process's `share`.
+
+    A process for which no batch is left at its last step gets one of no samples, so that all take as many steps.
+    """
+    draws = _ValidationDraws(len(store.images), batch_size, share)
+    return DataLoader(_BatchReader(store, codes), sampler=draws, batch_size=None)

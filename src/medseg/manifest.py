@@ -74,7 +74,7 @@ def measure(
     Raises `UserError` that lists the faults where there are any and `bad_files` is `fail`, or where no picture
     is left.
     """
-    results = run_parallel(machine, partial(_measure_one, root=root), records, "manifest")
+    results = run_parallel(machine, partial(_measure_one, root=root.absolute(), shown=root), records, "manifest")
     faults = [result for result in results if isinstance(result, Fault)]
     if faults and params.bad_files == "fail":
         raise UserError(_fault_report(faults))
@@ -145,7 +145,7 @@ def read_pair(row: Any, root: Path) -> tuple[Pixels, Pixels]:
     return read_image(root / row.file), read_mask(masks)
 
 
-def _measure_one(record: Record, root: Path) -> dict[str, Any] | Fault:
+def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fault:
     names = [record.file, *record.masks]
     if not record.masks:
         return Fault(record.file, "has no mask")
@@ -154,7 +154,7 @@ def _measure_one(record: Record, root: Path) -> dict[str, Any] | Fault:
     try:
         image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
     except UserError as error:
-        return Fault(record.file, str(error))
+        return Fault(record.file, str(error).replace(str(root), str(shown), 1))
     if image.shape[:2] != mask.shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, the picture {image.shape[1]}x{image.shape[0]}"
         return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")

@@ -26,7 +26,12 @@ class ValidationPictures(pl.Callback):
         self.board = board
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Predict the chosen samples and hand the pictures to TensorBoard, with the epoch, counted from 1, as x."""
+        """Predict the chosen samples and hand the pictures to TensorBoard, with the epoch, counted from 1, as x.
+
+        Where several processes train together, the first does it alone.
+        """
+        if not trainer.is_global_zero:
+            return
         pixels = torch.from_numpy(self.images).permute(0, 3, 1, 2).to(pl_module.device)
         network = pl_module.get_submodule("network")
         with torch.no_grad():

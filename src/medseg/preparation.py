@@ -1,19 +1,22 @@
 """From the manifest's pictures to packed arrays of one split."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medseg.errors import UserError
 from medseg.geometry import Geometry, Patchify, Scale, fitted_size, sample_count, to_samples
-from medseg.imaging import Pixels
+from medseg.imaging import Pixels, to_channels
 from medseg.machine import MachineParams, run_parallel
 from medseg.manifest import crop, read_pair, region_of
-from medseg.patches import origins
-from medseg.store import create_arrays, describe_arrays
+from medseg.patches import origins, pad_to, padded_size
+from medseg.store import create_arrays, describe_arrays, sample_writer
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,10 @@ def prepare(rows: pd.DataFrame, raw: Path, geometry: Geometry, machine: MachineP
         raise UserError(
             "params.yaml: prepare: no picture is as large as a patch; choose a smaller patch or border: pad"
         )
-    images, masks = create_arrays(folder, total, *_frame(rows, geometry), geometry.channels)
-
-    def write(place: _Place) -> None:
-        _write_samples(place, raw, geometry, images, masks)
-
-    run_parallel(machine.model_copy(update={"backend": "threading"}), write, places, f"prepare {folder.name}")
-    describe_arrays(folder, pd.DataFrame([line for place in places for line in _index(place, geometry)]), geometry)
+    create_arrays(folder, total, *_frame(rows, geometry), geometry.channels)
+    write = partial(_write_samples, raw=raw.absolute(), geometry=geometry, folder=folder.absolute())
+    run_parallel(machine, write, places, f"prepare {folder.name}")
+    describe_arrays(folder, _index(rows, places, geometry), geometry)
 
 
 def _places(rows: pd.DataFrame, geometry: Geometry) -> list[_Place]:
@@ -55,27 +55,46 @@ def _places(rows: pd.DataFrame, geometry: Geometry) -> list[_Place]:
     return places
 
 
-def _write_samples(place: _Place, raw: Path, geometry: Geometry, images: Pixels, masks: Pixels) -> None:
+def _write_samples(place: _Place, raw: Path, geometry: Geometry, folder: Path) -> None:
     region = region_of(place.row)
     image, mask = (crop(pixels, region) for pixels in read_pair(place.row, raw))
-    image_samples, mask_samples = to_samples(image, mask, geometry)
-    if len(image_samples) == 0:
+    first = place.first
+    with sample_writer(folder) as write:
+        for images, masks in _parts(to_channels(image, geometry.channels), mask, geometry):
+            write(first, images, masks)
+            first += len(images)
+
+
+def _parts(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pixels, Pixels]]:
+    """The samples of a picture in turn; patches row by row: all those of a large picture might not fit in memory."""
+    if not isinstance(geometry, Patchify):
+        yield to_samples(image, mask, geometry)
         return
-    height, width = image_samples.shape[1:3]
-    target = slice(place.first, place.first + place.count)
-    images[target, :height, :width] = image_samples
-    masks[target, :height, :width] = mask_samples
+    height, width = mask.shape
+    if geometry.border == "pad":
+        height = padded_size(height, geometry.patch, geometry.stride)
+        image, mask = pad_to(image, height, width), pad_to(mask, height, width)
+    if width < geometry.patch and geometry.border == "drop":
+        return
+    for top in range(0, height - geometry.patch + 1, geometry.stride):
+        band = slice(top, top + geometry.patch)
+        yield to_samples(image[band], mask[band], geometry)
 
 
-def _index(place: _Place, geometry: Geometry) -> list[dict[str, Any]]:
+def _index(rows: pd.DataFrame, places: list[_Place], geometry: Geometry) -> pd.DataFrame:
+    """The rows of `index.csv`."""
+    counts = [place.count for place in places]
+    corners = np.concatenate([_corners(place.row, geometry) for place in places])
+    index = rows[["file", "label", "group"]].iloc[np.repeat(np.arange(len(rows)), counts)].reset_index(drop=True)
+    return index.assign(top=corners[:, 0], left=corners[:, 1], variant=0)
+
+
+def _corners(row: Any, geometry: Geometry) -> NDArray[np.int64]:
+    """(N, 2): top and left of each sample of a manifest row, pixels."""
     corners = [(0, 0)]
     if isinstance(geometry, Patchify):
-        corners = origins(*_region_size(place.row), geometry.patch, geometry.stride, geometry.border)
-    row = place.row
-    return [
-        {"file": row.file, "label": row.label, "group": row.group, "top": top, "left": left, "variant": 0}
-        for top, left in corners
-    ]
+        corners = origins(*_region_size(row), geometry.patch, geometry.stride, geometry.border)
+    return np.array(corners, np.int64).reshape(-1, 2)
 
 
 def _frame(rows: pd.DataFrame, geometry: Geometry) -> tuple[int, int]:

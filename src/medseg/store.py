@@ -9,6 +9,8 @@ One large file a split costs the disk, the cache and the loader next to nothing,
 a memory map lets every stage work on more than fits in memory.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from medseg.geometry import Geometry
 from medseg.imaging import Pixels
 from medseg.outputs import write_text
 from medseg.params import read_yaml, validate
+
+Write = Callable[[int, Pixels, Pixels], None]
 
 _TEXT = ("file", "label", "group")  # never numbers, though a label may look like one
 
@@ -45,17 +49,39 @@ def create_arrays(folder: Path, count: int, height: int, width: int, channels: i
     )
 
 
+@contextmanager
+def sample_writer(folder: Path) -> Iterator[Write]:
+    """Give `write(first, images, masks)`, which writes (n, h, w, C) and (n, h, w) from sample `first` on.
+
+    Samples smaller than the arrays' are padded with 0 below and right. `create_arrays` made the files; any number of
+    threads, processes or machines may write to them at a time, each through a writer of its own, as long as their
+    samples differ. Plain writes, since pages of a memory map would stay in the process.
+    """
+    with ExitStack() as stack:
+        write_images, write_masks = (_row_writer(folder / f"{name}.npy", stack) for name in ("images", "masks"))
+
+        def write(first: int, images: Pixels, masks: Pixels) -> None:
+            write_images(first, images)
+            write_masks(first, masks)
+
+        yield write
+
+
 def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> None:
     """Write `index.csv` and `about.yaml` beside the arrays."""
     index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
     write_text(folder / "about.yaml", yaml.safe_dump({"geometry": geometry.model_dump()}, sort_keys=False))
 
 
+def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
+    """Map `images.npy` and `masks.npy` for reading. Raises `OSError`, `ValueError` or `EOFError` as `np.load` does."""
+    return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "masks.npy", mmap_mode="r")
+
+
 def open_store(folder: Path) -> Store:
     """Open what `create_arrays` and `describe_arrays` wrote. Raises `UserError` where a part is missing or cut."""
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        masks = np.load(folder / "masks.npy", mmap_mode="r")
+        images, masks = open_arrays(folder)
         index = pd.read_csv(folder / "index.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{folder}: no complete packed arrays: {error}") from error
@@ -64,6 +90,21 @@ def open_store(folder: Path) -> Store:
     about = folder / "about.yaml"
     geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
     return Store(images, masks, index, geometry)
+
+
+def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
+    mapped = np.load(path, mmap_mode="r")  # for its header alone
+    shape, offset, row_bytes = mapped.shape[1:], mapped.offset, mapped.nbytes // max(1, len(mapped))
+    file = stack.enter_context(path.open("r+b"))
+
+    def write(first: int, rows: Pixels) -> None:
+        if rows.shape[1:] != shape:
+            small, rows = rows, np.zeros((len(rows), *shape), np.uint8)
+            rows[:, : small.shape[1], : small.shape[2]] = small
+        file.seek(offset + first * row_bytes)
+        file.write(np.ascontiguousarray(rows).data)
+
+    return write
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> Pixels:

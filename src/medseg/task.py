@@ -21,6 +21,7 @@ class SegmentationTask(pl.LightningModule):
 
     val/dice is 2 TP / (2 TP + FP + FN), counts pooled over all pixels of val; with several classes it is the mean of
     theirs over those that truth or prediction holds. It picks the best epoch. It is 0 where neither has foreground.
+    Where several processes train together, all figures are over the samples of all.
     """
 
     def __init__(
@@ -41,13 +42,20 @@ class SegmentationTask(pl.LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self._counts = torch.zeros(3, max(1, logits - 1), dtype=torch.long)
+        self._losses = torch.zeros(2)  # of the samples validated so far: sum, and how many they are
+
+    def on_train_start(self) -> None:
+        """Let the processes drop out units each in its own way; they share one seed until here."""
+        if self.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch, over all outputs that `head_weights` weighs."""
         pixels, truth = batch
         heads = self.network.heads(pixels) if self.supervised > 1 else [self.network(pixels)]
         loss = self.loss_of_heads(heads, truth)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(pixels), prog_bar=True)
+        settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
+        self.log("train/loss", loss, batch_size=len(pixels), **settings)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -70,23 +78,34 @@ class SegmentationTask(pl.LightningModule):
         checkpoint["figures"] = {name: float(figure) for name, figure in self.trainer.callback_metrics.items()}
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the counts of the last epoch."""
+        """Forget the sums of the last epoch."""
         self._counts = torch.zeros_like(self._counts, device=self.device)
+        self._losses = torch.zeros_like(self._losses, device=self.device)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Add one batch to val/loss, that of the final output, and to the pooled counts."""
+        """Add one batch to val/loss, that of the final output, and to the pooled counts; it may have no samples."""
         pixels, truth = batch
+        if len(pixels) == 0:
+            return
         logits = self.network(pixels)
-        self.log("val/loss", self.loss(logits, truth), batch_size=len(pixels), prog_bar=True)
+        loss = self.loss(logits, truth).float()
+        self._losses += torch.stack([loss * len(pixels), torch.full_like(loss, len(pixels))])
         self._counts += _count(logits, truth)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the pooled Dice."""
-        hits, wrong, missed = self._counts
+        """Log the mean loss of the samples and the pooled Dice."""
+        loss, samples = self._over_all(self._losses)
+        self.log("val/loss", loss / samples, prog_bar=True)
+        hits, wrong, missed = self._over_all(self._counts)
         total = 2 * hits + wrong + missed
         dice = (2 * hits / total)[total > 0]
         self.log("val/dice", float(dice.mean()) if len(dice) else 0.0, prog_bar=True)
         self._log_step()
+
+    def _over_all(self, sums: Tensor) -> Tensor:
+        """The sums over the processes that train together."""
+        summed: Tensor = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return summed
 
     def _log_step(self) -> None:
         # Lightning's loggers take their x from a figure called `step`: the epoch, counted from 1 as people do. It must

@@ -26,9 +26,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from medseg.augmentation import Transforms
 from medseg.classes import Multiclass, TaskParams, check_labels, class_codes, logit_count
 from medseg.description import Description, FirstWeights, Former, Training
+from medseg.distribution import bound_together, check_nodes, share_of
 from medseg.errors import UserError
 from medseg.former import load_former
-from medseg.loading import Batches, training_batches, validation_batches
+from medseg.loading import Batches, Share, training_batches, validation_batches
 from medseg.losses import LossParams, build_loss, check_heads
 from medseg.machine import MachineParams
 from medseg.models.network import Network, build_model
@@ -47,6 +48,12 @@ NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
     (FutureWarning, r"The pynvml package is deprecated"),
+    (UserWarning, r"It is recommended to use `self\.log"),  # of figures that are equal in all processes
+    (UserWarning, r"Grad strides do not match bucket view strides"),
+)
+CHATTER = (  # logs of devices found, products to install, processes that joined
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
 )
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
@@ -60,11 +67,14 @@ class TrainParams(Section):
     init_from: Name | None  # a network in weights/ whose weights are taken; the optimiser starts anew
     continue_from: Name | None  # a network in weights/ that is trained further, with its optimiser and scheduler
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # of all processes together
     patience: int = Field(ge=1)  # epochs without a better val/dice before training ends
     gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     deterministic: bool
+    devices: int = Field(ge=1)  # processes on a machine, each with a GPU of its own, or on the CPU
+    num_nodes: int = Field(ge=1)  # machines
+    strategy: Literal["auto", "ddp"]  # Lightning's words
     ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
     tensorboard: bool
 
@@ -129,11 +139,12 @@ class _Course:
     scheduler_state: dict[str, Any] | None
 
 
-def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained:
+def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
     """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
 
-    Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Raises
-    `UserError` where the sections do not fit each other, the data, or the former network.
+    Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Of several
+    processes that train together the first writes and returns, the others return None. Raises `UserError` where the
+    sections do not fit each other, the data, or the former network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
     if isinstance(recipe.task, Multiclass):
@@ -141,14 +152,19 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     logits = logit_count(recipe.task)
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _start(network, recipe, places.weights)
-    first_epoch = start.former.epochs_behind if start.former else 0
-    task, batches = _set_up(network, train, recipe, logits, first_epoch)
-    if start.former and start.former.continued:
-        load_state(
-            places.weights / start.former.name, task.optimizer, task.schedule, recipe.optimizer, recipe.scheduler
-        )
-    _announce(recipe, train, val, start)
-    course = _run(task, batches, val, recipe, places, machine)
+    with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
+        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best", save_on_train_epoch_end=True)
+        trainer = _trainer(recipe.train, machine, places, keeper, val)
+        share = share_of(trainer)
+        task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share)
+        if trainer.is_global_zero:
+            _announce(recipe, train, val, start)
+            shutil.rmtree(places.metrics, ignore_errors=True)
+        codes = class_codes(val.index["label"], recipe.task)
+        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share))
+        if not trainer.is_global_zero:
+            return None
+        course = _best(task, trainer, keeper)
     description = _describe(recipe, train, start, course)
     return Trained(network.eval(), description, course.optimizer_state, course.scheduler_state)
 
@@ -158,18 +174,20 @@ def _labelled(store: Store) -> pd.DataFrame:
 
 
 def _set_up(
-    network: Network, train: Store, recipe: Recipe, logits: int, first_epoch: int
+    network: Network, train: Store, recipe: Recipe, logits: int, former: Former | None, placed: Path, share: Share
 ) -> tuple[SegmentationTask, Batches]:
     """Everything that training needs beside data to choose by; what does not fit together stops here."""
     loss = build_loss(recipe.loss, logits)
     check_heads(recipe.loss, network.head_count)
     codes = class_codes(train.index["label"], recipe.task)
     sampling = Sampling(recipe.sampling, train, recipe.seed)
-    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch)
+    first_epoch = former.epochs_behind if former else 0
+    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch, share)
     optimizer = build_optimizer(recipe.optimizer, network)
     schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
-    task = SegmentationTask(network, loss, recipe.loss.head_weights, optimizer, schedule, logits)
-    return task, batches
+    if former and former.continued:
+        load_state(placed / former.name, optimizer, schedule, recipe.optimizer, recipe.scheduler)
+    return SegmentationTask(network, loss, recipe.loss.head_weights, optimizer, schedule, logits), batches
 
 
 def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
@@ -216,16 +234,9 @@ def _describe(recipe: Recipe, train: Store, start: _Start, course: _Course) -> D
     )
 
 
-def _run(
-    task: SegmentationTask, batches: Batches, val: Store, recipe: Recipe, places: Places, machine: MachineParams
-) -> _Course:
-    """Train the task's network in place and leave it as it was at its best epoch."""
-    codes = class_codes(val.index["label"], recipe.task)
-    with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
-        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best", save_on_train_epoch_end=True)
-        trainer = _trainer(recipe.train, machine, places, keeper, val)
-        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size))
-        best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
+def _best(task: SegmentationTask, trainer: pl.Trainer, keeper: ModelCheckpoint) -> _Course:
+    """Bring the trained task back to its best epoch, in place."""
+    best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.cpu().load_state_dict(best["state_dict"])
     scheduler_state = _restore(task, best)
     return _Course(
@@ -252,9 +263,8 @@ def _restore(task: SegmentationTask, best: dict[str, Any]) -> dict[str, Any] | N
 
 def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
     try:
-        trainer.fit(task, train, val)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
+        with bound_together(trainer):
+            _fit(trainer, task, train, val)
     except torch.OutOfMemoryError as error:
         raise UserError("params.yaml: train.batch_size: such batches do not fit the GPU's memory; lower it") from error
     except ValueError as error:
@@ -264,6 +274,13 @@ def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches,
             "params.yaml: train.batch_size: a batch of one small sample can't be trained on, since batch "
             "normalisation needs more than one value per channel; raise it, or prepare larger samples"
         ) from error
+
+
+def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
+    try:
+        trainer.fit(task, train, val)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
 
 
 def _trainer(
@@ -284,9 +301,12 @@ def _trainer(
         average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
         callbacks.append(WeightAveraging(multi_avg_fn=average))
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=machine.accelerator,
-            devices=1,
+            devices=params.devices,
+            num_nodes=params.num_nodes,
+            strategy=params.strategy,
+            use_distributed_sampler=False,  # each process's batches are its share already
             precision=params.precision,
             max_epochs=params.epochs,
             gradient_clip_val=params.gradient_clip or None,
@@ -299,7 +319,10 @@ def _trainer(
             enable_progress_bar=has_bar,
         )
     except MisconfigurationException as error:
-        raise UserError(f"params.yaml: machine.accelerator = {machine.accelerator}: {error}") from error
+        wanted = f"machine.accelerator = {machine.accelerator}, train.devices = {params.devices}"
+        raise UserError(f"params.yaml: {wanted}: {error}") from error
+    check_nodes(trainer)
+    return trainer
 
 
 class _ProgressBar(TQDMProgressBar):
@@ -315,21 +338,22 @@ class _ProgressBar(TQDMProgressBar):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what Lightning tells every user and none can act on; every other warning passes."""
-    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # devices found, products to install
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in CHATTER]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for category, message in NOISE:
                 warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _dvclive(folder: Path) -> DVCLiveLogger:
     """DVCLive that writes to `folder` alone: by default it would rewrite `dvc.yaml` and save an experiment."""
-    shutil.rmtree(folder, ignore_errors=True)
     return DVCLiveLogger(dir=str(folder), dvcyaml=None, save_dvc_exp=False, report=None)
 
 

@@ -16,6 +16,7 @@ from medseg.datasets.folder import FolderParams, scan_folder
 from medseg.datasets.isic2017 import Isic2017Params, scan_isic2017
 from medseg.datasets.phantom import PhantomParams
 from medseg.datasets.ucsb import UcsbParams, scan_ucsb
+from medseg.machine import MachineParams
 from medseg.records import Record
 
 DataParams = Annotated[
@@ -24,10 +25,10 @@ DataParams = Annotated[
 ]
 
 
-def fetch(params: DataParams, destination: Path, workers: int) -> None:
+def fetch(params: DataParams, destination: Path, machine: MachineParams) -> None:
     """Fill the existing empty folder `destination` with the files of the data set. Raises `UserError`."""
     if isinstance(params, PhantomParams):
-        phantom.fetch(params, destination, workers)
+        phantom.fetch(params, destination, machine)
     else:
         fetch_archives(params, destination)
 

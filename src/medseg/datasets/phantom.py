@@ -3,17 +3,17 @@
 It is there to try the pipeline, not to stand for patients: a score on it says nothing of a score on BUSI.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image
 from pydantic import Field, model_validator
-from tqdm import tqdm
 
 from medseg.datasets.busi import LABELS
 from medseg.datasets.ultrasound import Kind, simulate
+from medseg.machine import MachineParams, run_parallel
 from medseg.params import Section
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
@@ -43,23 +43,21 @@ class PhantomParams(Section):
         return self
 
 
-def fetch(params: PhantomParams, destination: Path, workers: int) -> None:
+def fetch(params: PhantomParams, destination: Path, machine: MachineParams) -> None:
     """Write the pictures and masks below `destination`, which is made where it is missing.
 
     Every picture draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
-    neither on the other pictures nor on `workers`, the number of processes.
+    neither on the other pictures nor on `machine`.
     """
     todo = [(label, number) for label in LABELS for number in range(1, getattr(params, label) + 1)]
     for label in LABELS:
         (destination / TOP_FOLDER / label).mkdir(parents=True, exist_ok=True)
-    jobs = (delayed(_write)(params, destination / TOP_FOLDER / label, number) for label, number in todo)
-    done = Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, desc="phantom", total=len(todo), unit="picture", disable=None):
-        pass
+    run_parallel(machine, partial(_write, params=params, top=destination.absolute() / TOP_FOLDER), todo, "phantom")
 
 
-def _write(params: PhantomParams, folder: Path, number: int) -> None:
-    label: Kind = folder.name  # type: ignore[assignment]
+def _write(place: tuple[Kind, int], params: PhantomParams, top: Path) -> None:
+    label, number = place
+    folder = top / label
     rng = np.random.default_rng(np.random.SeedSequence((params.seed, LABELS.index(label), number)))
     width = int(rng.integers(*params.width, endpoint=True))
     scan = simulate(label, width, params.contrast, params.looks, rng)

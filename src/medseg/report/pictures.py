@@ -61,7 +61,7 @@ def scored_cases(
     table["rank"] = table["dice"].fillna(1 + (1 - table["found"]))
     table = table.sort_values(["rank", "file"])
     rows = manifest.set_index("file", drop=False).loc[table["file"]]
-    draw = partial(draw_picture, raw=raw, predictions=predictions, task=task)
+    draw = partial(draw_picture, raw=raw.absolute(), predictions=predictions.absolute(), task=task)
     pictures = run_parallel(machine, draw, rows.itertuples(), "report")
     return [_case(row, picture) for row, picture in zip(table.to_dict("records"), pictures, strict=True)]
 

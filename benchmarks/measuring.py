@@ -1,0 +1,66 @@
+"""What the benchmarks share: timing two sides in turn, the machine in words, a table that is printed and written."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from medseg.markdown import table as table_text
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: how many times as fast as the baseline, and at least how many were wanted."""
+
+    what: str
+    ours: float  # seconds, median
+    baseline: float  # seconds, median
+    ratio: float  # baseline / ours: the median of the rounds' own
+    limit: float  # at least
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def row(what: str, rounds: Sequence[tuple[float, float]], limit: float) -> Row:
+    """A row of several rounds: in each, the seconds of both sides, ours first, that ran one after the other."""
+    ours, baseline = (statistics.median(side) for side in zip(*rounds, strict=True))
+    ratio = statistics.median(theirs / mine for mine, theirs in rounds)
+    return Row(what, round(ours, 4), round(baseline, 4), round(ratio, 3), limit)
+
+
+def report(name: str, rows: list[Row], facts: dict[str, object]) -> None:
+    """Print the table and write it, with `facts` and the machine's description, to benchmarks/results/NAME.json."""
+    columns = ["what", "ours, s", "baseline, s", "ratio", "limit"]
+    cells = [[r.what, f"{r.ours:.3f}", f"{r.baseline:.3f}", f"{r.ratio:.2f}", f">= {r.limit:.2f}"] for r in rows]
+    print(table_text(columns, cells))
+    for fact, value in facts.items():
+        print(f"{fact}: {value}")
+    content = {"rows": [asdict(r) for r in rows], "facts": facts, "machine": machine()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def machine() -> dict[str, object]:
+    """What a number was measured on; the load tells how much else ran there."""
+    names = [
+        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line
+    ]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": platform.release(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "packages": {name: version(name) for name in ("numpy", "opencv-python-headless", "albumentations", "dvc")},
+    }

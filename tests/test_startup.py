@@ -1,0 +1,93 @@
+"""What starting a stage or a command imports: nothing heavy for `--help`, and PyTorch only where a network runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+HEAVY = {
+    "albumentations",
+    "cv2",
+    "distributed",
+    "dvc",
+    "matplotlib",
+    "numpy",
+    "onnxruntime",
+    "pandas",
+    "pandera",
+    "pytorch_lightning",
+    "scipy",
+    "segmentation_models_pytorch",
+    "timm",
+    "torch",
+    "torchvision",
+}
+STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
+COMMANDS = ["params", "table", "row", "compare", "predict", "export", "evaluate"]
+PRINT_MODULES = """
+import atexit, json, runpy, sys
+atexit.register(lambda: print("modules:" + json.dumps(sorted({name.split(".")[0] for name in sys.modules}))))
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "medseg":
+    runpy.run_module("medseg.cli")["main"]()
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def imported(project: Path, *command: str) -> set[str]:
+    """The packages that a stage (`stages.NAME ...`) or command (`medseg ...`) has imported when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_MODULES, *command],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.rpartition("modules:")[2]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_of_a_stage_imports_nothing_heavy(project: Path, stage: str) -> None:
+    assert imported(project, f"stages.{stage}", "--help") & HEAVY == set()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_of_a_command_imports_nothing_heavy(project: Path, command: str) -> None:
+    words = [command] if command else []
+    assert imported(project, "medseg", *words, "--help") & HEAVY == set()
+
+
+def test_data_stages_never_import_pytorch(project: Path, tmp_path: Path) -> None:
+    """Run one after the other on a few phantoms."""
+    sections = yaml.safe_load((project / "params.yaml").read_text())
+    sections["data"] |= {"benign": 3, "malignant": 3, "normal": 3, "width": [64, 64]}
+    sections["prepare"] = tiny.resize().model_dump()
+    sections["machine"] = tiny.CPU.model_dump()
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    raw, table, prepared = (str(tmp_path / name) for name in ("raw", "manifest.csv", "prepared"))
+    lists, splits, out = (str(tmp_path / name) for name in ("lists", "splits", "out"))
+    params, sheet = str(tmp_path / "params.yaml"), str(tmp_path / "sheet.png")
+    for command in (
+        ("stages.download", params, raw),
+        ("stages.manifest", params, raw, lists, table, splits, str(tmp_path / "audit.json")),
+        ("stages.prepare", params, raw, table, prepared, sheet),
+        ("stages.augment", params, f"{prepared}/train", out, sheet),
+    ):
+        assert imported(project, *command) & {"torch", "torchvision", "pytorch_lightning", "timm"} == set(), command
+
+
+def test_the_report_s_modules_never_import_pytorch(project: Path) -> None:
+    code = "import medseg.report.content, medseg.report.page, medseg.comparison, medseg.runs, sys; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": "src"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"pandas", "jinja2"} <= set(printed)
+    assert "torch" not in printed
