@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medseg.augmentation import Transforms
 from medseg.bundle import load_bundle, save_bundle
@@ -25,6 +26,14 @@ from medseg.training import Places, Recipe, Trained, TrainParams, fit
 
 CONF = Path(__file__).parents[1] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NOT_DETERMINISTIC = {  # on a GPU, by the documentation of torch.use_deterministic_algorithms: they refuse to run
+    f"aten::{name}"
+    for name in (
+        *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward"),
+        *("max_unpool2d", "reflection_pad2d_backward", "grid_sampler_2d_backward", "histc", "kthvalue", "put_"),
+        *("nll_loss_forward", "nll_loss2d_forward", "logcumsumexp", "upsample_bicubic2d_backward"),
+    )  # upsample_bilinear2d_backward is not among them: on a GPU, interpolate takes other operations
+}
 SIDE = 32  # pixels
 SAMPLES = 4
 
@@ -33,6 +42,18 @@ SAMPLES = 4
 def _without_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations that PyTorch runs inside the block, gradients included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
 
 
 def read_recipe(experiment: str, folder: Path) -> tuple[Recipe, Any]:
@@ -68,8 +89,10 @@ def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Store]:
         save(*train(former, folder)[:2], folder / "weights" / former)
     stores = write_stores(folder / experiment, recipe, geometry.channels)
     places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
-    trained = fit(*stores, recipe, places, tiny.CPU)
+    with Operations() as used:
+        trained = fit(*stores, recipe, places, tiny.CPU)
     assert trained is not None
+    assert not used.names & NOT_DETERMINISTIC
     return recipe, trained, stores[1]
 
 

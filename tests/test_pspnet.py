@@ -14,6 +14,7 @@ from torch import nn
 from medseg.errors import UserError
 from medseg.models.network import build_model
 from medseg.models.params import Pspnet
+from medseg.models.pooling import BinAverages
 from medseg.weights import PACKAGED_ENCODER, load_encoder_weights
 
 SECTION: dict[str, Any] = {
@@ -37,8 +38,10 @@ def test_features_of_an_eighth_of_the_sides_are_pooled() -> None:
 
 
 def test_they_are_pooled_to_the_four_grids_of_the_paper() -> None:
-    pools = [part for part in core().modules() if isinstance(part, nn.AdaptiveAvgPool2d)]
-    assert [pool.output_size for pool in pools] == [(1, 1), (2, 2), (3, 3), (6, 6)]
+    psp = core().get_submodule("decoder.psp")
+    pools = [part for part in psp.modules() if isinstance(part, nn.AdaptiveAvgPool2d | BinAverages)]
+    sides = [pool.bins if isinstance(pool, BinAverages) else pool.output_size for pool in pools]
+    assert sides == [(1, 1), (2, 2), (3, 3), (6, 6)]
 
 
 def test_the_head_has_the_width_and_the_dropout_asked_for() -> None:

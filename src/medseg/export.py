@@ -42,10 +42,6 @@ class ExportedNetwork(nn.Module):
         """Wrap a copy of `network`."""
         super().__init__()
         self.network = copy.deepcopy(network)
-        for part in list(self.network.modules()):
-            for name, child in part.named_children():
-                if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
-                    setattr(part, name, BinAverages(child))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (N, K, H, W) of pixels (N, C, H, W)."""
@@ -65,32 +61,6 @@ class ExportedNetwork(nn.Module):
         smallest, divisor = self.network.smallest, self.network.divisor
         greater = (side + smallest + abs(side - smallest)) // 2
         return (greater + divisor - 1) // divisor * divisor - side
-
-
-class BinAverages(nn.Module):
-    """`nn.AdaptiveAvgPool2d` to several bins, for which ONNX has no operator: as a product with averaging matrices."""
-
-    def __init__(self, pooling: nn.AdaptiveAvgPool2d) -> None:
-        """Take the bins of `pooling`."""
-        super().__init__()
-        bins: int | tuple[int | None, int | None] | None = pooling.output_size
-        self.bins = bins if isinstance(bins, tuple) else (bins, bins)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The averages (N, C, rows, columns) of features (N, C, H, W) in each bin."""
-        down, right = (_bin_weights(side, bins) for side, bins in zip(features.shape[-2:], self.bins, strict=True))
-        averages: Tensor = down @ features @ right.T
-        return averages
-
-
-def _bin_weights(side: int, bins: int | None) -> Tensor:
-    """(bins, side): bin i averages from floor(i side / bins) up to ceil((i + 1) side / bins), as PyTorch pools."""
-    if bins is None:  # as many as there are pixels
-        return torch.eye(side)
-    first = torch.arange(bins)[:, None] * side // bins
-    end = (torch.arange(1, bins + 1)[:, None] * side + bins - 1) // bins
-    place = torch.arange(side)[None]
-    return ((place >= first) & (place < end)).float() / (end - first)
 
 
 def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:

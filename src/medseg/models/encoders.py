@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medseg.errors import UserError
 from medseg.models.params import Encoded, Library
+from medseg.models.pooling import replace_pooling
 
 TRIAL_SIDE = 128  # pixels, what every architecture takes
 
@@ -30,6 +31,7 @@ def build_encoded(arch: str, params: Encoded, channels: int, classes: int, **opt
             network: nn.Module = smp.create_model(
                 arch, params.encoder, encoder_weights=None, in_channels=channels, classes=classes, **options
             )
+        replace_pooling(network)
         _freeze_unused(network, channels, classes)
     except Exception as error:  # encoders that give no five feature maps fail with nearly anything
         raise UserError(f"params.yaml: {_reason(arch, params, error)}") from error
