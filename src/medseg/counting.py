@@ -79,23 +79,20 @@ def count_contours(mask: Mask) -> int:
 
 def count_objects(mask: Mask, params: CountingParams) -> int:
     """Count the objects of a mask (H, W), what is not 0 being foreground; holes are none."""
-    kept = _drop_small(_binary(mask), params.smallest)
-    if not params.split:
-        return cv2.connectedComponents(kept, connectivity=8)[0] - 1
-    return int(np.count_nonzero(np.bincount(_separated(kept, params)[kept > 0])))
+    return int(separate_objects(mask, params).max(initial=0))
 
 
 def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     """Number the objects of a mask (H, W), what is not 0 being foreground.
 
-    Returns (H, W) int32: 0 background, holes and dropped specks; 1, 2, ... the objects by their first pixel in reading
-    order, each of `params.smallest` pixels or more. However shallow, a whole component is at least one object. What
-    lies beyond the edge of the picture is unknown, not background: it makes no object narrower.
+    Returns (H, W) int32: 0 background, holes and dropped specks; 1, 2, ... the objects without a gap, each of
+    `params.smallest` pixels or more. However shallow, a whole component is at least one object. What lies beyond the
+    edge of the picture is unknown, not background: it makes no object narrower.
     """
     kept = _drop_small(_binary(mask), params.smallest)
-    if not params.split:
-        return _in_reading_order(_components(kept))
-    return _in_reading_order(_separated(kept, params) * kept)
+    if params.split:
+        return _separated(kept, params)
+    return cv2.connectedComponents(kept, connectivity=8)[1].astype(np.int32, copy=False)
 
 
 def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
@@ -149,15 +146,15 @@ def _binary(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _separated(kept: NDArray[np.uint8], params: CountingParams) -> Labels:
-    """The basin that each pixel of a mask belongs to, filled holes included; basins are numbered with gaps."""
+    """`separate_objects` of a mask whose specks are dropped. Every object has a pixel of it.
+
+    A basin in a filled hole has none, but as it is below `smallest` it has merged into one that has some.
+    """
     solid = _fill_small(kept, params.smallest)
     distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32, copy=False)
     basins = _basins(distance, solid)
-    return _owners(basins, distance, kept, params)[basins]
-
-
-def _components(mask: NDArray[np.uint8]) -> Labels:
-    labels: Labels = ndimage.label(mask, _EIGHT)[0]
+    labels = _owners(basins, distance, kept, params)[basins]
+    labels *= kept
     return labels
 
 
@@ -196,7 +193,7 @@ def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
         better = slope > steepest
         steepest[better] = slope[better]
         target[better] = here[better] + down * width + right
-    peaks = _components((mask.astype(bool) & (target == here)).astype(np.uint8))
+    peaks: Labels = ndimage.label(mask.astype(bool) & (target == here), _EIGHT)[0]  # in reading order
     return peaks.ravel()[_ends(target.ravel())].reshape(height, width) * mask
 
 
@@ -208,7 +205,7 @@ def _ends(target: Labels) -> Labels:
 
 
 def _owners(basins: Labels, distance: NDArray[np.float32], mask: NDArray[np.uint8], params: CountingParams) -> Labels:
-    """The basin into which each basin merges, itself where it stays; 0 for the background.
+    """The object that each basin becomes or merges into, numbered without a gap; 0 for the background.
 
     First those whose peak stands out by `depth` or less merge, each over its highest saddle; then those that are still
     below `smallest` pixels, in the same order.
@@ -228,7 +225,8 @@ def _owners(basins: Labels, distance: NDArray[np.float32], mask: NDArray[np.uint
             if low != high and (shallow if standing_out else small):
                 owners[low] = high
                 areas[high] += areas[low]
-    return np.array([_owner(owners, basin) for basin in range(len(owners))], np.int32)
+    left = [_owner(owners, basin) for basin in range(len(owners))]
+    return np.unique(left, return_inverse=True)[1].astype(np.int32)
 
 
 def _saddles(basins: Labels, distance: NDArray[np.float32]) -> list[tuple[int, int, float]]:
@@ -260,12 +258,3 @@ def _owner(owners: list[int], basin: int) -> int:
         owners[basin] = owners[owners[basin]]  # shortens the way for the next
         basin = owners[basin]
     return basin
-
-
-def _in_reading_order(labels: Labels) -> Labels:
-    found, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    number = np.zeros(len(found), np.int32)
-    objects = np.argsort(first)
-    objects = objects[found[objects] > 0]
-    number[objects] = np.arange(1, len(objects) + 1)
-    return number[inverse].reshape(labels.shape)
