@@ -6,10 +6,10 @@ Most of a picture is background far from any object, where every network is righ
 
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.distances import distance_to_background
 from medseg.metrics import Mask
 
 BAND = 0.02  # width of the surroundings of objects, as a share of the picture's diagonal
@@ -72,5 +72,5 @@ def object_surroundings(predicted: Mask, truth: Mask) -> NDArray[np.bool_]:
     objects: NDArray[np.bool_] = predicted.astype(bool) | truth.astype(bool)
     if not objects.any():
         return objects
-    distance = cv2.distanceTransform((~objects).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance <= max(1.0, BAND * math.hypot(*objects.shape)), np.bool_)
+    near: NDArray[np.bool_] = distance_to_background(~objects) <= max(1.0, BAND * math.hypot(*objects.shape))
+    return near

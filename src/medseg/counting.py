@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from medseg.distances import distance_to_background
 from medseg.metrics import Mask
 from medseg.params import Section
 
@@ -151,7 +152,7 @@ def _separated(kept: NDArray[np.uint8], params: CountingParams) -> Labels:
     A basin in a filled hole has none, but as it is below `smallest` it has merged into one that has some.
     """
     solid = _fill_small(kept, params.smallest)
-    distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float32, copy=False)
+    distance = distance_to_background(solid)
     basins = _basins(distance, solid)
     labels = _owners(basins, distance, kept, params)[basins]
     labels *= kept
