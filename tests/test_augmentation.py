@@ -1,7 +1,10 @@
 import hashlib
+import random
 from pathlib import Path
 from typing import Any
 
+import albumentations as A  # noqa: N812
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,6 +105,26 @@ def test_any_number_of_workers_writes_the_same_bytes_and_another_seed_does_not(t
     assert found[3]["images.npy"] != found[0]["images.npy"]
     assert found[3]["masks.npy"] != found[0]["masks.npy"]
     assert found[3]["index.csv"] == found[0]["index.csv"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rotation_and_zoom_are_those_of_albumentations(channels: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 56, channels), dtype=np.uint8)
+    mask = (image[..., 0] > 100).astype(np.uint8)
+    theirs = [
+        A.Rotate(limit=30, border_mode=cv2.BORDER_REFLECT_101, p=1),
+        A.Affine(scale=(0.7, 1.3), keep_ratio=True, border_mode=cv2.BORDER_REFLECT_101, p=1),
+    ]
+    for step, own in zip(theirs, ("rotate", "scale"), strict=True):
+        for number in range(10):
+            found = make_variant(build_transform(params(1.0, own)), image, mask, 0, 0, number + 1)
+            place = {"rotate": 3, "scale": 4}[own]  # in build_transform's order, which decides the stream
+            state = np.random.SeedSequence((0, 0, number + 1)).generate_state(10)[place]
+            step.py_random = random.Random(int(state))
+            expected = step(image=image, mask=mask)
+            np.testing.assert_array_equal(found[0], expected["image"])
+            np.testing.assert_array_equal(found[1], expected["mask"])
 
 
 def test_a_variant_can_be_made_again_alone(tmp_path: Path) -> None:

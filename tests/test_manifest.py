@@ -127,6 +127,34 @@ def test_a_distance_counts_bits_that_differ() -> None:
         assert all((groups[place] == groups[40 + place]) == joined for place in range(20))
 
 
+def test_many_pictures_are_grouped_as_one_by_one() -> None:
+    """More hashes than are compared at a time, near ones far apart, equal ones, and patients."""
+    rng = np.random.default_rng(1)
+    numbers = [int(value) for value in rng.integers(0, 2**63, 1500)]
+    numbers += [
+        numbers[int(place)] ^ (1 << int(bit)) for place, bit in zip(*rng.integers(0, 63, (2, 200)), strict=True)
+    ]
+    numbers += numbers[700:720]
+    patients = [f"p{number}" if number < 300 else "" for number in rng.integers(0, 1000, len(numbers))]
+    parent = list(range(len(numbers)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            place = parent[place]
+        return place
+
+    for one in range(len(numbers)):
+        for other in range(one):
+            near = (numbers[one] ^ numbers[other]).bit_count() <= 2
+            if near or patients[one] == patients[other] != "":
+                low, high = sorted((root(one), root(other)))
+                parent[high] = low
+    roots = [root(place) for place in range(len(numbers))]
+    names = {first: f"g{number:05d}" for number, first in enumerate(sorted(set(roots)))}
+    table = pd.DataFrame({"phash": [f"{number:016x}" for number in numbers], "patient": patients})
+    assert group_names(table, 2) == [names[first] for first in roots]
+
+
 def test_the_annotated_window_of_tissue_is_what_counts(samples: Path) -> None:
     root = samples / "ucsb"
     table, _ = measure(scan_ucsb(root), root, FAIL, MACHINE)

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
@@ -32,6 +34,8 @@ from medseg.store import create_arrays, describe_arrays, open_arrays, open_store
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
+_MIRROR = cv2.BORDER_REFLECT_101
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _CHUNK = 64  # samples a task at most: enough to hide the cost of starting it
 _CHUNK_BYTES = 16 * 2**20  # of a task's output, which is held in memory until it is written
 
@@ -128,6 +132,37 @@ def check_shape(params: Transforms, section: str, height: int, width: int) -> No
         )
 
 
+def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pixels:
+    """What albumentations makes of (H, W[, C]) and a (3, 3) matrix, bit for bit.
+
+    Its own way there (`np.allclose` against the identity, wrappers for many channels) takes longer than the warp of a
+    patch.
+    """
+    if all(
+        abs(value - one) <= 1e-8 + 1e-5 * one for value, one in zip(matrix.ravel().tolist(), _IDENTITY, strict=True)
+    ):
+        return pixels
+    size = (pixels.shape[1], pixels.shape[0])
+    warped: Pixels = cv2.warpAffine(pixels, matrix[:2], size, flags=interpolation, borderMode=_MIRROR)  # type: ignore[assignment]
+    return warped.reshape(pixels.shape)
+
+
+class _Rotate(A.Rotate):  # type: ignore[misc]  # albumentations has no types here
+    def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
+        return _warp(img, matrix, self.interpolation)
+
+    def apply_to_mask(self, mask: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
+        return _warp(mask, matrix, self.mask_interpolation)
+
+
+class _Affine(A.Affine):  # type: ignore[misc]  # albumentations has no types here
+    def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
+        return _warp(img, matrix, self.interpolation)
+
+    def apply_to_mask(self, mask: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
+        return _warp(mask, matrix, self.mask_interpolation)
+
+
 def build_transform(params: Transforms) -> A.Compose:
     """The transforms in the order in which they are applied: where pixels lie, then what value they have.
 
@@ -138,11 +173,16 @@ def build_transform(params: Transforms) -> A.Compose:
         A.HorizontalFlip(p=params.horizontal_flip),
         A.VerticalFlip(p=params.vertical_flip),
         A.RandomRotate90(p=params.quarter_turns),
-        A.Rotate(limit=params.rotate.degrees, border_mode=4, p=params.rotate.p),  # 4: cv2.BORDER_REFLECT_101
-        A.Affine(
-            scale=(1 - params.scale.share, 1 + params.scale.share), keep_ratio=True, border_mode=4, p=params.scale.p
+        _Rotate(limit=params.rotate.degrees, border_mode=_MIRROR, p=params.rotate.p),
+        _Affine(
+            scale=(1 - params.scale.share, 1 + params.scale.share),
+            keep_ratio=True,
+            border_mode=_MIRROR,
+            p=params.scale.p,
         ),
-        A.ElasticTransform(alpha=params.elastic.alpha, sigma=params.elastic.sigma, border_mode=4, p=params.elastic.p),
+        A.ElasticTransform(
+            alpha=params.elastic.alpha, sigma=params.elastic.sigma, border_mode=_MIRROR, p=params.elastic.p
+        ),
         A.RandomBrightnessContrast(
             brightness_limit=params.brightness_contrast.brightness,
             contrast_limit=params.brightness_contrast.contrast,

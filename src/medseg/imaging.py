@@ -122,14 +122,15 @@ def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
 def _read_one_mask(path: Path) -> Pixels:
     values = _read_values(path)
     if values.ndim == 3:  # one number per colour
-        values = values.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-    found = np.unique(values)
-    if np.count_nonzero(found) > 1:
-        raise UserError(
-            f"{path}: {len(found)} different values; a mask holds 0 for background and one other value or colour "
-            "(a JPEG file does not keep that; neither does resizing with interpolation)"
-        )
+        red, green, blue = np.moveaxis(values.astype(np.int32), 2, 0)
+        values = (red << 16) + (green << 8) + blue
     mask: Pixels = (values != 0).astype(np.uint8)
+    colour = values.ravel()[mask.argmax()]  # of the first foreground pixel
+    if not np.array_equal(values, mask * colour):  # np.unique would sort all pixels
+        raise UserError(
+            f"{path}: {len(np.unique(values))} different values; a mask holds 0 for background and one other "
+            "value or colour (a JPEG file does not keep that; neither does resizing with interpolation)"
+        )
     return mask
 
 
