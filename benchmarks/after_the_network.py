@@ -25,12 +25,12 @@ from medseg.manifest import read_manifest
 from medseg.markdown import table as table_text
 from medseg.params import read_record, read_section
 from medseg.postprocess import Postprocess
-from medseg.runs import ABSENT
 from medseg.scoring import Counting
 from medseg.segmenter import Segmenter, SegmenterDescription
 from medseg.selection import EvaluateParams
 from medseg.statistics import RESAMPLES, SEED, paired_bootstrap
 from medseg.tiling import Forward
+from medseg.wording import ABSENT, score
 
 ROOT = Path(__file__).parents[1]
 BARE = Postprocess(threshold=0.5, fill_holes=False, smallest_object=0, largest_component=False)
@@ -90,7 +90,7 @@ def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
         "after the network": name,
         "images": len(dice),
         "Dice": f"{dice.mean():.3f}",
-        "difference": ABSENT if name == "plain" else f"{found.interval.mean:+.3f}",
+        "difference": ABSENT if name == "plain" else score(found.interval.mean, "+.3f"),
         "95 % interval": ABSENT if name == "plain" or math.isnan(low) else f"{low:+.3f} to {high:+.3f}",
     }
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import tiny
 
@@ -11,6 +12,7 @@ from medseg.description import FirstWeights, Former
 from medseg.geometry import Geometry, Patchify, Resize, Scale
 from medseg.models.params import Encoded, Library
 from medseg.wording import (
+    ABSENT,
     DATA_IN_WORDS,
     MODEL_IN_WORDS,
     WEIGHTS_IN_WORDS,
@@ -20,6 +22,8 @@ from medseg.wording import (
     first_weights_in_words,
     network_in_words,
     prediction_in_words,
+    score,
+    spread,
 )
 
 
@@ -75,6 +79,20 @@ def test_prediction_is_told_by_geometry(geometry: Geometry, words: str) -> None:
 )
 def test_a_rule_of_counting_in_words(smallest: int, split: bool, words: str) -> None:
     assert counting_in_words(CountingParams(smallest=smallest, split=split, depth=1.5)) == words
+
+
+@pytest.mark.parametrize("undefined", [None, float("nan"), np.float64("nan")])
+def test_what_is_not_defined_is_a_dash(undefined: float | None) -> None:
+    assert score(undefined) == score(undefined, "+.1f") == ABSENT == "\N{EN DASH}"
+
+
+def test_a_figure_has_three_decimals_unless_told_otherwise() -> None:
+    assert (score(0), score(0.12345), score(-0.25, "+.1f"), score(3.04, "+.1f")) == ("0.000", "0.123", "-0.2", "+3.0")
+
+
+def test_a_mean_stands_with_its_interval() -> None:
+    assert spread(0.5, 0.25, 0.75) == "0.500 (0.250 to 0.750)"
+    assert spread(0.5, None, float("nan")) == f"0.500 ({ABSENT} to {ABSENT})"
 
 
 def test_one_of_a_kind_is_singular() -> None:

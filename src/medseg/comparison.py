@@ -20,7 +20,6 @@ from dvc.scm import RevError
 
 from medseg import experiments
 from medseg.errors import UserError
-from medseg.runs import ABSENT
 from medseg.statistics import (
     FEW_GROUPS,
     RESAMPLES,
@@ -33,6 +32,7 @@ from medseg.statistics import (
     paired_bootstrap,
     wilcoxon,
 )
+from medseg.wording import ABSENT, score, spread
 
 PER_IMAGE = "data/predictions/per_image.csv"
 WORKSPACE = "workspace"
@@ -167,7 +167,7 @@ def comparison_text(comparison: Comparison) -> str:
     several = len(comparison.differences) > 1
     columns = ["run", "mean", "difference", "95 % interval", "bootstrap p", "Wilcoxon p"]
     columns += ["bootstrap p, Holm", "Wilcoxon p, Holm"] if several else []
-    first = [comparison.first, _figure(comparison.mean), *[ABSENT] * (len(columns) - 2)]
+    first = [comparison.first, score(comparison.mean), *[ABSENT] * (len(columns) - 2)]
     later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
     note = f"Differences are to {comparison.first}, over the same images. "
     note += f"Interval and bootstrap p: {_resampling(comparison.over)} "
@@ -181,10 +181,10 @@ def comparison_text(comparison: Comparison) -> str:
 
 def summary_text(summary: Summary) -> str:
     """A summary as Markdown: a row per run, their mean and standard deviation, and the pooled mean and its interval."""
-    rows = [[run.run, str(run.images), _figure(run.mean)] for run in summary.runs]
-    rows.append(["mean of runs", "", _figure(summary.mean)])
-    rows.append(["standard deviation of runs", "", _figure(summary.deviation)])
-    pooled = f"{_figure(summary.pooled.mean)} ({_figure(summary.pooled.low)} to {_figure(summary.pooled.high)})"
+    rows = [[run.run, str(run.images), score(run.mean)] for run in summary.runs]
+    rows.append(["mean of runs", "", score(summary.mean)])
+    rows.append(["standard deviation of runs", "", score(summary.deviation)])
+    pooled = spread(summary.pooled.mean, summary.pooled.low, summary.pooled.high)
     rows.append(["pooled over images (95 % interval)", str(summary.over.images), pooled])
     how = {
         "folds": "Folds: no two runs share a test image; pooled are all images, each scored by its own run.",
@@ -346,12 +346,12 @@ def _resampling(over: Images) -> str:
 
 def _difference_cells(difference: Difference) -> list[str]:
     interval = difference.paired.interval
-    low, high = (_figure(bound, "+.3f") for bound in (interval.low, interval.high))
+    low, high = (score(bound, "+.3f") for bound in (interval.low, interval.high))
     p_values = [difference.paired.p_value, difference.wilcoxon, difference.holm_bootstrap, difference.holm_wilcoxon]
     return [
         difference.run,
-        _figure(difference.mean),
-        _figure(interval.mean, "+.3f"),
+        score(difference.mean),
+        score(interval.mean, "+.3f"),
         ABSENT if math.isnan(interval.low) else f"{low} to {high}",
         *map(_p_value, p_values),
     ]
@@ -362,7 +362,7 @@ def _changes_text(first: str, difference: Difference) -> str:
     changes = [*difference.fell, *difference.rose]
     if not changes:
         return f"{heading}: no image changed."
-    cells = [[row.file, _figure(row.first), _figure(row.later), _figure(row.difference, "+.3f")] for row in changes]
+    cells = [[row.file, score(row.first), score(row.later), score(row.difference, "+.3f")] for row in changes]
     return f"{heading}:\n\n{_markdown(['image', first, difference.run, 'difference'], cells)}"
 
 
@@ -373,12 +373,8 @@ def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _figure(value: float, form: str = ".3f") -> str:
-    return ABSENT if math.isnan(value) else f"{value:{form}}"
-
-
 def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else _figure(value)
+    return "< 0.001" if value < 0.001 else score(value)
 
 
 def _some(files: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """A segmenter against an external data set: scored by what its bundle holds, and nothing is chosen anew."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from medseg.runtimes import Accelerator, open_model
 from medseg.scoring import call_names
 from medseg.summary import write_tables
 from medseg.surfaces import Tolerance
+from medseg.wording import spread
 
 Layout = Literal["busi", "isic2017", "cryonuseg", "ucsb"]
 
@@ -36,7 +36,6 @@ LAYOUTS: dict[Layout, dict[str, Any]] = {
 DUPLICATE_DISTANCE = 8  # bits of 64
 BATCH_SIZE = 16  # tiles at a time
 
-ABSENT = "\N{EN DASH}"
 LABEL = "picture"  # of pictures in a folder of one's own, where none is given
 METRICS = "metrics.json"
 WRITTEN = {"per_image.csv", "figures.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
@@ -172,8 +171,7 @@ def _cells(figures: pd.DataFrame) -> list[str]:
 
 
 def _interval(row: Any) -> str:
-    mean, low, high = (ABSENT if math.isnan(row[name]) else f"{row[name]:.3f}" for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    return spread(row["mean"], row["low"], row["high"])
 
 
 def _empty_text(figures: pd.DataFrame) -> str:

@@ -5,7 +5,6 @@ the CLAIM checklist asks of studies of AI in medical imaging (Tejani et al., Rad
 2024): data and their partitions, model and training, how it was chosen, measures with their uncertainty, limits.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from medseg.wording import (
     first_weights_in_words,
     network_in_words,
     prediction_in_words,
+    score,
+    spread,
 )
 
 CARD = "README.md"
-ABSENT = "\N{EN DASH}"
 BY_STRATUM = ("dice", "iou", "hd95", "nsd")
 SPLITS = ("train", "val", "test", "dropped")
 NO_DEVICE = (
@@ -79,7 +79,7 @@ def card_text(description: SegmenterDescription, audit: Metrics, metrics: Metric
 
 
 def _short(metrics: Metrics) -> str:
-    dice, iou = (_spread(*(metrics[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
+    dice, iou = (spread(*(metrics[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
     return (
         f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {counted(metrics['images'], 'picture')} "
         f"of {metrics['split']} in which something is marked; missed altogether: {metrics['missed']}."
@@ -168,7 +168,7 @@ def _protocol(description: SegmenterDescription, split: str) -> list[str]:
     if not chosen.options:
         return [epoch, _listing("step", "setting", steps), "All steps were set beforehand; val chose none of them."]
     options = [
-        [plain(option.option), _number(option.simplest), _number(option.other), option.tried, option.chosen]
+        [plain(option.option), score(option.simplest), score(option.other), option.tried, option.chosen]
         for option in chosen.options
     ]
     how = (
@@ -189,7 +189,7 @@ def _figures(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
     yield table(
         ["figure", "mean", "95 % interval", "images", "groups"],
         [
-            [heading, _number(row["mean"]), _bounds(row["low"], row["high"]), str(row["images"]), str(row["groups"])]
+            [heading, score(row["mean"]), _bounds(row["low"], row["high"]), str(row["images"]), str(row["groups"])]
             for heading, row in ((heading, of_all[name]["all"]) for name, heading in names.items() if name in of_all)
         ],
     )
@@ -251,7 +251,7 @@ def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
         f"{counting_in_words(counting.prediction)}."
     )
     yield (
-        f"Calibration: the expected error of a probability (ECE, 15 bins) is {_number(metrics['ece'])}, over the "
+        f"Calibration: the expected error of a probability (ECE, 15 bins) is {score(metrics['ece'])}, over the "
         "pixels in and around objects, marked or found."
     )
     if (correlation := metrics["uncertainty"]["rank_correlation"]) is not None:
@@ -261,8 +261,8 @@ def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
         )
     pooled = metrics["pooled"]
     yield (
-        f"Pooled over the pixels of all pictures, to compare with papers: Dice {_number(pooled['dice'])}, IoU "
-        f"{_number(pooled['iou'])}."
+        f"Pooled over the pixels of all pictures, to compare with papers: Dice {score(pooled['dice'])}, IoU "
+        f"{score(pooled['iou'])}."
     )
     calls = metrics["calls"]
     yield (
@@ -279,13 +279,13 @@ def _empties(metrics: Metrics, figures: pd.DataFrame) -> str:
     found, area = rows["false_positive"]["empty"], rows["false_positive_area"]["empty"]
     return (
         f"Pictures in which nothing is marked: {empty['images']}. Share of them in which something was found: "
-        f"{_spread(found['mean'], found['low'], found['high'])}; share of their area: {area['mean']:.2g}."
+        f"{spread(found['mean'], found['low'], found['high'])}; share of their area: {area['mean']:.2g}."
     )
 
 
 def _classes(metrics: Metrics) -> str:
     rows = [
-        [plain(name), str(found["images"]), *(_number(found[key]) for key in ("dice", "iou", "pooled_dice"))]
+        [plain(name), str(found["images"]), *(score(found[key]) for key in ("dice", "iou", "pooled_dice"))]
         for name, found in metrics["classes"].items()
     ]
     return table(["class", "images", "Dice", "IoU", "pooled Dice"], rows)
@@ -322,7 +322,7 @@ def _stratum_rows(figures: pd.DataFrame, kind: str) -> list[list[str]]:
     rows = _rows(figures, kind)
     return [
         [plain(stratum), *(str(row[key]) for key in ("images", "groups", "missed"))]
-        + [_spread(*(rows[name][stratum][key] for key in ("mean", "low", "high"))) for name in BY_STRATUM]
+        + [spread(*(rows[name][stratum][key] for key in ("mean", "low", "high"))) for name in BY_STRATUM]
         for stratum, row in rows.get("dice", {}).items()
     ]
 
@@ -344,13 +344,5 @@ def _bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _spread(mean: float | None, low: float | None, high: float | None) -> str:
-    return f"{_number(mean)} ({_bounds(low, high)})"
-
-
 def _bounds(low: float | None, high: float | None) -> str:
-    return f"{_number(low)} to {_number(high)}"
-
-
-def _number(value: float | None) -> str:
-    return ABSENT if value is None or math.isnan(value) else f"{value:.3f}"
+    return f"{score(low)} to {score(high)}"

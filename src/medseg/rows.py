@@ -28,7 +28,8 @@ from medseg.experiments import (
     watch,
 )
 from medseg.params import read_record
-from medseg.runs import model_words, score
+from medseg.runs import model_words
+from medseg.wording import score
 
 COLUMNS = ("variant", "model", "loss", "scored on", "Dice", "IoU")
 PLOTS = Path("dvc_plots")  # ignored by git, where DVC's own plots go, too

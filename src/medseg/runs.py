@@ -17,6 +17,7 @@ from medseg.fingerprint import code_sha256
 from medseg.inputs import read_bytes, read_json
 from medseg.outputs import write_text
 from medseg.segmenter import SegmenterDescription
+from medseg.wording import ABSENT, score
 
 PROJECT = "medseg"
 SPLITS = ("train", "val", "test", "dropped")
@@ -37,7 +38,6 @@ COLUMNS = (
     "IoU",
 )
 NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # columns aligned to the right
-ABSENT = "\N{EN DASH}"
 
 
 def run_record(
@@ -124,11 +124,6 @@ def model_words(model: dict[str, Any]) -> str:
         return f"{name} {model['encoder']}"
     widths = model["widths"] if "widths" in model else [model["init_features"]]
     return f"{name} {'-'.join(str(width) for width in widths)}"
-
-
-def score(value: float | None) -> str:
-    """A figure between 0 and 1 with three decimals; a dash where it is not defined."""
-    return ABSENT if value is None else f"{value:.3f}"
 
 
 def _row(path: Path) -> list[str]:

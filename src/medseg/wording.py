@@ -1,4 +1,6 @@
-"""A model in words, for those who read of it in a report or a model card."""
+"""A model and its figures in words, for those who read of it in a report or a model card."""
+
+import math
 
 from medseg.choices import Augmentation, Choices
 from medseg.counting import CountingParams
@@ -6,6 +8,7 @@ from medseg.description import Training
 from medseg.geometry import Geometry, Patchify, Scale
 from medseg.models.params import Encoded, Library, ModelParams
 
+ABSENT = "\N{EN DASH}"  # for a figure that is not defined
 DATA_IN_WORDS = {
     "phantom": "simulated breast ultrasound",
     "busi": "BUSI breast ultrasound",
@@ -107,6 +110,16 @@ def counting_in_words(rule: CountingParams) -> str:
     if not rule.split:
         return f"{dropped}, touching ones counted as one"
     return f"{dropped}, touching ones told apart by watershed (depth {rule.depth:g} pixels)"
+
+
+def score(value: float | None, form: str = ".3f") -> str:
+    """A figure with three decimals, or as `form` says; a dash where it is not defined: None or NaN."""
+    return ABSENT if value is None or math.isnan(value) else f"{value:{form}}"
+
+
+def spread(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean with its interval, each as `score` writes it: `0.812 (0.790 to 0.833)`."""
+    return f"{score(mean)} ({score(low)} to {score(high)})"
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,8 +3,8 @@
 from typing import Literal, NamedTuple
 
 from medseg.report.tables import Figure
-from medseg.runs import ABSENT, score
 from medseg.surfaces import Tolerance
+from medseg.wording import ABSENT, score
 
 Unit = Literal["score", "pixels", "percent", "small_percent", "number"]
 MINUS = "\N{MINUS SIGN}"

@@ -16,8 +16,8 @@ from medseg.report.content import Report
 from medseg.report.figures_in_words import measured, percent
 from medseg.report.tables import Figure, Stratum
 from medseg.report.words import SCORED_ON_VAL
-from medseg.runs import sample_size, score
-from medseg.wording import counted
+from medseg.runs import sample_size
+from medseg.wording import counted, score
 
 FOLDER = Path(__file__).parent
 

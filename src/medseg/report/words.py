@@ -8,7 +8,6 @@ from medseg.calibration import BAND
 from medseg.classes import Multiclass
 from medseg.description import Training
 from medseg.report.figures_in_words import MINUS
-from medseg.runs import score
 from medseg.scoring import Counting
 from medseg.segmenter import SegmenterDescription
 from medseg.statistics import FEW_GROUPS, RESAMPLES
@@ -20,6 +19,7 @@ from medseg.wording import (
     data_in_words,
     first_weights_in_words,
     prediction_in_words,
+    score,
 )
 
 SCORED_ON_VAL = (
