@@ -18,7 +18,7 @@ from medseg.imaging import Pixels
 from medseg.inference import network_forward
 from medseg.patches import blending_weight, origins, pad_to, padded_size
 from medseg.postprocess import Probabilities
-from medseg.tiling import Forward, predict_picture, predict_tiles
+from medseg.tiling import Forward, in_parts, predict_picture, predict_tiles
 
 REACH = 2  # pixels that `blurred` sees in each direction
 
@@ -155,23 +155,27 @@ def test_tiles_that_do_not_overlap_show_seams(network: Callable[[], Forward], re
     assert difference.max() > 0.1
 
 
-def peak(height: int, width: int, batch_size: int = 4) -> int:
+def peak(height: int, width: int, batch_size: int = 4, overlap: float = 0.5) -> int:
     """The most memory in bytes that prediction takes beside the picture."""
     image = picture(height, width)
     tracemalloc.start()
     try:
-        predict_tiles(brightness, image, 64, 0.5, batch_size)
+        predict_tiles(brightness, image, 64, overlap, batch_size)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-def test_memory_grows_by_the_result_and_its_weights_alone() -> None:
+@pytest.mark.parametrize(("overlap", "stride", "planes"), [(0.5, 32, 2), (0.0, 64, 1)])
+def test_memory_grows_by_the_result_and_where_tiles_overlap_its_weights(
+    overlap: float, stride: int, planes: int
+) -> None:
     small, large = (200, 300), (400, 600)
     pixels = large[0] * large[1] - small[0] * small[1]
     per_tile = 1000  # bytes, the places of the tiles
-    tiles = len(origins(*large, 64, 32, "pad"))
-    assert peak(*large) - peak(*small) <= pixels * 2 * 4 + tiles * per_tile  # two planes of float32
+    tiles = len(origins(*large, 64, stride, "pad"))
+    grown = peak(*large, overlap=overlap) - peak(*small, overlap=overlap)
+    assert grown <= pixels * planes * 4 + tiles * per_tile  # planes of float32
 
 
 def test_memory_of_a_batch_is_all_that_the_batch_size_costs() -> None:
@@ -184,6 +188,26 @@ def test_the_batch_size_bounds_batches_and_changes_nothing() -> None:
     assert max(shape[0] for shape in recorder.shapes) == 3
     assert {shape[1:] for shape in recorder.shapes} == {(16, 16, 1)}
     np.testing.assert_array_equal(found, predict_tiles(brightness, image, 16, 0.5, 100))
+
+
+def test_a_batch_has_no_more_pixels_than_a_large_tile_but_one_tile_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "LARGEST_WHOLE", 2 * 16**2)
+    for tile, most in [(16, 2), (32, 1)]:
+        recorder = Recorder()
+        predict_tiles(recorder, picture(64, 64), tile, 0.0, 100)
+        assert {shape[0] for shape in recorder.shapes} == {most}
+
+
+def test_tiles_side_by_side_keep_their_probabilities_bit_by_bit() -> None:
+    image = picture(40, 30)
+    np.testing.assert_array_equal(predict_tiles(brightness, image, 16, 0.0, 3), brightness(image[None])[0])
+
+
+@pytest.mark.parametrize(("most", "counts"), [(1, [1] * 5), (12 * 2, [2, 2, 1]), (12 * 5, [5])])
+def test_parts_of_a_batch_give_what_the_batch_gives(most: int, counts: list[int]) -> None:
+    batch, recorder = np.stack([picture(3, 4) + np.uint8(number) for number in range(5)]), Recorder()
+    np.testing.assert_array_equal(in_parts(recorder, batch, most), brightness(batch))
+    assert [shape[0] for shape in recorder.shapes] == counts
 
 
 @pytest.mark.parametrize("geometry", [patches(16), resize(24, 40), scale(0.5)], ids=lambda geometry: str(geometry.name))

@@ -14,7 +14,7 @@ from medseg.models.network import Network
 from medseg.params import read_yaml
 from medseg.postprocess import Probabilities
 from medseg.segmenter import SegmenterDescription
-from medseg.tiling import Forward
+from medseg.tiling import CPU_PIXELS, Forward, in_parts
 
 
 def load_segmenter(folder: Path) -> tuple[Network, SegmenterDescription]:
@@ -35,7 +35,7 @@ def network_forward(network: nn.Module, device: torch.device) -> Forward:
     """`network`, moved to `device` and set to evaluation, as a function for `tiling`.
 
     It takes (N, H, W, C) uint8 and gives (N, K, H, W) float32 in 0..1: from one logit per pixel K = 1, the probability
-    of foreground; from several their softmax, background first.
+    of foreground; from several their softmax, background first. A processor is given `CPU_PIXELS` at a time.
     """
     network = network.to(device).eval()
 
@@ -47,7 +47,7 @@ def network_forward(network: nn.Module, device: torch.device) -> Forward:
             probabilities: Probabilities = shares.float().cpu().numpy()
         return probabilities
 
-    return forward
+    return forward if device.type != "cpu" else lambda pixels: in_parts(forward, pixels, CPU_PIXELS)
 
 
 def choose_device(accelerator: str, key: str = "params.yaml: machine.accelerator =") -> torch.device:

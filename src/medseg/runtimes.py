@@ -12,6 +12,7 @@ from medseg.imaging import Pixels
 from medseg.params import validate
 from medseg.postprocess import Probabilities
 from medseg.segmenter import Segmenter, SegmenterDescription
+from medseg.tiling import CPU_PIXELS, LARGEST_WHOLE, in_parts
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Runtime = Literal["torch", "onnx"]
@@ -65,6 +66,7 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
         raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
     description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
     height, width = session.get_inputs()[0].shape[2:]
+    most = CPU_PIXELS if session.get_providers()[0] == "CPUExecutionProvider" else LARGEST_WHOLE
 
     def forward(pixels: Pixels) -> Probabilities:
         try:
@@ -74,7 +76,8 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
             raise RuntimeError(str(error)) from error
         return probabilities
 
-    return Segmenter(description, forward, (height, width) if isinstance(height, int) else None)
+    size = (height, width) if isinstance(height, int) else None
+    return Segmenter(description, lambda pixels: in_parts(forward, pixels, most), size)
 
 
 def _open_session(path: Path, providers: list[str]) -> Any:
