@@ -1,0 +1,31 @@
+"""The pipeline's own training, all in: `medseg.training.fit` on packed arrays. A third argument names conf/online."""
+
+import sys
+from typing import Any
+from unittest.mock import patch
+
+import pytorch_lightning as pl
+from side import ROOT, TurnsOfEpochs, order, recipe
+
+from medseg import training
+from medseg.machine import MachineParams
+from medseg.store import open_store
+
+
+def main() -> None:
+    """Train until the benchmark ends."""
+    asked = order()
+    places = training.Places(ROOT / "weights", asked.folder / "metrics" / sys.argv[3], asked.folder / "tensorboard")
+    machine = MachineParams(workers=0, backend="auto", accelerator="auto")
+    stores = open_store(asked.folder / "train"), open_store(asked.folder / "val")
+    clock, plain = TurnsOfEpochs(asked), pl.Trainer
+
+    def timed_trainer(callbacks: list[pl.Callback], **settings: Any) -> pl.Trainer:
+        return plain(callbacks=[clock, *callbacks], **settings)  # first, so that what the others do counts
+
+    with patch.object(pl, "Trainer", timed_trainer):
+        training.fit(*stores, recipe(sys.argv[3]), places, machine)
+
+
+if __name__ == "__main__":
+    main()
