@@ -31,8 +31,28 @@ def test_cells_stay_in_their_cells(cells: list[str]) -> None:
     assert "<a" not in rendered
 
 
+@given(st.lists(st.text(alphabet="|a1", max_size=12), min_size=4, max_size=4))
+def test_a_bar_never_parts_a_cell(cells: list[str]) -> None:
+    rendered = PARSER.render(table(["x", "|"], [cells[:2], cells[2:]]))
+    assert rendered.count("<td") == 4
+    assert rendered.count("|") == "".join(cells).count("|") + 1
+
+
+def test_a_bar_is_escaped_once() -> None:
+    assert table(["a|b"], [["a|b"], [plain("a|b")]]).splitlines()[::2] == ["| a\\|b |"] * 2
+
+
 def test_a_table_by_hand() -> None:
     assert table(["run", "Dice"], [["a", "0.5"]]) == "| run | Dice |\n| --- | ---: |\n| a | 0.5 |"
+
+
+def test_columns_of_numbers_can_be_named_and_all_others_are_words() -> None:
+    assert table(["run", "Dice", "on"], [], numbers=["Dice"]).splitlines()[1] == "| --- | ---: | --- |"
+    assert table(["part", "what it is"], [], numbers=()).splitlines()[1] == "| --- | --- |"
+
+
+def test_the_first_column_is_words_even_if_another_has_its_name() -> None:
+    assert table(["run", "run"], []).splitlines()[1] == "| --- | ---: |"
 
 
 @pytest.mark.parametrize(

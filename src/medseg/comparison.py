@@ -20,6 +20,7 @@ from dvc.scm import RevError
 
 from medseg import experiments
 from medseg.errors import UserError
+from medseg.markdown import table as table_text
 from medseg.statistics import (
     FEW_GROUPS,
     RESAMPLES,
@@ -174,9 +175,9 @@ def comparison_text(comparison: Comparison) -> str:
     note += "Wilcoxon: signed-rank test on the mean differences of groups."
     if several:
         note += f" Holm: corrected for {len(comparison.differences)} comparisons."
-    heading, table = _heading(comparison.metric, comparison.over), _markdown(columns, [first, *later])
+    heading = _heading(comparison.metric, comparison.over)
     changes = [_changes_text(comparison.first, difference) for difference in comparison.differences]
-    return "\n\n".join([heading, table, note, *changes])
+    return "\n\n".join([heading, table_text(columns, [first, *later]), note, *changes])
 
 
 def summary_text(summary: Summary) -> str:
@@ -190,8 +191,10 @@ def summary_text(summary: Summary) -> str:
         "folds": "Folds: no two runs share a test image; pooled are all images, each scored by its own run.",
         "seeds": "Seeds: all runs have one test set; pooled are its images, each with its mean over the runs.",
     }
-    heading, table = _heading(summary.metric, summary.over), _markdown(["run", "images", summary.metric], rows)
-    return "\n\n".join([heading, table, f"{how[summary.kind]} Interval: {_resampling(summary.over)}"])
+    note = f"{how[summary.kind]} Interval: {_resampling(summary.over)}"
+    return "\n\n".join(
+        [_heading(summary.metric, summary.over), table_text(["run", "images", summary.metric], rows), note]
+    )
 
 
 def result_json(result: Comparison | Summary) -> str:
@@ -363,14 +366,7 @@ def _changes_text(first: str, difference: Difference) -> str:
     if not changes:
         return f"{heading}: no image changed."
     cells = [[row.file, score(row.first), score(row.later), score(row.difference, "+.3f")] for row in changes]
-    return f"{heading}:\n\n{_markdown(['image', first, difference.run, 'difference'], cells)}"
-
-
-def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, all but its first column aligned to the right."""
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (columns, rule, *rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    return f"{heading}:\n\n{table_text(['image', first, difference.run, 'difference'], cells)}"
 
 
 def _p_value(value: float) -> str:

@@ -336,8 +336,7 @@ def _rows(figures: pd.DataFrame, kind: str) -> dict[str, dict[str, dict[str, Any
 
 
 def _listing(what: str, content: str, rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"| {what} | {content} |", "| --- | --- |", *lines])
+    return table([what, content], rows, numbers=())
 
 
 def _bullets(lines: Iterable[str]) -> str:

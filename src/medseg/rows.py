@@ -27,6 +27,7 @@ from medseg.experiments import (
     start_queue,
     watch,
 )
+from medseg.markdown import table
 from medseg.params import read_record
 from medseg.runs import model_words
 from medseg.wording import score
@@ -137,8 +138,7 @@ def row_table(names: Sequence[str]) -> str:
     records = [record for name in names if (record := find_record(name))]
     if not records:
         raise UserError(f"none of these experiments is finished: {', '.join(names)}")
-    rule = ["---", "---", "---", "---", "---:", "---:"]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *map(_cells, records)))
+    return table(COLUMNS, map(_cells, records), numbers=("Dice", "IoU")) + "\n"
 
 
 def draw_row(row: str, names: Sequence[str]) -> Path:

@@ -15,6 +15,7 @@ from medseg.description import read_description
 from medseg.errors import UserError
 from medseg.fingerprint import code_sha256
 from medseg.inputs import read_bytes, read_json
+from medseg.markdown import table
 from medseg.outputs import write_text
 from medseg.segmenter import SegmenterDescription
 from medseg.wording import ABSENT, score
@@ -88,8 +89,7 @@ def runs_table(folder: Path) -> str:
     Raises `UserError` for a file that is no record of this project.
     """
     records = sorted((_row(path) for path in folder.glob("*.json")), key=lambda row: row[0])
-    rule = ["---:" if column in NUMBERS else "---" for column in COLUMNS]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *records))
+    return table(COLUMNS, records, NUMBERS) + "\n"
 
 
 def update_readme(readme: Path, folder: Path) -> None:
@@ -129,10 +129,9 @@ def model_words(model: dict[str, Any]) -> str:
 def _row(path: Path) -> list[str]:
     record = read_json(path)
     try:
-        cells = _cells(record)
+        return list(map(str, _cells(record)))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a record of a run: {error} is missing or unfit; run the stage report") from error
-    return [str(cell).replace("|", "\\|") for cell in cells]
 
 
 def _cells(record: dict[str, Any]) -> list[Any]:
