@@ -1,11 +1,17 @@
 """Fixtures that many tests share."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from medseg.evaluation import Evaluation
 
 PROJECT = Path(__file__).parents[1]
 SAMPLES = Path(os.environ.get("MEDSEG_SAMPLES", PROJECT.parent / "shared" / "data"))
@@ -31,3 +37,50 @@ def undo_determinism() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].use_deterministic_algorithms(False)
+
+
+# What `scored` draws is imported where it is asked for: most tests need none of it, and it takes seconds.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the pictures of `rows` (in raw/) and what was predicted for them lie."""
+    return tmp_path_factory.mktemp("evaluation")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The manifest's rows of `scored.rows_of_four`."""
+    from scored import rows_of_four
+
+    return rows_of_four(folder / "raw")
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
+    """These four, scored."""
+    from scored import run
+
+    return run(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `folder`, of `class_rows`."""
+    return tmp_path_factory.mktemp("classes")
+
+
+@pytest.fixture(scope="module")
+def class_rows(class_folder: Path) -> list[dict[str, Any]]:
+    """The manifest's rows of `scored.rows_of_classes`."""
+    from scored import rows_of_classes
+
+    return rows_of_classes(class_folder / "raw")
+
+
+@pytest.fixture(scope="module")
+def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
+    """These, scored with three classes."""
+    from scored import run_classes
+
+    return run_classes(class_folder, class_rows)

@@ -17,8 +17,6 @@ from scored import (
     drawn,
     half,
     levels,
-    rows_of_classes,
-    rows_of_four,
     run,
     run_classes,
     shown,
@@ -39,21 +37,6 @@ from medseg.segmenter import Segmenter
 from medseg.selection import EvaluateParams
 
 PROJECT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("evaluation")
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return rows_of_four(folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def evaluation(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
-    return run(folder, rows)
 
 
 def test_each_image_has_its_row(evaluation: Evaluation) -> None:
@@ -150,21 +133,6 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
         assert scored.region_pixels == (region.bottom - region.top) * (region.right - region.left) < mask.size / 5
         _, truth = read_pair(row, samples / "ucsb")
         assert scored.truth_pixels == truth.sum() > 0  # nothing is annotated outside
-
-
-@pytest.fixture(scope="module")
-def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("classes")
-
-
-@pytest.fixture(scope="module")
-def class_rows(class_folder: Path) -> list[dict[str, Any]]:
-    return rows_of_classes(class_folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
-    return run_classes(class_folder, class_rows)
 
 
 def test_written_codes_are_what_the_network_said(classes: Evaluation, class_folder: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from scored import drawn, rows_of_classes, rows_of_four, run, run_classes
+from scored import drawn, run
 
 from medseg.evaluation import Evaluation
 from medseg.evaluation_plots import case_sheet, dice_by_label, dice_histogram, initials, uncertainty_sheet, write_plots
@@ -33,21 +33,6 @@ def plots(evaluation: Evaluation, rows: list[dict[str, Any]], predictions: Path,
     figures, table = figure_table(evaluation.table), pd.DataFrame(rows)
     write_plots(evaluation, NO_THRESHOLDS, figures, table, predictions / "raw", predictions, folder)
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("evaluation")
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return rows_of_four(folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def evaluation(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
-    return run(folder, rows)
 
 
 def test_the_histogram_counts_each_image_with_foreground_once(evaluation: Evaluation) -> None:
@@ -113,21 +98,6 @@ def test_outlines_of_large_pictures_stay_crisp(tmp_path: Path) -> None:
     picture = sheet(run(tmp_path, rows, tiny.resize()), rows, tmp_path, columns=1)
     line = (picture[4:196, 4:196] == TRUTH).all(axis=-1).sum()
     assert line > 2 * np.pi * 300 * 192 / 1000 * 0.8  # nearly as many pure pixels as the circle is long
-
-
-@pytest.fixture(scope="module")
-def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("classes")
-
-
-@pytest.fixture(scope="module")
-def class_rows(class_folder: Path) -> list[dict[str, Any]]:
-    return rows_of_classes(class_folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
-    return run_classes(class_folder, class_rows)
 
 
 def test_classes_are_drawn_in_their_colours(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medseg.bundle import save_bundle
 from medseg.errors import UserError
-from medseg.geometry import Geometry, Patchify, Resize, Scale
+from medseg.geometry import Geometry, Scale
 from medseg.imaging import Pixels
 from medseg.inference import choose_device, load_segmenter, network_forward
 from medseg.models.network import build_model
@@ -56,22 +56,6 @@ class ThreeLogits(nn.Module):
         return torch.cat([torch.zeros_like(bright), bright, -bright], dim=1)
 
 
-def patches(patch: int = 16, channels: int = 1) -> Patchify:
-    return Patchify.model_validate(
-        {"name": "patchify", "channels": channels, "patch": patch, "stride": 5, "border": "drop"}
-    )
-
-
-def resize(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
-    return Resize.model_validate(
-        {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
-    )
-
-
-def picture(height: int, width: int, channels: int = 1) -> Pixels:
-    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
-
-
 def predict(
     network: nn.Module, image: Pixels, geometry: Geometry, overlap: float, batch_size: int, device: torch.device
 ) -> Probabilities:
@@ -86,8 +70,8 @@ def expected(image: Pixels) -> Probabilities:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))
 def test_tiles_give_every_pixel_its_own_probability(height: int, width: int, overlap: float, batch_size: int) -> None:
-    image = picture(height, width)
-    found = predict(AsLogits(), image, patches(), overlap, batch_size, CPU)
+    image = tiny.noise(height, width)
+    found = predict(AsLogits(), image, tiny.patches(), overlap, batch_size, CPU)
     assert found.dtype == np.float32
     # Up to 16 x 16 tiles overlap in a pixel, and a sum of so many single-precision numbers may be off by their count.
     np.testing.assert_allclose(found, expected(image), rtol=256 * float(np.finfo(np.float32).eps))
@@ -95,37 +79,42 @@ def test_tiles_give_every_pixel_its_own_probability(height: int, width: int, ove
 
 @pytest.mark.parametrize(
     "geometry",
-    [patches(), resize(32, 32, "squash"), resize(24, 48, "keep"), Scale(name="scale", channels=1, factor=0.5)],
+    [
+        tiny.patches(),
+        tiny.frame(32, 32, "squash"),
+        tiny.frame(24, 48, "keep"),
+        Scale(name="scale", channels=1, factor=0.5),
+    ],
     ids=["tiles", "squashed", "kept", "scaled"],
 )
 @pytest.mark.parametrize("size", [(7, 9), (16, 16), (33, 20)])
 def test_a_constant_network_gives_a_constant_map(geometry: Geometry, size: tuple[int, int]) -> None:
-    found = predict(Constant(), picture(*size), geometry, 0.5, 4, CPU)
+    found = predict(Constant(), tiny.noise(*size), geometry, 0.5, 4, CPU)
     assert found.shape == (1, *size)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-1)), rtol=1e-6)
 
 
 def test_the_batch_size_bounds_batches_and_changes_nothing() -> None:
-    image = picture(40, 30)
+    image = tiny.noise(40, 30)
     recorder = Recorder()
-    found = predict(recorder, image, patches(), 0.5, 3, CPU)
+    found = predict(recorder, image, tiny.patches(), 0.5, 3, CPU)
     assert {shape[1:] for shape in recorder.shapes} == {(1, 16, 16)}
     assert max(shape[0] for shape in recorder.shapes) == 3
-    np.testing.assert_array_equal(found, predict(AsLogits(), image, patches(), 0.5, 100, CPU))
+    np.testing.assert_array_equal(found, predict(AsLogits(), image, tiny.patches(), 0.5, 100, CPU))
 
 
 def test_tiles_overlap_by_the_share_that_is_asked_for() -> None:
     recorder = Recorder()
-    predict(recorder, picture(16, 48), patches(), 0.5, 1, CPU)
+    predict(recorder, tiny.noise(16, 48), tiny.patches(), 0.5, 1, CPU)
     assert len(recorder.shapes) == 5  # at 0, 8, 16, 24 and 32
     recorder = Recorder()
-    predict(recorder, picture(16, 48), patches(), 0.0, 1, CPU)
+    predict(recorder, tiny.noise(16, 48), tiny.patches(), 0.0, 1, CPU)
     assert len(recorder.shapes) == 3
 
 
 def test_a_picture_of_the_networks_size_comes_back_as_it_was() -> None:
-    image = picture(32, 24)
-    found = predict(AsLogits(), image, resize(32, 24, "squash"), 0.5, 4, CPU)
+    image = tiny.noise(32, 24)
+    found = predict(AsLogits(), image, tiny.frame(32, 24, "squash"), 0.5, 4, CPU)
     np.testing.assert_allclose(found, expected(image), atol=1e-6)
 
 
@@ -134,7 +123,7 @@ def test_a_picture_of_the_networks_size_comes_back_as_it_was() -> None:
 def test_resizing_there_and_back_keeps_objects_in_their_place(size: tuple[int, int], aspect: str) -> None:
     image = np.zeros((*size, 1), np.uint8)
     image[: size[0] // 2, : size[1] // 2] = 255
-    found = predict(AsLogits(), image, resize(64, 64, aspect), 0.5, 4, CPU)[0] >= 0.5
+    found = predict(AsLogits(), image, tiny.frame(64, 64, aspect), 0.5, 4, CPU)[0] >= 0.5
     agree = found == (image[..., 0] > 0)
     assert found.shape == size
     assert agree.mean() > 0.95
@@ -143,46 +132,51 @@ def test_resizing_there_and_back_keeps_objects_in_their_place(size: tuple[int, i
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("geometry", ["tiles", "resized"])
 def test_the_network_sees_the_channels_that_it_was_trained_on(geometry: str, channels: int) -> None:
-    wanted: Geometry = patches(16, channels) if geometry == "tiles" else resize(16, 16, "squash", channels)
+    wanted: Geometry = tiny.patches(16, channels) if geometry == "tiles" else tiny.frame(16, 16, "squash", channels)
     for stored in (1, 3):
         recorder = Recorder()
-        found = predict(recorder, picture(20, 20, stored), wanted, 0.5, 4, CPU)
+        found = predict(recorder, tiny.noise(20, 20, stored), wanted, 0.5, 4, CPU)
         assert found.shape == (1, 20, 20)
         assert all(shape[1] == channels for shape in recorder.shapes)
 
 
 def test_grey_pictures_stored_as_rgb_give_the_same_map() -> None:
-    grey = picture(30, 30)
+    grey = tiny.noise(30, 30)
     np.testing.assert_array_equal(
-        predict(AsLogits(), grey, patches(), 0.5, 4, CPU),
-        predict(AsLogits(), np.repeat(grey, 3, axis=2), patches(), 0.5, 4, CPU),
+        predict(AsLogits(), grey, tiny.patches(), 0.5, 4, CPU),
+        predict(AsLogits(), np.repeat(grey, 3, axis=2), tiny.patches(), 0.5, 4, CPU),
     )
 
 
 @pytest.mark.parametrize(
     "geometry",
-    [patches(), resize(30, 20, "squash"), resize(24, 48, "keep"), Scale(name="scale", channels=1, factor=1)],
+    [
+        tiny.patches(),
+        tiny.frame(30, 20, "squash"),
+        tiny.frame(24, 48, "keep"),
+        Scale(name="scale", channels=1, factor=1),
+    ],
     ids=["tiles", "squashed", "kept", "scaled"],
 )
 def test_several_logits_give_shares_that_add_up_to_one(geometry: Geometry) -> None:
-    found = predict(ThreeLogits(), picture(30, 20), geometry, 0.5, 4, CPU)
+    found = predict(ThreeLogits(), tiny.noise(30, 20), geometry, 0.5, 4, CPU)
     assert found.shape == (3, 30, 20)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)
 
 
 def test_several_logits_become_their_softmax() -> None:
-    image = picture(30, 20)
+    image = tiny.noise(30, 20)
     bright = (image[..., 0] - 128.0) / 32
     powers = np.exp(np.stack([np.zeros_like(bright), bright, -bright]))
-    found = predict(ThreeLogits(), image, resize(30, 20, "squash"), 0.5, 4, CPU)
+    found = predict(ThreeLogits(), image, tiny.frame(30, 20, "squash"), 0.5, 4, CPU)
     np.testing.assert_allclose(found, powers / powers.sum(axis=0), rtol=1e-5)
 
 
 def test_the_network_is_run_as_it_is_after_training_and_keeps_no_gradients() -> None:
     network = nn.Sequential(AsLogits(), nn.Dropout(0.9))
     network.train()
-    forward, pixels = network_forward(network, CPU), picture(9, 7)[None]
+    forward, pixels = network_forward(network, CPU), tiny.noise(9, 7)[None]
     np.testing.assert_allclose(forward(pixels)[0], expected(pixels[0]), atol=1e-6)
     assert not network.training
 

@@ -4,11 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.choices import AUGMENTATIONS, Augmentation
-from medseg.geometry import Geometry, Patchify, Resize, Scale
+from medseg.geometry import Geometry, Scale
 from medseg.imaging import Pixels
 from medseg.orientations import (
     Averaged,
@@ -42,31 +43,21 @@ def ramp(pixels: Pixels) -> Probabilities:
     return probabilities
 
 
-def patches(patch: int = 16, channels: int = 1) -> Patchify:
-    return Patchify.model_validate(
-        {"name": "patchify", "channels": channels, "patch": patch, "stride": 5, "border": "drop"}
-    )
-
-
-def resize(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
-    return Resize.model_validate(
-        {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
-    )
-
-
-def picture(height: int, width: int, channels: int = 1) -> Pixels:
-    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
-
-
 def columns(*pixels: tuple[float, ...]) -> Probabilities:
     """(K, 1, W) from the probabilities of each pixel."""
     return np.array(pixels, np.float32).T[:, None]
 
 
-SQUARE = resize(24, 24, "squash")
+SQUARE = tiny.frame(24, 24, "squash")
 EVERY_GEOMETRY = pytest.mark.parametrize(
     "geometry",
-    [patches(), SQUARE, resize(24, 24, "keep"), resize(24, 48, "keep"), Scale(name="scale", channels=1, factor=0.5)],
+    [
+        tiny.patches(),
+        SQUARE,
+        tiny.frame(24, 24, "keep"),
+        tiny.frame(24, 48, "keep"),
+        Scale(name="scale", channels=1, factor=0.5),
+    ],
     ids=["tiles", "squashed", "kept", "oblong", "scaled"],
 )
 
@@ -78,7 +69,7 @@ def augmented(forward: Forward, image: Pixels, geometry: Geometry, augmentation:
 @settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from(orientations("flips_and_turns", SQUARE)))
 def test_turning_back_undoes_every_orientation(height: int, width: int, way: Orientation) -> None:
-    image = picture(height, width, 3)
+    image = tiny.noise(height, width, 3)
     planes = oriented(image, way).transpose(2, 0, 1).astype(np.float32)
     np.testing.assert_array_equal(turned_back(planes, way), image.transpose(2, 0, 1))
 
@@ -98,13 +89,15 @@ def test_the_orientations_are_the_four_flips_and_the_eight_ways_to_hold_a_square
 
 
 def test_pictures_are_not_turned_where_the_network_sees_a_frame_that_is_not_square() -> None:
-    counts = [len(orientations("flips_and_turns", frame)) for frame in (resize(24, 48, "keep"), SQUARE, patches())]
+    counts = [
+        len(orientations("flips_and_turns", frame)) for frame in (tiny.frame(24, 48, "keep"), SQUARE, tiny.patches())
+    ]
     assert counts == [4, 8, 8]
 
 
 @EVERY_GEOMETRY
 def test_without_augmentation_it_is_the_plain_prediction(geometry: Geometry) -> None:
-    image = picture(30, 20)
+    image = tiny.noise(30, 20)
     found = augmented(ramp, image, geometry, "none")
     np.testing.assert_array_equal(found.probabilities, predict_picture(ramp, image, geometry, 0.5, 4))
     assert found.deviation.shape == (30, 20)
@@ -114,7 +107,7 @@ def test_without_augmentation_it_is_the_plain_prediction(geometry: Geometry) -> 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_a_network_that_turns_with_its_picture_gains_nothing_and_is_certain(augmentation: Augmentation) -> None:
-    image = picture(24, 24)
+    image = tiny.noise(24, 24)
     found = augmented(sigmoid, image, SQUARE, augmentation)
     np.testing.assert_array_equal(found.probabilities, predict_picture(sigmoid, image, SQUARE, 0.5, 4))
     assert not found.deviation.any()
@@ -125,7 +118,7 @@ def test_a_network_that_turns_with_its_picture_gains_nothing_and_is_certain(augm
 def test_the_mean_and_the_deviation_are_those_over_all_orientations(
     geometry: Geometry, augmentation: Augmentation
 ) -> None:
-    image = picture(30, 20)
+    image = tiny.noise(30, 20)
     found = augmented(ramp, image, geometry, augmentation)
     each = np.stack(
         [
@@ -140,7 +133,7 @@ def test_the_mean_and_the_deviation_are_those_over_all_orientations(
 
 def test_the_deviation_of_several_classes_is_that_of_their_foreground() -> None:
     shares = iter([columns((0.9, 0.1, 0.0), (0.5, 0.0, 0.5)), columns((0.3, 0.3, 0.4), (0.0, 0.5, 0.5))])
-    found = average(lambda _: next(shares), picture(1, 2), [Orientation(0, False), Orientation(0, False)])
+    found = average(lambda _: next(shares), tiny.noise(1, 2), [Orientation(0, False), Orientation(0, False)])
     np.testing.assert_allclose(found.probabilities, columns((0.6, 0.2, 0.2), (0.25, 0.25, 0.5)), rtol=1e-6)
     np.testing.assert_allclose(found.deviation, [[0.3, 0.25]], rtol=1e-6)
 
@@ -158,7 +151,7 @@ def test_a_prediction_is_turned_back_before_it_is_averaged() -> None:
 
 
 def test_one_orientation_takes_no_memory_beside_the_prediction_and_its_deviation() -> None:
-    image, predicted = picture(200, 300), np.zeros((3, 200, 300), np.float32)
+    image, predicted = tiny.noise(200, 300), np.zeros((3, 200, 300), np.float32)
     tracemalloc.start()
     try:
         found = average(lambda _: predicted, image, orientations("none", SQUARE))

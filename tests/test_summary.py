@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 from scipy import stats
-from scored import NOTHING, drawn, rows_of_classes, rows_of_four, run, run_classes, shown
+from scored import NOTHING, drawn, run, run_classes, shown
 
 from medseg.evaluation import Evaluation
 from medseg.scoring import COLUMNS
@@ -19,21 +19,6 @@ from medseg.summary import confusion, figure_table, summarise, write_tables
 
 def summary_of(evaluation: Evaluation) -> dict[str, Any]:
     return summarise(evaluation, figure_table(evaluation.table))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("evaluation")
-
-
-@pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return rows_of_four(folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def evaluation(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
-    return run(folder, rows)
 
 
 def test_means_leave_out_images_without_foreground_and_keep_missed_ones(evaluation: Evaluation) -> None:
@@ -194,21 +179,6 @@ def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> N
     assert summary["calls"] == {"images": 4, "right": 2, "accuracy": 0.5}
     assert "classes" not in summary
     assert not {"class_dice", "class_iou"} & set(evaluation.table)
-
-
-@pytest.fixture(scope="module")
-def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("classes")
-
-
-@pytest.fixture(scope="module")
-def class_rows(class_folder: Path) -> list[dict[str, Any]]:
-    return rows_of_classes(class_folder / "raw")
-
-
-@pytest.fixture(scope="module")
-def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
-    return run_classes(class_folder, class_rows)
 
 
 def test_a_picture_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:

@@ -13,7 +13,7 @@ from medseg.choices import Augmentation, Choices, Chosen
 from medseg.classes import Binary, Multiclass, TaskParams
 from medseg.counting import CountingParams
 from medseg.description import Description, Training
-from medseg.geometry import Geometry, Resize
+from medseg.geometry import Geometry, Patchify, Resize
 from medseg.imaging import Pixels, write_png
 from medseg.machine import MachineParams
 from medseg.models.params import ModelParams, Unet
@@ -58,6 +58,25 @@ def unet(**changes: Any) -> Unet:
 def resize(channels: Literal[1, 3] = 1, side: int = 32) -> Resize:
     """Square samples."""
     return Resize(name="resize", channels=channels, height=side, width=side, aspect="squash")
+
+
+def frame(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
+    """Samples of any shape: the aspect of pictures is squashed or kept."""
+    return Resize.model_validate(
+        {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
+    )
+
+
+def patches(patch: int = 16, channels: int = 1) -> Patchify:
+    """Square samples cut from pictures."""
+    return Patchify.model_validate(
+        {"name": "patchify", "channels": channels, "patch": patch, "stride": 5, "border": "drop"}
+    )
+
+
+def noise(height: int, width: int, channels: int = 1) -> Pixels:
+    """A picture (H, W, C) of which every pixel is chance, the same for the same size."""
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def square(seed: int, height: int, width: int, channels: int = 1) -> tuple[Pixels, Pixels]:
