@@ -45,7 +45,9 @@ STEADY = replace(
     RECIPE,
     model=ImprovedUnet(name="improved_unet", init_features=4, dropout=0.0, input_mean=[0.5], input_std=[0.5]),
     loss=BCE(name="bce", head_weights=[1.0]),
-    optimizer=Sgd(name="sgd", learning_rate=0.1, encoder_factor=1.0, momentum=0.9, nesterov=False, weight_decay=0.0),
+    optimizer=Sgd(
+        name="sgd", fused=True, learning_rate=0.1, encoder_factor=1.0, momentum=0.9, nesterov=False, weight_decay=0.0
+    ),
     online=tiny.online("horizontal_flip", "gaussian_noise", p=0.5),
 )
 

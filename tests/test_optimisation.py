@@ -39,8 +39,8 @@ CONF = Path(__file__).parents[1] / "conf"
 GRADIENTS = [3.0, -1.0, 2.0]  # of three steps
 RATE = 0.1
 
-ADAM = Adam(name="adam", learning_rate=1.0, encoder_factor=1.0)
-SPLIT = Adam(name="adam", learning_rate=1.0, encoder_factor=0.25)
+ADAM = Adam(name="adam", fused=True, learning_rate=1.0, encoder_factor=1.0)
+SPLIT = Adam(name="adam", fused=True, learning_rate=1.0, encoder_factor=0.25)
 POLY = Poly(name="poly", power=0.9)
 COSINE = Cosine(name="cosine", warmup_epochs=1.5, final_share=0.1)
 ONE_CYCLE = OneCycle(name="one_cycle", warmup_share=0.3, start_divisor=25, final_divisor=1000)
@@ -83,7 +83,7 @@ def walk(params: OptimizerParams) -> list[float]:
 
 def sgd(**changes: Any) -> Sgd:
     values = {"learning_rate": RATE, "encoder_factor": 1.0, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-    return Sgd(name="sgd", **(values | changes))
+    return Sgd(name="sgd", fused=True, **(values | changes))
 
 
 def rmsprop(momentum: float) -> RmsProp:
@@ -132,7 +132,7 @@ def test_adam_steps_as_its_paper_has_it() -> None:
     steps = adam_steps()
     assert steps[0] == pytest.approx(RATE)  # whatever the gradient's size
     expected = [1 - sum(steps[: n + 1]) for n in range(3)]
-    assert walk(Adam(name="adam", learning_rate=RATE, encoder_factor=1.0)) == pytest.approx(expected)
+    assert walk(Adam(name="adam", fused=True, learning_rate=RATE, encoder_factor=1.0)) == pytest.approx(expected)
 
 
 def test_adamw_decays_weights_apart_from_the_gradient() -> None:
@@ -140,7 +140,7 @@ def test_adamw_decays_weights_apart_from_the_gradient() -> None:
     for step in adam_steps():
         weight = weight - RATE * 0.5 * weight - step
         expected.append(weight)
-    params = AdamW(name="adamw", learning_rate=RATE, encoder_factor=1.0, weight_decay=0.5)
+    params = AdamW(name="adamw", fused=True, learning_rate=RATE, encoder_factor=1.0, weight_decay=0.5)
     assert walk(params) == pytest.approx(expected)
 
 
@@ -158,7 +158,7 @@ def test_rmsprop_divides_by_the_root_of_the_running_square(momentum: float) -> N
 ALL_OPTIMIZERS: list[OptimizerParams] = [
     sgd(),
     ADAM,
-    AdamW(name="adamw", learning_rate=0.1, encoder_factor=1.0, weight_decay=0.1),
+    AdamW(name="adamw", fused=True, learning_rate=0.1, encoder_factor=1.0, weight_decay=0.1),
     rmsprop(0.9),
 ]
 

@@ -45,7 +45,7 @@ PLANNED: list[SchedulerParams] = [
 
 def sgd(**changes: Any) -> Sgd:
     values = {"learning_rate": 0.1, "encoder_factor": 1.0, "momentum": 0.9, "nesterov": False, "weight_decay": 0.01}
-    return Sgd(name="sgd", **(values | changes))
+    return Sgd(name="sgd", fused=True, **(values | changes))
 
 
 def optimizers(encoder_factor: float) -> list[OptimizerParams]:
@@ -53,8 +53,8 @@ def optimizers(encoder_factor: float) -> list[OptimizerParams]:
         sgd(encoder_factor=encoder_factor),
         sgd(encoder_factor=encoder_factor, nesterov=True),
         sgd(encoder_factor=encoder_factor, momentum=0.0),
-        Adam(name="adam", learning_rate=0.01, encoder_factor=encoder_factor),
-        AdamW(name="adamw", learning_rate=0.01, encoder_factor=encoder_factor, weight_decay=0.1),
+        Adam(name="adam", fused=True, learning_rate=0.01, encoder_factor=encoder_factor),
+        AdamW(name="adamw", fused=True, learning_rate=0.01, encoder_factor=encoder_factor, weight_decay=0.1),
         RmsProp(name="rmsprop", learning_rate=0.01, encoder_factor=encoder_factor, smoothing=0.9, momentum=0.0),
         RmsProp(name="rmsprop", learning_rate=0.01, encoder_factor=encoder_factor, smoothing=0.9, momentum=0.9),
     ]
@@ -202,13 +202,13 @@ def test_equal_states_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_the_files_say_what_they_hold(tmp_path: Path) -> None:
-    saved(tmp_path, Adam(name="adam", learning_rate=0.01, encoder_factor=0.5), plateau())
+    saved(tmp_path, Adam(name="adam", fused=True, learning_rate=0.01, encoder_factor=0.5), plateau())
     tensors = load_file(tmp_path / TENSORS)
     assert set(tensors) == {f"{n}.{name}" for n in range(4) for name in ("step", "exp_avg", "exp_avg_sq")}
     assert tensors["0.step"].item() == 2
     assert tensors["2.exp_avg"].shape == (3, 1, 3, 3)  # the encoder's kernel, after the head's two weights
     numbers = read_yaml(tmp_path / NUMBERS)
-    assert numbers["optimizer"] == {"learning_rate": 0.01, "encoder_factor": 0.5, "name": "adam"}
+    assert numbers["optimizer"] == {"learning_rate": 0.01, "encoder_factor": 0.5, "name": "adam", "fused": True}
     assert numbers["groups"] == [{"weights": 2, "learning_rate": 0.01}, {"weights": 2, "learning_rate": 0.005}]
     assert numbers["plateau"] == {"best": 0.5, "bad_epochs": 0, "epochs": 1}
 

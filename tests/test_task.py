@@ -82,7 +82,7 @@ def task(
     logits: int = 1,
 ) -> SegmentationTask:
     network = wrapped(core)
-    optimizer = build_optimizer(Adam(name="adam", learning_rate=rate, encoder_factor=1.0), network)
+    optimizer = build_optimizer(Adam(name="adam", fused=True, learning_rate=rate, encoder_factor=1.0), network)
     schedule = build_schedule(scheduler, optimizer, epochs, STEPS)
     return SegmentationTask(network, loss_for(logits), list(head_weights), optimizer, schedule, logits)
 
@@ -244,7 +244,7 @@ def test_a_schedule_by_step_moves_at_every_step(store: Store) -> None:
 
 def test_without_a_schedule_the_rate_stays(store: Store) -> None:
     network = wrapped(Line())
-    optimizer = build_optimizer(Adam(name="adam", learning_rate=0.1, encoder_factor=1.0), network)
+    optimizer = build_optimizer(Adam(name="adam", fused=True, learning_rate=0.1, encoder_factor=1.0), network)
     rates = Rates()
     judged = SegmentationTask(network, loss_for(1), [1.0], optimizer, None, 1)
     trainer(2, rates).fit(judged, training(store), validation(store))

@@ -44,6 +44,8 @@ TRAIN = TrainParams(
     deterministic=True,
     devices=1,
     num_nodes=1,
+    channels_last=False,
+    compile=False,
     strategy="auto",
     ema_decay=0.0,
     tensorboard=False,
@@ -52,12 +54,22 @@ RECIPE = Recipe(
     task=tiny.BINARY,
     model=tiny.unet(),
     loss=BCEDice(name="bce_dice", bce_weight=0.5, dice_weight=0.5, smooth=1.0, head_weights=[1.0]),
-    optimizer=Adam(name="adam", learning_rate=3e-3, encoder_factor=1.0),
+    optimizer=Adam(name="adam", fused=True, learning_rate=3e-3, encoder_factor=1.0),
     scheduler=Plateau(name="plateau", monitor="val/dice", factor=0.1, patience=5),
     sampling=Uniform(name="uniform"),
     online=tiny.online(),
     train=TRAIN,
     seed=0,
+)
+
+SGD = Sgd(  # unlike Adam, it leaves a difference by rounding as small as it is
+    name="sgd", fused=True, learning_rate=0.01, encoder_factor=1.0, momentum=0.9, nesterov=False, weight_decay=0.0
+)
+
+PLAIN = replace(  # a network without parts that make much of a small difference
+    RECIPE,
+    model=UnetPlain(name="unet_plain", init_features=4, input_mean=[0.5], input_std=[0.5]),
+    optimizer=SGD,
 )
 
 
@@ -66,11 +78,11 @@ def recipe(**train: Any) -> Recipe:
 
 
 def adam(rate: float) -> Adam:
-    return Adam(name="adam", learning_rate=rate, encoder_factor=1.0)
+    return Adam(name="adam", fused=True, learning_rate=rate, encoder_factor=1.0)
 
 
 def adamw(rate: float, weight_decay: float) -> AdamW:
-    return AdamW(name="adamw", learning_rate=rate, encoder_factor=1.0, weight_decay=weight_decay)
+    return AdamW(name="adamw", fused=True, learning_rate=rate, encoder_factor=1.0, weight_decay=weight_decay)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +257,8 @@ def test_a_batch_larger_than_the_data_is_one_batch(stores: tuple[Store, Store], 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
 def test_mixed_precision_trains(stores: tuple[Store, Store], tmp_path: Path, precision: str) -> None:
-    network, _ = run(stores, recipe(epochs=1, precision=precision), tmp_path)
+    optimizer = adam(3e-3).model_copy(update={"fused": precision != "16-mixed"})
+    network, _ = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
     assert all(tensor.dtype != torch.bfloat16 for tensor in network.state_dict().values())
 
 
@@ -623,9 +636,43 @@ def test_weights_without_their_optimiser_can_only_be_started_from(
 def test_another_optimiser_cannot_go_on(
     former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    sgd = Sgd(name="sgd", learning_rate=0.1, encoder_factor=1.0, momentum=0.9, nesterov=False, weight_decay=0.0)
     with pytest.raises(UserError, match=r"optimizer\.name = 'sgd', .*first was trained with 'adam'"):
-        run(learning, replace(steady(continue_from="first"), optimizer=sgd), going_on(former[0], tmp_path / "next"))
+        run(learning, replace(steady(continue_from="first"), optimizer=SGD), going_on(former[0], tmp_path / "next"))
+
+
+def test_the_memory_format_changes_rounding_alone(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    plain, last = (
+        train(stores, replace(PLAIN, train=recipe(epochs=1, channels_last=chosen).train), tmp_path / str(chosen))
+        for chosen in (False, True)
+    )
+    assert any(weight.is_contiguous(memory_format=torch.channels_last) for weight in last.network.parameters())
+    for one, other in zip(plain.network.parameters(), last.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+    place(last, PLAIN, tmp_path / "weights/last")
+    goes_on = replace(PLAIN, train=recipe(epochs=1, channels_last=True, continue_from="last").train)
+    assert train(stores, goes_on, tmp_path).description.training.first_weights == "former"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+def test_a_compiled_network_learns_the_same(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    first, second = (
+        train(stores, replace(PLAIN, train=recipe(epochs=1, compile=compiled).train), tmp_path / str(compiled))
+        for compiled in (False, True)
+    )
+    assert first.network.state_dict().keys() == second.network.state_dict().keys()
+    for one, other in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
+def test_gradients_that_a_fused_optimiser_would_scale_cannot_be_clipped(
+    stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"optimizer\.fused = true: can't clip gradients in train\.precision = 16-mixed"
+    ):
+        run(stores, recipe(precision="16-mixed"), tmp_path)
 
 
 @pytest.mark.parametrize(

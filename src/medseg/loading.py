@@ -1,6 +1,6 @@
-"""Batches from packed arrays: one indexed copy out of the memory map for each batch, no loop over samples.
+"""Batches from packed arrays: one indexed copy for each batch, no loop over samples, on the device that trains.
 
-Samples are looped over only where they are transformed while training (the section `online`).
+A GPU holds the whole set where it has room for it; else batches go there from the memory map while it computes.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medseg.augmentation import Transforms, build_transform, check_shape, is_active, vary
+from medseg.augmentation import Transforms, check_shape, is_active
 from medseg.errors import UserError
+from medseg.online import draw_numbers, vary_batch
 from medseg.sampling import Order, Sampling
 from medseg.store import Store
 
-Batch = tuple[Tensor, Tensor]  # pixels (N, C, H, W) uint8 and truth (N, 1, H, W) uint8, codes of classes
+# Pixels (N, C, H, W), 0..255, uint8 or, where they vary, float32; truth (N, 1, H, W) uint8, codes of classes
+Batch = tuple[Tensor, Tensor]
 Batches = DataLoader[Batch]
+
+CPU = torch.device("cpu")
+ROOM = 0.5  # share of a GPU's free memory that a set of samples may take; the rest is for training
+_LOADED = 64 * 2**20  # bytes that go to a GPU at a time
 
 
 @dataclass(frozen=True)
@@ -89,37 +95,65 @@ class _ValidationDraws(Sampler[_Draw]):
         return -(-self.count // (self.size * self.share.world))
 
 
+class _Pixels:
+    """One of the packed arrays, as batches are taken of it: on the device where it fits, else in its memory map."""
+
+    def __init__(self, array: NDArray[np.uint8], device: torch.device) -> None:
+        self.array = array
+        self.device = device
+        self.held = _held(array, device) if device.type == "cuda" and _fits(array, device) else None
+
+    def take(self, samples: Order) -> Tensor:
+        """The samples, uint8, on the device."""
+        if self.held is not None:
+            return self.held[torch.from_numpy(samples).to(self.device, non_blocking=True)]
+        batch = torch.from_numpy(self.array[samples])
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # what the copy can pass while the GPU computes
+        return batch.to(self.device, non_blocking=True)
+
+
+def _fits(array: NDArray[np.uint8], device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return array.nbytes <= ROOM * free
+
+
+def _held(array: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """The whole array in the device's memory, brought there piece by piece."""
+    held = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    step = max(1, _LOADED // max(1, array[:1].nbytes))
+    for first in range(0, len(array), step):
+        held[first : first + step] = torch.from_numpy(np.array(array[first : first + step]))
+    return held
+
+
 class _BatchReader(Dataset[Batch]):
     """A draw to pixels and truth; `codes` are the classes of each sample's marked pixels."""
 
-    def __init__(self, store: Store, codes: NDArray[np.uint8]) -> None:
-        self.store = store
-        self.codes = codes
+    def __init__(self, store: Store, codes: NDArray[np.uint8], device: torch.device) -> None:
+        self.images = _Pixels(store.images, device)
+        self.masks = _Pixels(store.masks, device)
+        self.codes = torch.from_numpy(codes).to(device)
 
     def __getitem__(self, draw: _Draw) -> Batch:
-        images, masks = self.store.images[draw.samples], self.store.masks[draw.samples]
-        return self.pack(images, masks, draw)
-
-    def pack(self, images: NDArray[np.uint8], masks: NDArray[np.uint8], draw: _Draw) -> Batch:
-        """(N, H, W, C) and (N, H, W) in the form that a network takes."""
-        truth = masks * self.codes[draw.samples][:, None, None]
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(truth).unsqueeze(1)
+        codes = self.codes[torch.from_numpy(draw.samples).to(self.codes.device, non_blocking=True)]
+        truth = self.masks.take(draw.samples) * codes[:, None, None]
+        return self.images.take(draw.samples).permute(0, 3, 1, 2), truth.unsqueeze(1)
 
 
 class _VaryingReader(_BatchReader):
-    """Transforms every sample by a random stream of (seed, epoch, place in the epoch)."""
+    """Transforms every sample by what is drawn for (seed, epoch, place in the epoch)."""
 
-    def __init__(self, store: Store, codes: NDArray[np.uint8], online: Transforms, seed: int) -> None:
-        super().__init__(store, codes)
-        self.transform = build_transform(online)
+    def __init__(
+        self, store: Store, codes: NDArray[np.uint8], device: torch.device, online: Transforms, seed: int
+    ) -> None:
+        super().__init__(store, codes, device)
+        self.online = online
         self.seed = seed
 
     def __getitem__(self, draw: _Draw) -> Batch:
-        images, masks = self.store.images[draw.samples], self.store.masks[draw.samples]
-        for place, (image, mask) in enumerate(zip(images, masks, strict=True)):
-            stream = (self.seed, draw.epoch, draw.first + place)
-            images[place], masks[place] = vary(self.transform, image, mask, stream)
-        return self.pack(images, masks, draw)
+        draws = draw_numbers(self.seed, draw.epoch, draw.first, len(draw.samples))
+        return vary_batch(*super().__getitem__(draw), self.online, draws)
 
 
 def training_batches(
@@ -130,8 +164,9 @@ def training_batches(
     batch_size: int,
     first_epoch: int,
     share: Share = WHOLE,
+    device: torch.device = CPU,
 ) -> Batches:
-    """An epoch's draws in batches, the last short one left out where others exist.
+    """An epoch's draws in batches on `device`, the last short one left out where others exist.
 
     `codes` (N,) are the classes of the samples' marked pixels. The run begins with the draws of `first_epoch`; those of
     an epoch hang on its number and the seed of `sampling` alone. `batch_size` is that of all processes together, of
@@ -140,7 +175,10 @@ def training_batches(
     """
     check_shape(online, "online", *store.images.shape[1:3])
     _check_share(share, batch_size, sampling.count)
-    reader = _VaryingReader(store, codes, online, sampling.seed) if is_active(online) else _BatchReader(store, codes)
+    if is_active(online):
+        reader: _BatchReader = _VaryingReader(store, codes, device, online, sampling.seed)
+    else:
+        reader = _BatchReader(store, codes, device)
     return DataLoader(reader, sampler=_TrainingDraws(sampling, batch_size, first_epoch, share), batch_size=None)
 
 
@@ -156,10 +194,12 @@ def _check_share(share: Share, batch_size: int, samples: int) -> None:
         )
 
 
-def validation_batches(store: Store, codes: NDArray[np.uint8], batch_size: int, share: Share = WHOLE) -> Batches:
-    """All samples in their order, as they are; of the batches, those of this process's `share`.
+def validation_batches(
+    store: Store, codes: NDArray[np.uint8], batch_size: int, share: Share = WHOLE, device: torch.device = CPU
+) -> Batches:
+    """All samples in their order, as they are, on `device`; of the batches, those of this process's `share`.
 
     A process for which no batch is left at its last step gets one of no samples, so that all take as many steps.
     """
     draws = _ValidationDraws(len(store.images), batch_size, share)
-    return DataLoader(_BatchReader(store, codes), sampler=draws, batch_size=None)
+    return DataLoader(_BatchReader(store, codes, device), sampler=draws, batch_size=None)

@@ -15,6 +15,7 @@ from medseg.params import Section
 Decay = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]  # share of the last step that goes into the next
 Divisor = Annotated[float, Field(ge=1)]
+Fused = bool  # whether a step is one pass over the weights; the same but for rounding, and faster
 
 
 class Rates(Section):
@@ -36,6 +37,7 @@ class Sgd(Rates):
     """
 
     name: Literal["sgd"]
+    fused: Fused
     momentum: Momentum
     nesterov: bool
     weight_decay: Decay
@@ -52,12 +54,14 @@ class Adam(Rates):
     """Adam (Kingma and Ba, ICLR 2015), with the paper's decay rates 0.9 and 0.999."""
 
     name: Literal["adam"]
+    fused: Fused
 
 
 class AdamW(Rates):
     """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
 
     name: Literal["adamw"]
+    fused: Fused
     weight_decay: Decay
 
 
@@ -147,11 +151,12 @@ def build_optimizer(params: OptimizerParams, network: nn.Module) -> optim.Optimi
                 momentum=params.momentum,
                 nesterov=params.nesterov,
                 weight_decay=params.weight_decay,
+                fused=params.fused,
             )
         case Adam():
-            return optim.Adam(groups, lr=params.learning_rate)
+            return optim.Adam(groups, lr=params.learning_rate, fused=params.fused)
         case AdamW():
-            return optim.AdamW(groups, lr=params.learning_rate, weight_decay=params.weight_decay)
+            return optim.AdamW(groups, lr=params.learning_rate, weight_decay=params.weight_decay, fused=params.fused)
         case RmsProp():
             return optim.RMSprop(
                 groups, lr=params.learning_rate, alpha=params.smoothing, momentum=params.momentum, eps=1e-8

@@ -1,6 +1,7 @@
 """One training step and one validation step, given network, loss, optimiser and schedule."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,7 @@ from medseg.losses import LossFunction, deep_supervision
 from medseg.models.network import Network
 from medseg.optimisation import Schedule
 
+Outputs = TypeVar("Outputs", bound=Callable[[Tensor], Any])
 HALF = 0.5  # probability from which a pixel counts as foreground while training
 
 
@@ -31,13 +33,19 @@ class SegmentationTask(pl.LightningModule):
         optimizer: optim.Optimizer,
         schedule: Schedule | None,
         logits: int,
+        compiled: bool = False,
     ) -> None:
-        """`logits` is the number of channels that the network puts out: 1, or background and classes."""
+        """`logits` is the number of channels that the network puts out: 1, or background and classes.
+
+        With `compiled`, the network runs through `torch.compile`.
+        """
         super().__init__()
         self.network = network
         self.loss = loss
         self.loss_of_heads = deep_supervision(loss, head_weights)
         self.supervised = len(head_weights)
+        run = torch.compile if compiled else _as_it_is
+        self._heads, self._forward = run(network.heads), run(network.forward)
         self.optimizer = optimizer
         self.schedule = schedule
         self._counts = torch.zeros(3, max(1, logits - 1), dtype=torch.long)
@@ -51,7 +59,7 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """The loss of one batch, over all outputs that `head_weights` weighs."""
         pixels, truth = batch
-        heads = self.network.heads(pixels) if self.supervised > 1 else [self.network(pixels)]
+        heads = self._heads(pixels) if self.supervised > 1 else [self._forward(pixels)]
         loss = self.loss_of_heads(heads, truth)
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
         self.log("train/loss", loss, batch_size=len(pixels), **settings)
@@ -72,6 +80,16 @@ class SegmentationTask(pl.LightningModule):
                     "optimizer.learning_rate in params.yaml (or set train.gradient_clip, or train.precision: 32-true)"
                 )
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: optim.Optimizer,  # noqa: ARG002  # Lightning hands it over
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Clip the gradients by their norm, also before a fused optimiser in bfloat16, which Lightning refuses."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's figures beside the weights: schedules that watch one need it to go on."""
         checkpoint["figures"] = {name: float(figure) for name, figure in self.trainer.callback_metrics.items()}
@@ -86,7 +104,7 @@ class SegmentationTask(pl.LightningModule):
         pixels, truth = batch
         if len(pixels) == 0:
             return
-        logits = self.network(pixels)
+        logits = self._forward(pixels)
         loss = self.loss(logits, truth).float()
         self._losses += torch.stack([loss * len(pixels), torch.full_like(loss, len(pixels))])
         self._counts += _count(logits, truth)
@@ -118,6 +136,10 @@ class SegmentationTask(pl.LightningModule):
         schedule = self.schedule
         settings = {"scheduler": schedule.scheduler, "interval": schedule.interval, "monitor": schedule.monitor}
         return {"optimizer": self.optimizer, "lr_scheduler": settings}
+
+
+def _as_it_is(outputs: Outputs) -> Outputs:
+    return outputs
 
 
 def _count(logits: Tensor, truth: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch._inductor.exc import InductorError
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -35,7 +36,7 @@ from medseg.machine import MachineParams
 from medseg.models.network import Network, build_model
 from medseg.models.params import Encoded, Library, ModelParams
 from medseg.monitoring import ValidationPictures
-from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_schedule
+from medseg.optimisation import OptimizerParams, RmsProp, SchedulerParams, build_optimizer, build_schedule
 from medseg.params import Section
 from medseg.resuming import load_state
 from medseg.sampling import Sampling, SamplingParams, marked_shares
@@ -72,6 +73,8 @@ class TrainParams(Section):
     gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     deterministic: bool
+    channels_last: bool  # memory format of the weights; batches are so in any case
+    compile: bool  # torch.compile
     devices: int = Field(ge=1)  # processes on a machine, each with a GPU of its own, or on the CPU
     num_nodes: int = Field(ge=1)  # machines
     strategy: Literal["auto", "ddp"]  # Lightning's words
@@ -155,13 +158,13 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
         keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best", save_on_train_epoch_end=True)
         trainer = _trainer(recipe.train, machine, places, keeper, val)
-        share = share_of(trainer)
-        task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share)
+        share, device = share_of(trainer), trainer.strategy.root_device
+        task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share, device)
         if trainer.is_global_zero:
             _announce(recipe, train, val, start)
             shutil.rmtree(places.metrics, ignore_errors=True)
         codes = class_codes(val.index["label"], recipe.task)
-        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share))
+        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
         if not trainer.is_global_zero:
             return None
         course = _best(task, trainer, keeper)
@@ -174,7 +177,14 @@ def _labelled(store: Store) -> pd.DataFrame:
 
 
 def _set_up(
-    network: Network, train: Store, recipe: Recipe, logits: int, former: Former | None, placed: Path, share: Share
+    network: Network,
+    train: Store,
+    recipe: Recipe,
+    logits: int,
+    former: Former | None,
+    placed: Path,
+    share: Share,
+    device: torch.device,
 ) -> tuple[SegmentationTask, Batches]:
     """Everything that training needs beside data to choose by; what does not fit together stops here."""
     loss = build_loss(recipe.loss, logits)
@@ -182,12 +192,30 @@ def _set_up(
     codes = class_codes(train.index["label"], recipe.task)
     sampling = Sampling(recipe.sampling, train, recipe.seed)
     first_epoch = former.epochs_behind if former else 0
-    batches = training_batches(train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch, share)
+    batches = training_batches(
+        train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch, share, device
+    )
+    _check_scaling(recipe)
+    if recipe.train.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves its type out
     optimizer = build_optimizer(recipe.optimizer, network)
     schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
     if former and former.continued:
         load_state(placed / former.name, optimizer, schedule, recipe.optimizer, recipe.scheduler)
-    return SegmentationTask(network, loss, recipe.loss.head_weights, optimizer, schedule, logits), batches
+    task = SegmentationTask(
+        network, loss, recipe.loss.head_weights, optimizer, schedule, logits, compiled=recipe.train.compile
+    )
+    return task, batches
+
+
+def _check_scaling(recipe: Recipe) -> None:
+    """A fused optimiser takes the scale of 16-mixed off the gradients itself, after they would have been clipped."""
+    scaled = recipe.train.precision == "16-mixed" and recipe.train.gradient_clip > 0
+    if scaled and not isinstance(recipe.optimizer, RmsProp) and recipe.optimizer.fused:
+        raise UserError(
+            "params.yaml: optimizer.fused = true: can't clip gradients in train.precision = 16-mixed; set it to false, "
+            "train.gradient_clip to 0, or train.precision to bf16-mixed"
+        )
 
 
 def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
@@ -267,6 +295,11 @@ def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches,
             _fit(trainer, task, train, val)
     except torch.OutOfMemoryError as error:
         raise UserError("params.yaml: train.batch_size: such batches do not fit the GPU's memory; lower it") from error
+    except InductorError as error:
+        raise UserError(
+            f"params.yaml: train.compile = true: torch.compile fails here, where it may lack a compiler; set it to "
+            f"false: {error}"
+        ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -311,6 +344,7 @@ def _trainer(
             max_epochs=params.epochs,
             gradient_clip_val=params.gradient_clip or None,
             deterministic=params.deterministic,
+            benchmark=not params.deterministic,  # cuDNN tries its kernels on the first batch: all are of one size
             logger=loggers,
             callbacks=callbacks,
             num_sanity_val_steps=0,
@@ -322,6 +356,9 @@ def _trainer(
         wanted = f"machine.accelerator = {machine.accelerator}, train.devices = {params.devices}"
         raise UserError(f"params.yaml: {wanted}: {error}") from error
     check_nodes(trainer)
+    # With deterministic algorithms torch also fills all memory that it allocates, a tenth of the time on the CPU. That
+    # helps to find reads of what was never written, and alters nothing else.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a module's class
     return trainer
 
 
