@@ -6,7 +6,7 @@ probabilities, `segmenter.predict`: cutting, batches, the network, putting the t
 exported network takes any size. Both sides run in turn; small pictures once before the clock starts. Where there is a
 GPU, PyTorch's calls are waited for; ONNX Runtime needs its GPU package to use one.
 
-Run in the project's root: `python benchmarks/prediction.py`. One call on 4000x3000 takes about 5 GB of memory.
+Run in the project's root: `python benchmarks/prediction.py`. It takes about 10 GB of memory, for the whole pictures.
 """
 
 import argparse
