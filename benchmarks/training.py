@@ -3,10 +3,14 @@
 Simulated ultrasound, cut to 128x128 patches as `prepare` writes them; the network, loss, optimiser, precision and batch
 size of params.yaml. Each side is a process of its own (benchmarks/peers), all with as many threads; they train an epoch
 in turn, the others stopped meanwhile, who begins changes from round to round, and the first epoch of each does not
-count. The sides: the pipeline (`medseg.training.fit` with loading, logging, the kept epoch; validation aside), the same
-with online augmentation (conf/online/strong.yaml), pure compute (the same steps on one resident batch), the older
-project's loop (a PNG file per patch, one process, float32), segmentation-models-pytorch with Lightning as its example
-shows, and with `--nnunet` nnU-Net v2's trainer, which benchmarks/peers/nnunet_setup.sh installs.
+count. The sides: the pipeline (`medseg.training.fit` with loading and logging, validation aside), the same with online
+augmentation (conf/online/strong.yaml), pure compute (the same steps on one resident batch), the older project's loop (a
+PNG file per patch, one process, float32), segmentation-models-pytorch with Lightning as its example shows, and with
+`--nnunet` nnU-Net v2's trainer, which benchmarks/peers/nnunet_setup.sh installs; it is held against the pipeline with
+online augmentation, since it varies its pictures, too.
+
+What comes after an epoch's steps (figures written, the best weights kept) takes its seconds however long the epoch is.
+Epochs are short here, so it does not count on any side; its seconds stand below the table.
 
 Run in the project's root: `python benchmarks/training.py`. A GPU is taken where one is.
 """
@@ -45,9 +49,9 @@ VALIDATED = 16  # samples
 MACHINE = MachineParams(workers=0, backend="auto", accelerator="auto")
 HAS_GPU = torch.cuda.is_available()
 SIDES = {
-    "pipeline": ["pipeline.py", "none"],
     "pipeline, online augmentation": ["pipeline.py", "strong"],
-    "pure compute": ["pure.py"],
+    "pure compute": ["pure.py"],  # runs right beside both that it is held against
+    "pipeline": ["pipeline.py", "none"],
     "older loop": ["older.py"],
     "smp script": ["smp_script.py"],
 }
@@ -57,16 +61,17 @@ COMPARED = [  # ours, baseline, least ratio
     ("pipeline, online augmentation", "pure compute", 0.90),
     ("pipeline", "older loop", 5.0 if HAS_GPU else 1.0),
     ("pipeline", "smp script", 1.0),
-    ("pipeline, online augmentation", "nnU-Net v2", 1.0),  # which varies its pictures, too
+    ("pipeline, online augmentation", "nnU-Net v2", 1.0),
 ]
-Rounds = list[dict[str, float]]  # seconds of each side
+Round = dict[str, tuple[float, float]]  # seconds of each side: of the steps, of what came after them
 
 
 def main() -> None:
     """Run all rounds, print the table and write it to benchmarks/results/training.json."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the sides are ended, too
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200 if HAS_GPU else 12, help="of an epoch")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200 if HAS_GPU else 5, help="of an epoch")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="that compute, of each side")
     parser.add_argument("--nnunet", action="store_true", help="measure nnU-Net, too")
     options = parser.parse_args()
@@ -113,7 +118,7 @@ class Side:
     """A process that trains an epoch when told to, and stands still else."""
 
     def __init__(self, script: list[str], folder: Path, steps: int, threads: int) -> None:
-        """Start it and wait until it is ready."""
+        """Start it."""
         name, *rest = script
         self.log = folder / f"{'-'.join(script)}.log"
         paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -127,17 +132,19 @@ class Side:
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths},
             start_new_session=True,
         )
+
+    def wait(self) -> None:
+        """Wait until it is ready, and stop it."""
         self.read()
         self.signal(signal.SIGSTOP)
 
-    def epoch(self) -> float:
-        """The seconds of the next epoch."""
+    def epoch(self) -> tuple[float, float]:
+        """The seconds of the next epoch's steps, and of what comes after them."""
         self.signal(signal.SIGCONT)
         print(file=self.process.stdin, flush=True)
-        found = float(self.read())
-        self.read()
-        self.signal(signal.SIGSTOP)
-        return found
+        steps, after = (float(part) for part in self.read().split())
+        self.wait()
+        return steps, after
 
     def read(self) -> str:
         """The next answer. Raises `RuntimeError` with what the process said where it died."""
@@ -157,12 +164,13 @@ class Side:
         self.process.wait()
 
 
-def measured(folder: Path, options: argparse.Namespace) -> Rounds:
+def measured(folder: Path, options: argparse.Namespace) -> list[Round]:
     """All rounds but the first."""
     sides: dict[str, Side] = {}
     try:
         for name, script in (SIDES | (NNUNET if options.nnunet else {})).items():
             sides[name] = Side(script, folder, options.steps, options.threads)
+            sides[name].wait()
         found = [one_round(sides, number) for number in range(options.rounds + 1)]
     finally:
         for side in sides.values():
@@ -170,38 +178,42 @@ def measured(folder: Path, options: argparse.Namespace) -> Rounds:
     return found[1:]
 
 
-def one_round(sides: dict[str, Side], number: int) -> dict[str, float]:
+def one_round(sides: dict[str, Side], number: int) -> Round:
     """An epoch of each side."""
     order = list(sides) if number % 2 else list(reversed(sides))
     found = {}
     for name in order:
         found[name] = sides[name].epoch()
-        print(f"round {number}: {name}: {found[name]:.2f} s", flush=True)
+        print(f"round {number}: {name}: {found[name][0]:.2f} s", flush=True)
     return found
 
 
-def rows(rounds: Rounds) -> list[Row]:
+def rows(rounds: list[Round]) -> list[Row]:
     """What is compared, of the sides that ran."""
     return [
-        row(f"{ours} / {baseline}", [(found[ours], found[baseline]) for found in rounds], limit)
+        row(f"{ours} / {baseline}", [(found[ours][0], found[baseline][0]) for found in rounds], limit)
         for ours, baseline, limit in COMPARED
         if baseline in rounds[0]
     ]
 
 
-def facts(rounds: Rounds, options: argparse.Namespace, batch: int) -> dict[str, object]:
+def facts(rounds: list[Round], options: argparse.Namespace, batch: int) -> dict[str, object]:
     """Pictures per second of each side, and what they were measured with."""
-    speeds = {
-        name: round(options.steps * batch / statistics.median(found[name] for found in rounds), 1) for name in rounds[0]
-    }
+    speeds = {name: round(options.steps * batch / middle(rounds, name, 0), 1) for name in rounds[0]}
     return {
         "device": torch.cuda.get_device_name() if HAS_GPU else "CPU (no GPU at hand: the limits are those of a CPU)",
         **{f"pictures per second, {name}": speed for name, speed in speeds.items()},
+        "seconds after the steps of an epoch, pipeline": round(middle(rounds, "pipeline", 1), 2),
         "pictures": f"{PATCH}x{PATCH}, {GEOMETRY.channels} channel",
         "batch": batch,
         **{key: value for key, value in vars(options).items() if key != "nnunet"},
         "torch": version("torch"),
     }
+
+
+def middle(rounds: list[Round], side: str, part: int) -> float:
+    """The median over the rounds."""
+    return statistics.median(found[side][part] for found in rounds)
 
 
 if __name__ == "__main__":

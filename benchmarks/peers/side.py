@@ -2,8 +2,9 @@
 
 A side is started as `python SIDE.py FOLDER STEPS`. FOLDER holds the same samples in all forms: `train` and `val` are
 packed arrays, `images` and `masks` hold a PNG file of each sample of `train`. The side answers `ready` on its standard
-output, waits for a line, trains an epoch of STEPS batches, and answers its seconds; and so on until it is ended. What
-it prints else goes to its standard error. Between its turns the whole process is stopped, workers included.
+output, waits for a line, trains an epoch of STEPS batches, and answers the seconds of the steps and of what came after
+them; and so on until it is ended. What it prints else goes to its standard error. Between its turns the whole process
+is stopped, workers included.
 """
 
 import os
@@ -75,11 +76,15 @@ class Turns:
             os._exit(0)
         self.start = time.perf_counter()
 
-    def end(self, aside: float = 0.0) -> None:
-        """Answer the seconds of this turn, less those that do not count."""
+    def passed(self) -> float:
+        """Seconds since this turn began, all that the device was given done."""
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-        print(time.perf_counter() - self.start - aside, file=self.answers, flush=True)
+        return time.perf_counter() - self.start
+
+    def end(self, steps: float, after: float) -> None:
+        """Answer the seconds of the epoch's steps, and those of what came after them."""
+        print(steps, after, file=self.answers, flush=True)
 
 
 def take_turns(asked: Order, epoch: Callable[[], object]) -> None:
@@ -88,31 +93,35 @@ def take_turns(asked: Order, epoch: Callable[[], object]) -> None:
     while True:
         turns.begin()
         epoch()
-        turns.end()
+        turns.end(turns.passed(), 0.0)
 
 
 class TurnsOfEpochs(pl.Callback):
-    """Lightning's epochs as turns: from the start of one to the start of the next, validation aside."""
+    """Lightning's epochs as turns: the steps, and what comes after them until the next epoch, validation aside."""
 
     def __init__(self, asked: Order) -> None:
         """The talk begins with the first epoch."""
         self.turns = Turns(asked)
-        self.validation = 0.0
+        self.steps = self.validation = 0.0  # seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """End the last turn, wait for the next."""
         if trainer.current_epoch:
-            self.turns.end(self.validation)
+            self.turns.end(self.steps, self.turns.passed() - self.steps - self.validation)
+        self.steps = self.validation = 0.0
         self.turns.begin()
-        self.validation = 0.0
 
     def on_validation_start(self, *_: object) -> None:
-        """Stop the clock."""
-        self.validation -= time.perf_counter()
+        """The steps are over."""
+        self.steps = self.turns.passed()
 
     def on_validation_end(self, *_: object) -> None:
-        """Let it go on."""
-        self.validation += time.perf_counter()
+        """Validation is over."""
+        self.validation = self.turns.passed() - self.steps
+
+    def on_train_epoch_end(self, *_: object) -> None:
+        """The steps are over, unless they were before validation."""
+        self.steps = self.steps or self.turns.passed()
 
 
 def recipe(online: str = "none") -> Recipe:

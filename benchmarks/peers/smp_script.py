@@ -112,7 +112,9 @@ def train(asked: Order, settings: Recipe) -> None:
     """The example's last cells."""
     assert isinstance(settings.model, Unet), "params.yaml: model: this benchmark compares U-Nets"
     files = PatchFiles(asked)
-    loader = DataLoader(files, settings.train.batch_size, shuffle=True, num_workers=os.cpu_count() or 1)
+    # The workers stay, unlike the example's: epochs are so short here that their start would weigh too much.
+    workers = os.cpu_count() or 1
+    loader = DataLoader(files, settings.train.batch_size, shuffle=True, num_workers=workers, persistent_workers=True)
     model = PatchModel(settings.model, files[0]["image"].shape[0], 100 * asked.steps)
     trainer = pl.Trainer(
         max_epochs=ENDLESS,
