@@ -17,13 +17,17 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: how many times as fast as the baseline, and at least how many were wanted."""
+    """One comparison: how many times as fast as the baseline, and at least how many were wanted.
+
+    `unit` is what both sides are measured in; of MiB, too, less is better.
+    """
 
     what: str
-    ours: float  # seconds, median
-    baseline: float  # seconds, median
+    ours: float  # median
+    baseline: float  # median
     ratio: float  # baseline / ours: the median of the rounds' own
     limit: float  # at least
+    unit: str = "s"
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -33,17 +37,20 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def row(what: str, rounds: Sequence[tuple[float, float]], limit: float) -> Row:
-    """A row of several rounds: in each, the seconds of both sides, ours first, that ran one after the other."""
+def row(what: str, rounds: Sequence[tuple[float, float]], limit: float, unit: str = "s") -> Row:
+    """A row of several rounds: in each, the figures of both sides, ours first, that ran one after the other."""
     ours, baseline = (statistics.median(side) for side in zip(*rounds, strict=True))
     ratio = statistics.median(theirs / mine for mine, theirs in rounds)
-    return Row(what, round(ours, 4), round(baseline, 4), round(ratio, 3), limit)
+    return Row(what, round(ours, 4), round(baseline, 4), round(ratio, 3), limit, unit)
 
 
 def report(name: str, rows: list[Row], facts: dict[str, object]) -> None:
     """Print the table and write it, with `facts` and the machine's description, to benchmarks/results/NAME.json."""
-    columns = ["what", "ours, s", "baseline, s", "ratio", "limit"]
-    cells = [[r.what, f"{r.ours:.3f}", f"{r.baseline:.3f}", f"{r.ratio:.2f}", f">= {r.limit:.2f}"] for r in rows]
+    columns = ["what", "ours", "baseline", "ratio", "limit"]
+    cells = [
+        [r.what, f"{r.ours:.3f} {r.unit}", f"{r.baseline:.3f} {r.unit}", f"{r.ratio:.2f}", f">= {r.limit:.2f}"]
+        for r in rows
+    ]
     print(table_text(columns, cells))
     for fact, value in facts.items():
         print(f"{fact}: {value}")

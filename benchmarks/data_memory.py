@@ -1,0 +1,89 @@
+"""How much anonymous memory prepare and augment take while they write an output of 8 GiB: the limit is 1 GiB.
+
+Anonymous memory (RssAnon, workers included, looked at every 50 ms) is what a process holds for itself; pages of
+files are the system's to drop. Pictures are those of `benchmarks/data_stages.py`, cut into the same patches, repeated.
+
+Run in the project's root: `python benchmarks/data_memory.py --gib 8`, some two minutes on two cores; it needs as much
+of the disk that temporary files lie on, and a seventh more.
+"""
+
+import argparse
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import psutil  # type: ignore[import-untyped]
+from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_pictures
+from measuring import Row, report, row
+
+from medseg.augmentation import augment
+from medseg.preparation import prepare
+
+LIMIT = 1024.0  # MiB
+PATCHES = 400  # of a picture
+PICTURES = 28
+
+
+def main() -> None:
+    """Print the table and write it to benchmarks/results/data_memory.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gib", type=float, default=8.0, help="size of the output of each stage")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report("data_memory", measured(Path(folder), options.gib), vars(options))
+
+
+def measured(folder: Path, gib: float) -> list[Row]:
+    """The rows of both stages."""
+    rows = draw_pictures(folder / "raw", PICTURES)
+    picture = PATCHES * PATCH * PATCH * (GEOMETRY.channels + 1)  # bytes
+    many = repeated(rows, round(gib * 2**30 / picture))
+    found = {"prepare": peak_anonymous(partial(prepare, many, folder / "raw", GEOMETRY, THREADS, folder / "large"))}
+    shutil.rmtree(folder / "large")
+    few = repeated(rows, round(gib * 2**30 / picture / SEVENFOLD.factor))
+    prepare(few, folder / "raw", GEOMETRY, THREADS, folder / "seventh")
+    found["augment"] = peak_anonymous(partial(augment, folder / "seventh", SEVENFOLD, PROCESSES, folder / "large"))
+    return [row(f"anonymous memory of {stage}", [(value, LIMIT)], 1.0, "MiB") for stage, value in found.items()]
+
+
+def repeated(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """`count` rows, at least one, the given ones over and over."""
+    return pd.DataFrame(rows.iloc[[place % len(rows) for place in range(max(1, count))]]).reset_index(drop=True)
+
+
+def peak_anonymous(work: Callable[[], object]) -> float:
+    """MiB of the processes' RssAnon together at its largest while `work` runs, looked at every 50 ms."""
+    done, seen = threading.Event(), [anonymous()]
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            seen.append(anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return max(seen)
+
+
+def anonymous() -> float:
+    """RssAnon of this process and its children, MiB."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return sum(_anonymous(process.pid) for process in processes) / 1024
+
+
+def _anonymous(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+if __name__ == "__main__":
+    main()
