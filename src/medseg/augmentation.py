@@ -135,8 +135,7 @@ def check_shape(params: Transforms, section: str, height: int, width: int) -> No
 def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pixels:
     """What albumentations makes of (H, W[, C]) and a (3, 3) matrix, bit for bit.
 
-    Its own way there (`np.allclose` against the identity, wrappers for many channels) takes longer than the warp of a
-    patch.
+    Its own checks (`np.allclose` with the identity, pictures of many channels) take longer than the warp of a patch.
     """
     if all(
         abs(value - one) <= 1e-8 + 1e-5 * one for value, one in zip(matrix.ravel().tolist(), _IDENTITY, strict=True)
@@ -147,7 +146,23 @@ def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pi
     return warped.reshape(pixels.shape)
 
 
+def _matrix(shape: Sequence[int], angle: float, scale: float) -> NDArray[np.float64]:
+    """(3, 3): a turn by `angle` degrees and a zoom by `scale` about the centre, bit for bit as albumentations has it.
+
+    It multiplies six such matrices, most of them the identity, and again for boxes, which we have none of.
+    """
+    x, y = shape[1] / 2 - 0.5, shape[0] / 2 - 0.5
+    turn = np.deg2rad(angle % 360)
+    cosine, sine = np.cos(turn) * scale, np.sin(turn) * scale
+    about = np.array([[cosine, sine, x], [-sine, cosine, y], [0, 0, 1]])
+    matrix: NDArray[np.float64] = about @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+    return matrix
+
+
 class _Rotate(A.Rotate):  # type: ignore[misc]  # albumentations has no types here
+    def get_params_dependent_on_data(self, params: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {"matrix": _matrix(params["shape"], self.py_random.uniform(*self.limit), 1.0)}
+
     def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
         return _warp(img, matrix, self.interpolation)
 
@@ -155,7 +170,14 @@ class _Rotate(A.Rotate):  # type: ignore[misc]  # albumentations has no types he
         return _warp(mask, matrix, self.mask_interpolation)
 
 
-class _Affine(A.Affine):  # type: ignore[misc]  # albumentations has no types here
+class _Zoom(A.Affine):  # type: ignore[misc]  # albumentations has no types here
+    """Of all that `Affine` can do, the scale alone, the same for both axes."""
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], **_: Any) -> dict[str, Any]:
+        self._get_translate_params(params["shape"][:2])  # nothing, but it and the next draw before the scale is drawn
+        self._get_shear_params()
+        return {"matrix": _matrix(params["shape"], 0.0, self.py_random.uniform(*self.scale["x"]))}
+
     def apply(self, img: Pixels, matrix: NDArray[np.float64], **_: Any) -> Pixels:
         return _warp(img, matrix, self.interpolation)
 
@@ -174,7 +196,7 @@ def build_transform(params: Transforms) -> A.Compose:
         A.VerticalFlip(p=params.vertical_flip),
         A.RandomRotate90(p=params.quarter_turns),
         _Rotate(limit=params.rotate.degrees, border_mode=_MIRROR, p=params.rotate.p),
-        _Affine(
+        _Zoom(
             scale=(1 - params.scale.share, 1 + params.scale.share),
             keep_ratio=True,
             border_mode=_MIRROR,
