@@ -98,12 +98,10 @@ def _displacements(params: Elastic, draws: Draws, height: int, width: int, devic
     fields = torch.zeros(len(draws["elastic"]), height, width, 2, device=device)
     acting = np.flatnonzero(draws["elastic"] < params.p)
     if len(acting):
-        kernel = _gaussian(torch.tensor([params.sigma], device=device), math.ceil(_TAIL * params.sigma))[0]
-        edge = len(kernel) - 1
-        noise = _noise(draws["elastic_seed"][acting], (2, height + edge, width + edge), device).flatten(end_dim=1)
-        kernel = kernel / kernel.norm()  # then noise of variance 1 stays so
-        smooth = functional.conv2d(noise[:, None], kernel.view(1, 1, -1, 1))
-        smooth = functional.conv2d(smooth, kernel.view(1, 1, 1, -1)).view(len(acting), 2, height, width)
+        sigma, reach = torch.tensor([params.sigma], device=device), math.ceil(_TAIL * params.sigma)
+        down, right = (functional.normalize(_smoothing(sigma, side, reach), dim=2) for side in (height, width))
+        noise = _noise(draws["elastic_seed"][acting], (2, height + 2 * reach, width + 2 * reach), device)
+        smooth = down @ noise @ right.mT  # of variance 1, as the noise: the rows of both are of length 1
         fields[acting] = smooth.permute(0, 2, 3, 1) * (params.alpha / (15 * params.sigma))
     return fields
 
@@ -139,15 +137,12 @@ def _blurred(images: Tensor, params: Transforms, draws: Draws) -> Tensor:
     if len(acting) == 0:
         return images
     widths = 0.1 + (params.blur.sigma - 0.1) * draws["width"][acting]
-    kernels = _gaussian(_on(images, widths).flatten(), math.ceil(_TAIL * params.blur.sigma))
-    sharp = images[acting]
-    channels, reach = sharp.shape[1], kernels.shape[1] // 2
-    weights = kernels.repeat_interleave(channels, dim=0)[:, None, :, None]  # each picture's channels have its kernel
-    layers = functional.pad(sharp, (reach, reach, reach, reach), mode="replicate").flatten(end_dim=1)[None]
-    layers = functional.conv2d(layers, weights, groups=len(weights))
-    layers = functional.conv2d(layers, weights.transpose(2, 3), groups=len(weights))
+    sharp, reach = images[acting], math.ceil(_TAIL * params.blur.sigma)
+    sigmas = _on(images, widths).flatten()
+    down, right = (_smoothing(sigmas, side, reach)[:, None] for side in sharp.shape[2:])
+    framed = functional.pad(sharp, (reach, reach, reach, reach), mode="replicate")
     images = images.clone()
-    images[acting] = layers.view_as(sharp)
+    images[acting] = down @ framed @ right.mT
     return images
 
 
@@ -160,11 +155,15 @@ def _noise(draws: NDArray[np.float64], shape: Sequence[int], device: torch.devic
     )
 
 
-def _gaussian(sigmas: Tensor, radius: int) -> Tensor:
-    """(N, 2 radius + 1): Gaussians of standard deviations (N,) pixels, each of sum 1."""
-    places = torch.arange(-radius, radius + 1, device=sigmas.device)
-    values = torch.exp(-0.5 * (places / sigmas[:, None]) ** 2)
-    return values / values.sum(dim=1, keepdim=True)
+def _smoothing(sigmas: Tensor, side: int, reach: int) -> Tensor:
+    """(N, side, side + 2 reach): matrices that smooth a framed row by Gaussians of standard deviations (N,) pixels.
+
+    As a product it is several times as fast as a convolution of a single channel.
+    """
+    first, places = (torch.arange(count, device=sigmas.device) for count in (side, side + 2 * reach))
+    distances = places - first[:, None] - reach
+    values = torch.exp(-0.5 * (distances / sigmas[:, None, None]) ** 2) * (distances.abs() <= reach)
+    return values / values.sum(dim=2, keepdim=True)
 
 
 def _on(images: Tensor, numbers: NDArray[np.float64]) -> Tensor:
