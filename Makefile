@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup repro test lint lock params table row clean
+.PHONY: help setup repro test bench lint lock params table row clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +25,9 @@ repro: $(READY)  ## run the pipeline: whatever changed since the last run, and n
 
 test: $(READY)  ## run the tests
 	$(RUN) python -m pytest -n 2 --dist loadfile
+
+bench: $(READY)  ## measure against baselines, a quarter of an hour
+	$(RUN) PYTHONPATH=src python benchmarks/run_all.py
 
 lint: $(READY)  ## check format, style and types
 	$(RUN) ruff format --check .
