@@ -99,7 +99,7 @@ class _Pixels:
     """One of the packed arrays, as batches are taken of it: on the device where it fits, else in its memory map."""
 
     def __init__(self, array: NDArray[np.uint8], device: torch.device) -> None:
-        self.array = array
+        self.array = np.asarray(array)  # a plain array over the map: a memmap makes itself known in every slice
         self.device = device
         self.held = _held(array, device) if device.type == "cuda" and _fits(array, device) else None
 
@@ -137,7 +137,7 @@ class _BatchReader(Dataset[Batch]):
 
     def __getitem__(self, draw: _Draw) -> Batch:
         codes = self.codes[torch.from_numpy(draw.samples).to(self.codes.device, non_blocking=True)]
-        truth = self.masks.take(draw.samples) * codes[:, None, None]
+        truth = self.masks.take(draw.samples).mul_(codes[:, None, None])
         return self.images.take(draw.samples).permute(0, 3, 1, 2), truth.unsqueeze(1)
 
 
