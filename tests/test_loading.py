@@ -190,3 +190,21 @@ def test_lightning_moves_on_to_the_next_epochs_samples(store: Store) -> None:
         expected = [pixels for pixels, _ in training(store, 4, online=EVERYTHING, epoch=5 + epoch)]
         assert len(recorder.seen[epoch]) == len(expected) == 2
         assert all(torch.equal(*pair) for pair in zip(recorder.seen[epoch], expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("room", [0.5, 0.0], ids=["held", "sent"])
+@pytest.mark.parametrize("online", [NOTHING, tiny.online("horizontal_flip", "rotate", "scale", "gamma")])
+def test_a_gpu_gets_the_same_batches(
+    store: Store, room: float, online: Transforms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.loading.ROOM", room)
+    sampling = Sampling(Uniform(name="uniform"), store, 0)
+    gpu, cpu = (
+        training_batches(store, codes(store), sampling, online, 4, 0, device=torch.device(name))
+        for name in ("cuda", "cpu")
+    )
+    for ours, expected in zip(gpu, cpu, strict=True):
+        assert ours[0].is_cuda
+        torch.testing.assert_close(ours[0].cpu(), expected[0], rtol=0, atol=0.05)
+        assert (ours[1].cpu() != expected[1]).float().mean() < 0.01

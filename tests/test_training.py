@@ -256,10 +256,13 @@ def test_a_batch_larger_than_the_data_is_one_batch(stores: tuple[Store, Store], 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
-def test_mixed_precision_trains(stores: tuple[Store, Store], tmp_path: Path, precision: str) -> None:
+def test_mixed_precision_trains(
+    stores: tuple[Store, Store], tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     optimizer = adam(3e-3).model_copy(update={"fused": precision != "16-mixed"})
     network, _ = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
     assert all(tensor.dtype != torch.bfloat16 for tensor in network.state_dict().values())
+    assert f"warning: train.precision = {precision} is for GPUs" in capsys.readouterr().out
 
 
 def test_random_weights_that_were_not_wished_for_are_on_record(

@@ -161,7 +161,7 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
         share, device = share_of(trainer), trainer.strategy.root_device
         task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share, device)
         if trainer.is_global_zero:
-            _announce(recipe, train, val, start)
+            _announce(recipe, train, val, start, device)
             shutil.rmtree(places.metrics, ignore_errors=True)
         codes = class_codes(val.index["label"], recipe.task)
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
@@ -233,9 +233,11 @@ def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
     return _Start(origin, None, notes)
 
 
-def _announce(recipe: Recipe, train: Store, val: Store, start: _Start) -> None:
+def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: torch.device) -> None:
     for note in start.warnings:
         print(f"warning: {note}")
+    if device.type == "cpu" and recipe.train.precision != "32-true":
+        print(f"warning: train.precision = {recipe.train.precision} is for GPUs: most CPUs are much slower in it")
     origin = f", going on from {start.former.name}" if start.former else ""
     samples = f"{len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
     print(f"training {_title(recipe.model)}{origin} on {samples}")
