@@ -10,15 +10,12 @@ of the disk that temporary files lie on, and a seventh more.
 import argparse
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import psutil  # type: ignore[import-untyped]
 from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_pictures
-from measuring import Row, report, row
+from measuring import Row, peak_anonymous, report, row
 
 from medseg.augmentation import augment
 from medseg.preparation import prepare
@@ -53,36 +50,6 @@ def measured(folder: Path, gib: float) -> list[Row]:
 def repeated(rows: pd.DataFrame, count: int) -> pd.DataFrame:
     """`count` rows, at least one, the given ones over and over."""
     return pd.DataFrame(rows.iloc[[place % len(rows) for place in range(max(1, count))]]).reset_index(drop=True)
-
-
-def peak_anonymous(work: Callable[[], object]) -> float:
-    """MiB of the processes' RssAnon together at its largest while `work` runs, looked at every 50 ms."""
-    done, seen = threading.Event(), [anonymous()]
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            seen.append(anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return max(seen)
-
-
-def anonymous() -> float:
-    """RssAnon of this process and its children, MiB."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(_anonymous(process.pid) for process in processes) / 1024
-
-
-def _anonymous(process: int) -> int:
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:  # it has ended
-        return 0
-    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 if __name__ == "__main__":

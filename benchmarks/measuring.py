@@ -4,11 +4,14 @@ import json
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from medseg.markdown import table as table_text
 
@@ -56,6 +59,39 @@ def report(name: str, rows: list[Row], facts: dict[str, object]) -> None:
         print(f"{fact}: {value}")
     content = {"rows": [asdict(r) for r in rows], "facts": facts, "machine": machine()}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def peak_anonymous(work: Callable[[], object], own: bool = True) -> float:
+    """MiB of anonymous memory (RssAnon) at its largest while `work` runs, looked at every 50 ms.
+
+    That of all child processes together, and where `own` of this process.
+    """
+    done, seen = threading.Event(), [_anonymous_together(own)]
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            seen.append(_anonymous_together(own))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return max(seen)
+
+
+def _anonymous_together(own: bool) -> float:
+    this = psutil.Process()
+    processes = [*([this] if own else []), *this.children(recursive=True)]
+    return sum(_anonymous(process.pid) for process in processes) / 1024
+
+
+def _anonymous(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
 
 
 def machine() -> dict[str, object]:
