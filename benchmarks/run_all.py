@@ -1,8 +1,8 @@
 """All benchmarks that compare the pipeline with something else, one after the other, and one table of what they found.
 
 Run in the project's root: `make bench`, a quarter of an hour on two cores, on a machine that does nothing else. The
-table is printed and written to benchmarks/results/table.md; it holds what the last run of each benchmark found.
-`--table` writes it from those results and runs nothing.
+table is printed and written into docs/speed.md; it holds what the last run of each benchmark found. `--table` writes it
+from those results, and the profile of benchmarks/profile_training.py beside it, and runs nothing.
 """
 
 import json
@@ -16,6 +16,7 @@ from measuring import RESULTS
 from medseg.markdown import table
 
 BENCHMARKS = ("data_stages", "data_memory", "imports", "training", "prediction")
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 COLUMNS = ["what", "ours", "baseline", "ratio", "limit", "kept"]
 
 
@@ -25,7 +26,8 @@ def main() -> None:
     found = [json.loads(path.read_text()) for path in map(result, BENCHMARKS) if path.exists()]
     text = "\n\n".join([table(COLUMNS, [cells(row) for one in found for row in one["rows"]]), *map(machine, found[:1])])
     print(text)
-    (RESULTS / "table.md").write_text(text + "\n")
+    write_between("table", text)
+    write_between("profile", profile())
     if failed:
         sys.exit(f"error: failed: {', '.join(failed)}")
 
@@ -43,9 +45,29 @@ def result(name: str) -> Path:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    ours, baseline = (f"{row[side]:.3g} {row['unit']}" for side in ("ours", "baseline"))
+    ours, baseline = (f"{short(row[side])} {row['unit']}" for side in ("ours", "baseline"))
     kept = "yes" if row["ratio"] >= row["limit"] else "no"
     return [row["what"], ours, baseline, f"{row['ratio']:.2f}", f">= {row['limit']:.2f}", kept]
+
+
+def short(number: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def profile() -> str:
+    """The profile of training as a table."""
+    found: dict[str, dict[str, float]] = json.loads((RESULTS / "profile_training.json").read_text())["milliseconds"]
+    return table(
+        ["ms a step", *found], [[kind, *(f"{side[kind]:.0f}" for side in found.values())] for kind in found["now"]]
+    )
+
+
+def write_between(name: str, text: str) -> None:
+    """Replace what stands between two comments of the page."""
+    before, rest = PAGE.read_text().split(f"<!-- {name} -->")
+    _, after = rest.split(f"<!-- end of the {name} -->")
+    PAGE.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of the {name} -->{after}")
 
 
 def machine(found: dict[str, Any]) -> str:
