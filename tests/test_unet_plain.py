@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import unsettle
 from numpy.typing import NDArray
 from scipy.signal import correlate2d
 from scipy.stats import kstest
@@ -27,20 +28,6 @@ def count(channels: int, classes: int, init_features: int) -> int:
     """Parameters, of a network without storage."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in UnetPlain(channels, classes, init_features).parameters())
-
-
-def unsettle(network: nn.Module) -> None:
-    """Give all that starts at 0 or 1 (biases, the statistics, scales and shifts of normalisation) other values."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
-            module.bias.data.normal_()
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            for values in (module.running_mean, module.bias.data):
-                values.normal_(std=0.3)
-            for values in (module.running_var, module.weight.data):
-                values.uniform_(0.5, 2)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 48), (64, 32), (80, 80)])
@@ -129,34 +116,9 @@ def test_weights_as_pytorch_draws_them_would_not_pass() -> None:
         assert fit(layer) < 1e-4, name
 
 
-def test_biases_start_at_zero_and_normalisation_as_it_is() -> None:
-    for name, values in build(3, 3, 2).named_parameters():
-        if name.endswith("bias"):
-            assert (values == 0).all(), name
-        elif "norm" in name:
-            assert (values == 1).all(), name
-
-
 def test_only_the_layers_without_normalisation_have_biases() -> None:
     biased = {name for name, layer in convolutions(build(1, 1, 1)).items() if layer.bias is not None}
     assert biased == {"upsampling.0", "upsampling.1", "upsampling.2", "upsampling.3", "head"}
-
-
-def test_pictures_of_a_batch_are_independent_in_evaluation_and_not_in_training() -> None:
-    network = build(1, 1, 4)
-    pictures = torch.randn(3, 1, 32, 32)
-    for _ in range(3):
-        network(pictures)
-    alone, together = network(pictures[:1]), network(pictures)[:1]
-    assert not torch.allclose(alone, together, atol=1e-2)
-    network.eval()
-    torch.testing.assert_close(network(pictures[:1]), network(pictures)[:1])
-
-
-def test_one_seed_gives_one_network() -> None:
-    one, again, other = (build(3, 1, 2, seed).state_dict() for seed in (5, 5, 6))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-    assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
 def test_names_of_weights_say_path_level_and_layer() -> None:

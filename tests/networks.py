@@ -1,0 +1,17 @@
+"""What tests of whole networks share."""
+
+from torch import nn
+
+
+def unsettle(network: nn.Module) -> None:
+    """Give all that starts at 0 or 1 (biases, the statistics, scales and shifts of normalisation) other values."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+            module.bias.data.normal_()
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for values in (module.running_mean, module.bias.data):
+                values.normal_(std=0.3)
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.5, 2)
