@@ -73,22 +73,36 @@ def read_queue() -> list[Task]:
     return [Task(*found) for found in TASK.findall(run("dvc", "queue", "status"))]
 
 
-def watch(names: Sequence[str], earlier: Sequence[Task]) -> Iterator[Task]:
+def watch(names: Sequence[str], earlier: Sequence[Task], jobs: int) -> Iterator[Task]:
     """Give the task of each experiment in `names` when it has ended; `earlier` tasks are others' or older ones'.
 
-    Raises `UserError` where the queue has lost its workers.
+    DVC's workers leave a queue that seems empty to them, and on a busy machine one with tasks can: then `jobs` new ones
+    are started. Raises `UserError` where they leave again without having taken a task, or a task has died.
     """
-    old, waiting, lonely = {task.rev for task in earlier}, set(names), 0
+    old, waiting, lonely, left_behind = {task.rev for task in earlier}, set(names), 0, set[Task]()
     while waiting:
         time.sleep(POLL_SECONDS)
         status = run("dvc", "queue", "status")
-        for task in (Task(*found) for found in TASK.findall(status)):
-            if task.ended and task.name in waiting and task.rev not in old:
-                waiting.remove(task.name)
-                yield task
+        ours = {
+            task for found in TASK.findall(status) if (task := Task(*found)).name in waiting and task.rev not in old
+        }
+        for task in sorted((task for task in ours if task.ended), key=lambda task: task.name):
+            waiting.remove(task.name)
+            yield task
         lonely = lonely + 1 if "Worker status: 0 active, 0 idle" in status else 0
         if waiting and lonely >= LONELY_POLLS:
-            raise UserError(f"the queue has no worker left, and these did not end: {', '.join(sorted(waiting))}")
+            queued = {task for task in ours if task.status == "Queued"}
+            if queued and queued != left_behind:
+                start_queue(jobs)
+                lonely, left_behind = 0, queued
+            elif not any(_is_alive(task) for task in ours):
+                raise UserError(f"the queue has no worker left, and these did not end: {', '.join(sorted(waiting))}")
+
+
+def _is_alive(task: Task) -> bool:
+    """Whether the process of a task runs, as the file tells that DVC keeps to kill it by."""
+    files = Path(".dvc/tmp/exps/run").glob(f"{task.rev}*/*.pid")
+    return any(Path("/proc", file.read_text().strip()).exists() for file in files)
 
 
 def log_tail(task: Task) -> str:

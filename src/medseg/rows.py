@@ -161,7 +161,7 @@ def _run_wave(
         enqueue(variant.name, overrides)
     if fresh:
         start_queue(jobs)
-    for task in watch([variant.name for variant in fresh], earlier):
+    for task in watch([variant.name for variant in fresh], earlier, jobs):
         print(f"{task.name}: {'finished' if task.status == 'Success' else 'failed'}", flush=True)
         yield task.name, None if task.status == "Success" else f"failed:\n{log_tail(task)}"
 
