@@ -19,7 +19,8 @@ from typing import Any
 from medseg.errors import UserError
 
 WEIGHTS = Path("weights")
-POLL_SECONDS = 10  # asking takes DVC some seconds of a core
+POLL_SECONDS = 10  # at least, between two looks at the queue
+POLL_SHARE = 4  # how many times as long as a look takes to wait for the next: it costs seconds of a core
 LONELY_POLLS = 6  # in a row without a worker before the queue counts as dead: a busy machine's workers answer late
 LOG_LINES = 25
 TASK = re.compile(r"^([0-9a-f]{7})\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
@@ -79,10 +80,12 @@ def watch(names: Sequence[str], earlier: Sequence[Task], jobs: int) -> Iterator[
     DVC's workers leave a queue that seems empty to them, and on a busy machine one with tasks can: then `jobs` new ones
     are started. Raises `UserError` where they leave again without having taken a task, or a task has died.
     """
-    old, waiting, lonely, left_behind = {task.rev for task in earlier}, set(names), 0, set[Task]()
+    old, waiting, lonely, left_behind, took = {task.rev for task in earlier}, set(names), 0, set[Task](), 0.0
     while waiting:
-        time.sleep(POLL_SECONDS)
+        time.sleep(max(POLL_SECONDS, POLL_SHARE * took))
+        start = time.monotonic()
         status = run("dvc", "queue", "status")
+        took = time.monotonic() - start
         ours = {
             task for found in TASK.findall(status) if (task := Task(*found)).name in waiting and task.rev not in old
         }
