@@ -220,10 +220,10 @@ def _entries(lock: str) -> dict[str, dict[str, str]]:
 
 def _all_processes() -> Iterator[tuple[int, Path, list[str]]]:
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile, or is another user's
-            command = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-            if command != [""]:  # that of a zombie
-                yield int(entry.name), (entry / "cwd").readlink(), command
+        with suppress(OSError):  # it has ended, or is another user's
+            place = (entry / "cwd").readlink()
+            command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            yield int(entry.name), place, command
 
 
 def _age(pid: int) -> float:
@@ -253,7 +253,7 @@ HEAD = """# Killed anywhere, right in the end
 stage's alone; then the same command ran again. It ended right where no output that a stage had left half done looked
 complete, no lock stopped the second run, and every output had the bytes of a run that nothing disturbed.
 
-| command | stage | kills | of all processes | of the stage's | seconds after the start | went on from epoch | ended right |
+| command | stage | kills | of all processes | of the stage's | seconds from the start | on from epoch | ended right |
 |---|---|---|---|---|---|---|---|
 """
 
