@@ -63,8 +63,8 @@ class Site:
         self.clone.run("git", "add", "-A")
         self.clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
         stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
-        self.outs = {name: _outs(stage) for name, stage in stages.items()}
-        self.right = {out: _digest(folder / out) for name in STAGES for out in self.outs[name]}
+        self.outs = {name: outputs(stage) for name, stage in stages.items()}
+        self.right = {out: digest(folder / out) for name in STAGES for out in self.outs[name]}
         self.locked = _entries((folder / "dvc.lock").read_text())
         self.logs = folder.parent / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ class Site:
 
     def faults_of_rest(self, stage: str, way: Way) -> list[str]:
         """What lies in the workspace after a kill and neither is right nor absent."""
-        found = {out: _digest(self.folder / out) for out in self.right}
+        found = {out: digest(self.folder / out) for out in self.right}
         may_miss = set(self.outs[stage]) if way != "queue" else set()
         wrong = [out for out, digest in found.items() if digest not in (self.right[out], None)]
         gone = [out for out, digest in found.items() if digest is None and out not in may_miss]
@@ -155,7 +155,7 @@ class Site:
         else:
             lock = (self.folder / "dvc.lock").read_text()
         wrong = [out for out, digest in _entries(lock)[stage].items() if digest != self.locked[stage][out]]
-        wrong += [out for out in self.right if _digest(self.folder / out) != self.right[out]]
+        wrong += [out for out in self.right if digest(self.folder / out) != self.right[out]]
         return [f"{out}: other bytes than undisturbed: {self.output(name)}" for out in dict.fromkeys(wrong)]
 
     def output(self, name: str) -> str:
@@ -197,13 +197,13 @@ class Site:
         return any((self.folder / ".dvc/tmp/medseg/training").glob(f"*/epoch-{epoch}"))
 
 
-def _outs(stage: dict[str, Any]) -> list[str]:
+def outputs(stage: dict[str, Any]) -> list[str]:
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
     paths = (next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries)
     return [path.replace("${name}", "default") for path in paths]
 
 
-def _digest(path: Path) -> str | None:
+def digest(path: Path) -> str | None:
     """A hash of a file, or of a folder's files with their names; None where there is nothing."""
     if not path.exists():
         return None

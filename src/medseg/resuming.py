@@ -11,13 +11,14 @@ import torch
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, optim
 
 from medseg.errors import UserError
 from medseg.optimisation import Constant, OptimizerParams, Plateau, Schedule, SchedulerParams
 from medseg.outputs import write_text
 from medseg.params import Section, read_yaml, validate
+from medseg.tensors import save_tensors
 
 NUMBERS = "training.yaml"
 TENSORS = "optimizer.safetensors"
@@ -82,11 +83,9 @@ def save_state(
 def write_tensors(optimizer_state: dict[str, Any], path: Path) -> None:
     """Write the running means of an optimiser's `state_dict()`: to each weight its number and the tensors' names."""
     tensors = {
-        f"{number}.{name}": tensor.cpu().contiguous()
-        for number, kept in optimizer_state["state"].items()
-        for name, tensor in kept.items()
+        f"{number}.{name}": tensor for number, kept in optimizer_state["state"].items() for name, tensor in kept.items()
     }
-    save_file(tensors, path)
+    save_tensors(tensors, path)
 
 
 def _progress(state: dict[str, Any]) -> Progress:

@@ -19,12 +19,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medseg.outputs import PARTIAL_PREFIX, whole_folder
 from medseg.resuming import read_tensors, restore_optimizer, write_tensors
 from medseg.task import SegmentationTask
+from medseg.tensors import save_tensors
 
 FIGURE = "val/dice"  # by which the best epoch is chosen
 WEIGHTS = "weights.safetensors"
@@ -134,10 +135,10 @@ class Snapshots(pl.Callback):
         if averaging := _averaging(trainer):
             state: dict[str, Any] = {"state_dict": {}}
             averaging.on_save_checkpoint(trainer, task, state)
-            _save(state["state_dict"] | state["averaging_state"], _average_file(folder, trainer.global_rank))
+            save_tensors(state["state_dict"] | state["averaging_state"], _average_file(folder, trainer.global_rank))
         if not trainer.is_global_zero:
             return
-        _save(task.state_dict(), folder / WEIGHTS)
+        save_tensors(task.state_dict(), folder / WEIGHTS)
         write_tensors(task.optimizer.state_dict(), folder / OPTIMIZER)
         shutil.copytree(self.logged, folder / FIGURES)
         state = {
@@ -186,10 +187,6 @@ def _average_file(folder: Path, rank: int) -> Path:
 def _read(folder: Path, epoch: int) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((_epoch(folder, epoch) / STATE).read_text())
     return state
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _averaging(trainer: pl.Trainer) -> WeightAveraging | None:
