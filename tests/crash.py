@@ -32,6 +32,7 @@ EPOCHS = 4
 SETTINGS = [*(setting for setting in TINY if not setting.startswith("train.epochs")), f"train.epochs={EPOCHS}"]
 LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
 LOOK = 0.02  # seconds between looks for a process
+EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results right
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
 PROJECT = Path(__file__).parents[1]
 PATIENCE = 300.0  # seconds that a command may take
@@ -69,19 +70,19 @@ class Site:
         self.logs = folder.parent / "logs"
         self.logs.mkdir(exist_ok=True)
         self.count = 0
+        self.children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, way: Way, stage: str, name: str) -> None:
+    def start(self, way: Way, stage: str, name: str) -> "subprocess.Popen[bytes]":
         """Start the command and come back when it runs; its output goes to a file of that name."""
-        options = [word for setting in SETTINGS for word in ("-S", setting)]
         commands: dict[Way, list[str]] = {
             "dvc repro": ["dvc", "repro", "-f", "-s", stage],
-            "dvc exp run": ["dvc", "exp", "run", "-f", "-s", *options, stage],
+            "dvc exp run": ["dvc", "exp", "run", "-f", "-s", *_options(), stage],
             "queue": ["dvc", "queue", "start", "-j", "1"],
         }
         if way == "queue":
-            self.clone.run("dvc", "exp", "run", "--queue", "-n", name, "-f", "-s", *options, stage)
+            self.queue(stage, name)
         with (self.logs / name).open("ab") as log:
-            subprocess.Popen(
+            child = subprocess.Popen(
                 commands[way],
                 cwd=self.folder,
                 env=self.clone.environment(),
@@ -89,6 +90,12 @@ class Site:
                 stderr=log,
                 start_new_session=True,
             )
+        self.children.append(child)
+        return child
+
+    def queue(self, stage: str, name: str, *changes: str) -> None:
+        """Queue a stage as an experiment."""
+        self.clone.run("dvc", "exp", "run", "--queue", "-n", name, "-f", "-s", *_options(*changes), stage)
 
     def processes(self) -> dict[int, list[str]]:
         """The processes that work in the clone, with their command lines."""
@@ -105,7 +112,8 @@ class Site:
         while not happened():
             if time.monotonic() > end:
                 raise TimeoutError(f"{what}: not within {PATIENCE:.0f} s; processes: {self.processes()}")
-            _reap()
+            for child in self.children:
+                child.poll()  # or it stays as a zombie
             time.sleep(LOOK)
 
     def finish(self) -> None:
@@ -146,17 +154,38 @@ class Site:
 
     def faults_of_end(self, stage: str, way: Way, name: str) -> list[str]:
         """What the command that was run again left otherwise than the undisturbed run."""
-        if way == "queue":
-            refs = self.clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-            ref = next((ref for ref in refs if ref.endswith(f"/{name}")), None)
-            if ref is None:
-                return [f"the queue ended without the experiment: {self.output(name)}"]
-            lock = self.clone.run("git", "show", f"{ref}:dvc.lock")
-        else:
-            lock = (self.folder / "dvc.lock").read_text()
+        lock = self.lock_of(name) if way == "queue" else (self.folder / "dvc.lock").read_text()
+        if lock is None:
+            return [f"the queue ended without the experiment: {self.output(name)}"]
         wrong = [out for out, digest in _entries(lock)[stage].items() if digest != self.locked[stage][out]]
         wrong += [out for out in self.right if digest(self.folder / out) != self.right[out]]
         return [f"{out}: other bytes than undisturbed: {self.output(name)}" for out in dict.fromkeys(wrong)]
+
+    def lock_of(self, experiment: str) -> str | None:
+        """The file dvc.lock of an experiment that ended."""
+        refs = self.clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+        ref = next((ref for ref in refs if ref.endswith(f"/{experiment}")), None)
+        return self.clone.run("git", "show", f"{ref}:dvc.lock") if ref else None
+
+    def faults_of_queue(self, experiments: int, workers: int) -> list[str]:
+        """Train with so many seeds in the queue at once: experiments without a result, or with another one's.
+
+        The last seed's is also held against training of it alone.
+        """
+        names = [f"seed-{seed}" for seed in range(1, experiments + 1)]
+        for seed, name in enumerate(names, start=1):
+            self.queue("train", name, "train.epochs=1", f"seed={seed}")
+        self.clone.run("dvc", "queue", "start", "-j", str(workers))
+        self.finish()
+        locks = {name: lock for name in names if (lock := self.lock_of(name))}
+        faults = [f"{name}: no result: {self.output(name)}" for name in names if name not in locks]
+        weights = {name: _entries(lock)["train"]["models/network"] for name, lock in locks.items()}
+        faults += [f"{name}: another's result" for name in weights if list(weights.values()).count(weights[name]) > 1]
+        self.clone.run("dvc", "exp", "run", "-f", "-s", *_options("train.epochs=1", f"seed={experiments}"), "train")
+        alone = _entries((self.folder / "dvc.lock").read_text())["train"]["models/network"]
+        self.clone.run("git", "checkout", "-q", ".")
+        self.clone.run("dvc", "checkout", "--force")
+        return faults + [f"{name}: not what it is alone" for name in names[-1:] if weights.get(name) != alone]
 
     def output(self, name: str) -> str:
         """What the command printed, in the queue the stage."""
@@ -197,6 +226,12 @@ class Site:
         return any((self.folder / ".dvc/tmp/medseg/training").glob(f"*/epoch-{epoch}"))
 
 
+def _options(*changes: str) -> list[str]:
+    """Those of `dvc exp run` for the tiny run; of several values of a key the last one counts."""
+    values = dict(setting.split("=", 1) for setting in (*SETTINGS, *changes))
+    return [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
+
+
 def outputs(stage: dict[str, Any]) -> list[str]:
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
     paths = (next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries)
@@ -233,13 +268,6 @@ def _age(pid: int) -> float:
     except OSError:
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _reap() -> None:
-    """Take note of children that ended."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 PLAN: dict[Way, dict[str, int]] = {
@@ -295,6 +323,12 @@ def table(kills: Iterable[Kill]) -> str:
     return HEAD + "".join(rows) + "".join(["\n", *faults] if faults else [])
 
 
+def queue_words(faults: list[str]) -> str:
+    """The page's last lines."""
+    said = "all right, the last one held against training alone" if not faults else "\n- ".join(["wrong:\n", *faults])
+    return f"\nA queue of {EXPERIMENTS} tiny trainings with {WORKERS} workers: {said}.\n"
+
+
 def main() -> None:
     """Kill at random, and write the page."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -304,9 +338,11 @@ def main() -> None:
     asked = parser.parse_args()
     plan = {way: {stage: asked.kills or count for stage, count in counts.items()} for way, counts in PLAN.items()}
     with tempfile.TemporaryDirectory(prefix="medseg-crash-") as folder:
-        kills = list(random_kills(Site(PROJECT, Path(folder) / "site"), plan, random.Random(asked.seed)))
-    write_text(asked.page, table(kills))
-    if any(kill.faults for kill in kills):
+        site = Site(PROJECT, Path(folder) / "site")
+        kills = list(random_kills(site, plan, random.Random(asked.seed)))
+        faults = site.faults_of_queue(EXPERIMENTS, WORKERS)
+    write_text(asked.page, table(kills) + queue_words(faults))
+    if faults or any(kill.faults for kill in kills):
         raise SystemExit(f"some runs did not end right: see {asked.page}")
 
 

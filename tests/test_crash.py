@@ -1,5 +1,7 @@
 """The pipeline killed anywhere, then started again: a dozen kills; `make crash` strikes more often, and at random."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,42 @@ def test_training_that_was_killed_goes_on_and_ends_right(site: Site, way: Way, v
     assert kill.resumed is not None
     assert kill.resumed >= epoch
     assert not site.has_finished(kill.resumed)  # removed on success
+
+
+def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: Site) -> None:
+    name = site.new_name("dvc repro", "train")
+    with site.start("dvc repro", "train", name) as process:
+        site.wait_for(lambda: site.has_finished(1), "the first epoch")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    assert process.returncode == 255  # DVC's own; the stage's is in its message
+    assert "exited with 130" in site.output(name)
+    assert "Traceback" not in site.output(name)
+    site.start("dvc repro", "train", name)
+    site.finish()
+    assert "going on from epoch" in site.output(name)
+    assert site.faults_of_end("train", "dvc repro", name) == []
+
+
+def test_a_second_dvc_repro_says_why_it_does_not_run_and_leaves_the_first_alone(site: Site) -> None:
+    name = site.new_name("dvc repro", "train")
+    site.start("dvc repro", "train", name)
+    site.wait_for(lambda: site.stage_process("train"), "the stage")
+    second = site.clone.attempt("dvc", "repro", "-f", "-s", "train")
+    assert second.returncode == 255
+    assert "is busy, it is being blocked by:\n  (PID " in second.stdout
+    site.finish()
+    assert site.faults_of_end("train", "dvc repro", name) == []
+
+
+def test_a_queue_with_several_workers_ends_with_all_results_right(site: Site) -> None:
+    assert site.faults_of_queue(experiments=4, workers=2) == []
+
+
+def test_odd_surroundings_change_no_byte(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path with spaces and letters of other alphabets, no home, a locale that is not there, a clock far away."""
+    for variable, value in {"HOME": "/dev/null/none", "LC_ALL": "tr_TR.ISO8859-9", "TZ": "Asia/Kathmandu"}.items():
+        monkeypatch.setenv(variable, value)
+    odd = Site(site.folder, tmp_path / "Größe \N{GREEK SMALL LETTER ALPHA} 医学 (1)" / "the site")
+    assert odd.right == site.right
+    assert odd.locked == site.locked
+    assert odd.strike("train", "queue", "stage", lambda _: odd.has_finished(1)).faults == ()

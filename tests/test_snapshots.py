@@ -1,6 +1,8 @@
 """Training that stops somewhere and is started again: to the last bit what it would have been."""
 
+import gc
 import random
+import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,88 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     assert_same(undisturbed, killed.train(RECIPES[name]))
     assert "going on from epoch 2 of 4" in capsys.readouterr().out
     assert whole.logged() == killed.logged()
+
+
+def test_a_run_that_was_killed_again_and_again_ends_as_one_that_was_not(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = (Run(tmp_path / which, stores) for which in ("whole", "killed"))
+    averaged = RECIPES["averaged weights"]
+    undisturbed = whole.train(averaged)
+    for after in range(EPOCHS):
+        killed.kill(averaged, monkeypatch, after)
+    assert_same(undisturbed, killed.train(averaged))
+    assert whole.logged() == killed.logged()
+
+
+def test_a_run_that_was_killed_after_its_last_epoch_has_nothing_left_to_train(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, stores)
+    undisturbed = run.train(recipe())  # nobody removed the state
+    logged = run.logged()
+
+    def trained(*_: object) -> Any:
+        raise AssertionError("an epoch was trained")
+
+    monkeypatch.setattr(Sampling, "order", trained)
+    assert_same(undisturbed, run.train(recipe()))
+    assert run.logged() == logged
+
+
+def test_patience_counts_the_epochs_before_the_kill(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing to find: val/dice is 0 throughout, the first epoch stays the best, and patience ends after the third.
+    empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
+    run = Run(tmp_path, (stores[0], empty))
+    patient = recipe(epochs=9, patience=2)
+    run.kill(patient, monkeypatch, after=2)
+    for _ in range(2):  # the second time from a state in which patience is at its end
+        training = run.train(patient).description.training
+        assert (training.best_epoch, training.epochs) == (1, 3)
+
+
+def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, stores)
+    run.kill(recipe(), monkeypatch, after=1)
+    (tmp_path / "state/.partial-epoch-2").mkdir()
+    (tmp_path / "state/epoch-1/state.json").rename(tmp_path / "state/.partial-epoch-2/state.json")
+    (tmp_path / "state/epoch-1").rename(tmp_path / "state/.partial-epoch-1")
+    assert run.train(recipe()).description.training.epochs == EPOCHS
+    assert not list((tmp_path / "state").glob(".partial-*"))
+
+
+def test_no_more_than_two_epochs_lie_on_disk(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    run = Run(tmp_path, stores)
+    best = run.train(recipe()).description.training.best_epoch
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {f"epoch-{best}", f"epoch-{EPOCHS}"}
+
+
+def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.snapshots.SPARING", 10**9)
+    best = Run(tmp_path, stores).train(recipe()).description.training.best_epoch
+    assert best < EPOCHS
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {f"epoch-{best}"}  # what the run itself needs
+
+
+def test_two_hundred_epochs_take_no_more_memory_and_files_than_one_hundred(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, seen = Sampling.order, {}
+
+    def watched(sampling: Sampling, epoch: int) -> Any:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen[epoch] = pages * resource.getpagesize(), len(list(Path("/proc/self/fd").iterdir()))
+        return order(sampling, epoch)
+
+    monkeypatch.setattr(Sampling, "order", watched)
+    Run(tmp_path, stores).train(recipe(PLAIN, epochs=200, patience=200))
+    (early, files), (late, more) = seen[100], seen[199]
+    assert more == files
+    assert late - early < 100 * 20_000  # bytes an epoch

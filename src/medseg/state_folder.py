@@ -108,7 +108,7 @@ def _is_there(path: Path, file: IO[bytes]) -> bool:
 def _prune(states: Path) -> None:
     """Remove the states that nobody came back for."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
-    for folder in states.glob("*"):
+    for folder in states.glob("*/"):
         with suppress(FileNotFoundError):  # another process does the same, or ended well
             if folder.stat().st_mtime < oldest and (lock := _lock(folder)):
                 with lock:
