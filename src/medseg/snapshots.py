@@ -9,8 +9,6 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from medseg.tensors import save_tensors
 
 FIGURE = "val/dice"  # by which the best epoch is chosen
 WEIGHTS = "weights.safetensors"
+AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 FIGURES = "figures"  # what was logged
@@ -48,7 +47,7 @@ class Best:
 def last_epoch(folder: Path) -> int:
     """After how many epochs the run of `folder` can go on; 0: it must start anew."""
     found = sorted((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*")), reverse=True)
-    return next((epoch for epoch in found if _epoch(folder, _read(folder, epoch)["best_epoch"]).is_dir()), 0)
+    return next((epoch for epoch in found if _epoch(folder, _state(_epoch(folder, epoch))["best_epoch"]).is_dir()), 0)
 
 
 def bring_back_figures(folder: Path, logged: Path) -> None:
@@ -58,27 +57,40 @@ def bring_back_figures(folder: Path, logged: Path) -> None:
         shutil.copytree(_epoch(folder, epoch) / FIGURES, logged)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """An epoch, read from disk."""
+
+    state: dict[str, Any]  # of state.json
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor] | None  # with the counts that torch keeps beside it
+    optimizer: dict[int, dict[str, Tensor]]
+
+
 class Snapshots(pl.Callback):
     """Writes a run's epochs to its folder, lets it go on from there, and ends it when val/dice rises no more.
 
     In the trainer's list it stands before a `WeightAveraging`, which puts the average in the weights' place at the end.
+    Where several processes train together the first one alone writes and reads, and hands what it read to the others.
+    Their averages then have the first one's running figures of normalisation.
     """
 
     def __init__(self, folder: Path, logged: Path, patience: int) -> None:
-        """`folder` is the run's, and that of the first where several processes train; loggers write to `logged`.
-
-        Training ends after `patience` epochs without a better val/dice.
-        """
+        """`folder` is the run's; loggers write to `logged`. Training ends `patience` epochs after the best val/dice."""
         self.folder, self.logged, self.patience = folder, logged, patience
         self.start = 0  # epochs that were finished before this process began
+        self.chance: dict[str, Any] = {}  # the random numbers' state at that time
         self.best_epoch, self.best_dice = 0, -np.inf
         self.written, self.cost = -np.inf, 0.0  # seconds: when the last state was written, and how long that took
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring all but the random numbers to the end of the last epoch that the folder holds."""
-        self.folder, self.start = trainer.strategy.broadcast((self.folder, last_epoch(self.folder)))
+        self.start = trainer.strategy.broadcast(last_epoch(self.folder))
         if self.start:
-            self._restore(trainer, _task(pl_module))
+            task = _task(pl_module)
+            read = trainer.strategy.broadcast(self._read_start(trainer, task))
+            assert read is not None  # the first process has read it
+            self._restore(trainer, task, read)
             trainer.should_stop = self._has_lost_patience(self.start)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,8 +99,7 @@ class Snapshots(pl.Callback):
         if epoch > self.start:
             self._finish(trainer, _task(pl_module))
         elif epoch:
-            path = _chance_file(_epoch(self.folder, epoch), trainer.global_rank)
-            _restore_chance(json.loads(path.read_text()), pl_module.device)
+            _restore_chance(self.chance, pl_module.device)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """See whether this epoch is the best, and end training where none was for long."""
@@ -105,11 +116,10 @@ class Snapshots(pl.Callback):
 
     def take_best(self, task: SegmentationTask) -> Best:
         """Bring the trained task, which lies in the CPU's memory, to the end of its best epoch, in place."""
-        folder, state = _epoch(self.folder, self.best_epoch), _read(self.folder, self.best_epoch)
-        average = _average_file(folder, 0)
-        weights = load_file(average if average.exists() else folder / WEIGHTS)
-        task.load_state_dict({name: weights[name] for name in task.state_dict()})
-        _restore_optimizer(task, folder, state)
+        best = _read_epoch(_epoch(self.folder, self.best_epoch), task)
+        weights = best.average or best.weights
+        task.load_state_dict({name: weights[name] for name in best.weights})
+        _restore_optimizer(task, best)
         scheduler_state = task.schedule.scheduler.state_dict() if task.schedule else None
         return Best(self.best_epoch, self.best_dice, task.optimizer.state_dict(), scheduler_state)
 
@@ -122,23 +132,20 @@ class Snapshots(pl.Callback):
         is_due = start - self.written >= SPARING * self.cost
         if epoch != self.best_epoch and not trainer.strategy.broadcast(is_due):
             return
-        with _whole_folder_of_all(trainer, _epoch(self.folder, epoch)) as folder:
-            self._write(trainer, task, folder)
+        chances = _of_all(trainer, _chance(task.device))
         if trainer.is_global_zero:
+            with whole_folder(_epoch(self.folder, epoch)) as folder:
+                self._write(trainer, task, chances, folder)
             _keep(self.folder, {epoch, self.best_epoch})
         self.written = time.monotonic()
         self.cost = self.written - start
 
-    def _write(self, trainer: pl.Trainer, task: SegmentationTask, folder: Path) -> None:
-        """Write the parts of an epoch; what differs between processes that train together each writes for itself."""
-        _chance_file(folder, trainer.global_rank).write_text(json.dumps(_chance(task.device)))
-        if averaging := _averaging(trainer):
-            state: dict[str, Any] = {"state_dict": {}}
-            averaging.on_save_checkpoint(trainer, task, state)
-            save_tensors(state["state_dict"] | state["averaging_state"], _average_file(folder, trainer.global_rank))
-        if not trainer.is_global_zero:
-            return
+    def _write(self, trainer: pl.Trainer, task: SegmentationTask, chances: list[Any], folder: Path) -> None:
         save_tensors(task.state_dict(), folder / WEIGHTS)
+        if averaging := _averaging(trainer):
+            parts: dict[str, Any] = {"state_dict": {}}
+            averaging.on_save_checkpoint(trainer, task, parts)
+            save_tensors(parts["state_dict"] | parts["averaging_state"], folder / AVERAGE)
         write_tensors(task.optimizer.state_dict(), folder / OPTIMIZER)
         shutil.copytree(self.logged, folder / FIGURES)
         state = {
@@ -148,21 +155,26 @@ class Snapshots(pl.Callback):
             "rates": [float(group["lr"]) for group in task.optimizer.param_groups],
             "schedule": task.schedule.scheduler.state_dict() if task.schedule else None,
             "precision": trainer.precision_plugin.state_dict(),
+            "chances": chances,
         }
-        (folder / STATE).write_text(json.dumps(state))
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
-    def _restore(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
-        folder, state = _epoch(self.folder, self.start), _read(self.folder, self.start)
+    def _read_start(self, trainer: pl.Trainer, task: SegmentationTask) -> _Read | None:
+        return _read_epoch(_epoch(self.folder, self.start), task) if trainer.is_global_zero else None
+
+    def _restore(self, trainer: pl.Trainer, task: SegmentationTask, read: _Read) -> None:
+        state = read.state
         self.best_epoch, self.best_dice = state["best_epoch"], state["best_dice"]
-        weights = load_file(folder / WEIGHTS)
-        task.load_state_dict(weights)
-        _restore_optimizer(task, folder, state)
+        self.chance = state["chances"][trainer.global_rank]
+        task.load_state_dict(read.weights)
+        _restore_optimizer(task, read)
         trainer.precision_plugin.load_state_dict(state["precision"])
         _set_progress(trainer, self.start, state["steps"])
-        if averaging := _averaging(trainer):
-            average = load_file(_average_file(folder, trainer.global_rank))
-            known = {name: average.pop(name) for name in weights}
-            parts = {"state_dict": known, "averaging_state": average, "current_model_state": weights}
+        averaging = _averaging(trainer)
+        if averaging and read.average:
+            average = {name: read.average[name] for name in read.weights}
+            counts = {name: count for name, count in read.average.items() if name not in average}
+            parts = {"state_dict": average, "averaging_state": counts, "current_model_state": read.weights}
             averaging.on_load_checkpoint(trainer, task, parts)
             averaging.load_state_dict({"latest_update_step": state["steps"]})
 
@@ -176,17 +188,23 @@ def _epoch(folder: Path, number: int) -> Path:
     return folder / f"epoch-{number}"
 
 
-def _chance_file(folder: Path, rank: int) -> Path:
-    return folder / f"chance-{rank}.json"
-
-
-def _average_file(folder: Path, rank: int) -> Path:
-    return folder / f"average-{rank}.safetensors"
-
-
-def _read(folder: Path, epoch: int) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((_epoch(folder, epoch) / STATE).read_text())
+def _state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return state
+
+
+def _read_epoch(folder: Path, task: SegmentationTask) -> _Read:
+    average = load_file(folder / AVERAGE) if (folder / AVERAGE).exists() else None
+    optimizer = read_tensors(folder / OPTIMIZER, task.optimizer)
+    return _Read(_state(folder), load_file(folder / WEIGHTS), average, optimizer)
+
+
+def _of_all(trainer: pl.Trainer, own: object) -> list[Any]:
+    """What each of the processes that train together has, by rank."""
+    everyone: list[Any] = [own] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(everyone, own)
+    return everyone
 
 
 def _averaging(trainer: pl.Trainer) -> WeightAveraging | None:
@@ -202,24 +220,10 @@ def _keep(folder: Path, epochs: set[int]) -> None:
             shutil.rmtree(path)
 
 
-@contextmanager
-def _whole_folder_of_all(trainer: pl.Trainer, path: Path) -> Iterator[Path]:
-    """A folder that is whole or absent, to which all processes write that train together."""
-    if not trainer.is_global_zero:
-        trainer.strategy.barrier()
-        yield path.with_name(PARTIAL_PREFIX + path.name)
-        trainer.strategy.barrier()
-        return
-    with whole_folder(path) as partial:
-        trainer.strategy.barrier()
-        yield partial
-        trainer.strategy.barrier()
-
-
-def _restore_optimizer(task: SegmentationTask, folder: Path, state: dict[str, Any]) -> None:
-    restore_optimizer(task.optimizer, read_tensors(folder / OPTIMIZER, task.optimizer), state["rates"])
+def _restore_optimizer(task: SegmentationTask, read: _Read) -> None:
+    restore_optimizer(task.optimizer, read.optimizer, read.state["rates"])
     if task.schedule:
-        task.schedule.scheduler.load_state_dict(state["schedule"])
+        task.schedule.scheduler.load_state_dict(read.state["schedule"])
 
 
 def _set_progress(trainer: pl.Trainer, epochs: int, steps: int) -> None:
