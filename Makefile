@@ -26,7 +26,7 @@ repro: $(READY)  ## run the pipeline: whatever changed since the last run, and n
 test: $(READY)  ## run the tests
 	$(RUN) python -m pytest -n 2 --dist loadfile
 
-crash: $(READY)  ## kill the pipeline at sixty random moments and see it end right, about an hour; writes docs/crash.md
+crash: $(READY)  ## kill the pipeline at 54 random moments, see it end right, and write docs/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
 
 bench: $(READY)  ## measure against baselines, a quarter of an hour

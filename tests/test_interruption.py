@@ -129,7 +129,7 @@ def test_a_full_disk_is_one_message_and_more_room_is_all_that_it_takes(whole: Pa
             command("train", whole, disk), env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
-        assert "No space left on device: make room" in done.stderr
+        assert "No space left on device: see to room" in done.stderr
         assert "Traceback" not in done.stderr
         assert not (disk / "models/network").exists()
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)

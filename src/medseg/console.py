@@ -9,7 +9,7 @@ import typer
 
 from medseg.errors import UserError
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
@@ -21,17 +21,17 @@ def new_app(**options: Any) -> typer.Typer:
 def run_app(app: typer.Typer) -> None:
     """Run `app` and exit: 0 done, 1 a user's mistake (told in one message); by Typer, 2 wrong usage, 130 Ctrl-C.
 
-    A disk that is full or must not be written to is told in one message, too.
+    What the system refuses, on a full disk or for lack of rights, is told in one message, too.
     """
     try:
         app()
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in REFUSED:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror}: make room or give leave to write, then run the same command again")
+        _fail(f"{place}{error.strerror}: see to room and rights there, then run the same command again")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("interrupted", file=sys.stderr)
