@@ -31,11 +31,12 @@ Victims = Literal["all", "stage"]  # every process of the command, or the stage'
 EPOCHS = 4
 SETTINGS = [*(setting for setting in TINY if not setting.startswith("train.epochs")), f"train.epochs={EPOCHS}"]
 LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
+STARTS = 5  # of the queue, until it must be empty
 LOOK = 0.02  # seconds between looks for a process
 EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results right
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
 PROJECT = Path(__file__).parents[1]
-PATIENCE = 300.0  # seconds that a command may take
+PATIENCE = 1800.0  # seconds that a command may take
 GOES_ON = re.compile(r"going on from epoch (\d+) of")
 
 
@@ -161,6 +162,15 @@ class Site:
         wrong += [out for out in self.right if digest(self.folder / out) != self.right[out]]
         return [f"{out}: other bytes than undisturbed: {self.output(name)}" for out in dict.fromkeys(wrong)]
 
+    def empty_queue(self, workers: int) -> None:
+        """Start workers until nothing waits in the queue: on a busy machine DVC's leave while something does."""
+        for _ in range(STARTS):
+            self.clone.run("dvc", "queue", "start", "-j", str(workers))
+            self.finish()
+            if "Queued" not in self.clone.run("dvc", "queue", "status"):
+                return
+        raise TimeoutError(f"{STARTS} starts of the queue left something waiting in it")
+
     def lock_of(self, experiment: str) -> str | None:
         """The file dvc.lock of an experiment that ended."""
         refs = self.clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
@@ -175,8 +185,7 @@ class Site:
         names = [f"seed-{seed}" for seed in range(1, experiments + 1)]
         for seed, name in enumerate(names, start=1):
             self.queue("train", name, "train.epochs=1", f"seed={seed}")
-        self.clone.run("dvc", "queue", "start", "-j", str(workers))
-        self.finish()
+        self.empty_queue(workers)
         locks = {name: lock for name in names if (lock := self.lock_of(name))}
         faults = [f"{name}: no result: {self.output(name)}" for name in names if name not in locks]
         weights = {name: _entries(lock)["train"]["models/network"] for name, lock in locks.items()}
@@ -212,6 +221,8 @@ class Site:
         faults = self.faults_of_rest(stage, way)
         self.start(way, stage, name)
         self.finish()
+        if way == "queue":
+            self.empty_queue(1)
         faults += self.faults_of_end(stage, way, name)
         went_on = GOES_ON.findall(self.output(name))
         return Kill(stage, way, victims, seconds, running, int(went_on[-1]) if went_on else None, tuple(faults))
