@@ -90,6 +90,7 @@ class Site:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
             )
         self.children.append(child)
         return child
@@ -165,10 +166,10 @@ class Site:
     def empty_queue(self, workers: int) -> None:
         """Start workers until nothing waits in the queue: on a busy machine DVC's leave while something does."""
         for _ in range(STARTS):
-            self.clone.run("dvc", "queue", "start", "-j", str(workers))
-            self.finish()
             if "Queued" not in self.clone.run("dvc", "queue", "status"):
                 return
+            self.clone.run("dvc", "queue", "start", "-j", str(workers))
+            self.finish()
         raise TimeoutError(f"{STARTS} starts of the queue left something waiting in it")
 
     def lock_of(self, experiment: str) -> str | None:

@@ -29,10 +29,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def place(project: Path, recipe: object = "parameters", accelerator: str = "cpu") -> Path:
-    """The folder of a run that then fails."""
+    """The folder of a run that then fails, after an epoch."""
     found: list[Path | None] = []
     with suppress(StoppedError), state_folder(recipe, [project / "data"], accelerator) as folder:
         found.append(folder)
+        if folder:
+            (folder / "epoch-1").mkdir(exist_ok=True)
         raise StoppedError
     assert found[0] is not None
     return found[0]
@@ -43,14 +45,20 @@ def states(project: Path) -> list[Path]:
 
 
 def test_the_same_run_finds_what_it_left(project: Path) -> None:
-    (place(project) / "epoch-1").mkdir()
-    assert (place(project) / "epoch-1").is_dir()
+    (place(project) / "epoch-2").mkdir()
+    assert (place(project) / "epoch-2").is_dir()
 
 
 def test_nothing_is_left_of_a_run_that_ends_well(project: Path) -> None:
     with state_folder("parameters", [project / "data"], "cpu") as folder:
         assert folder is not None
         (folder / "epoch-1").mkdir()
+    assert states(project) == []
+
+
+def test_nothing_is_left_of_a_run_that_fails_before_its_first_epoch(project: Path) -> None:
+    with suppress(StoppedError), state_folder("parameters", [project / "data"], "cpu"):
+        raise StoppedError
     assert states(project) == []
 
 
@@ -132,7 +140,6 @@ def test_a_run_in_hand_is_not_shared_and_a_killed_one_is_taken_over(
 def test_a_state_that_nobody_came_back_for_is_removed(project: Path) -> None:
     young, old = place(project, "young"), place(project, "old")
     for folder, days in ((young, KEPT_DAYS - 1), (old, KEPT_DAYS + 1)):
-        (folder / "epoch-1").mkdir()
         then = time.time() - days * 24 * 3600
         os.utime(folder, (then, then))
     with state_folder("parameters", [project / "data"], "cpu"):

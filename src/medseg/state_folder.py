@@ -61,7 +61,12 @@ def state_folder(recipe: object, data: Sequence[Path], accelerator: str) -> Iter
         yield None
         return
     with lock:
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if {path.name for path in folder.iterdir()} == {LOCK}:  # it ended before there was a state
+                shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)
 
 
