@@ -1,6 +1,7 @@
 """Training that stops somewhere and is started again: to the last bit what it would have been."""
 
 import gc
+import os
 import random
 import resource
 from dataclasses import dataclass, replace
@@ -170,6 +171,22 @@ def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
     (tmp_path / "state/epoch-1").rename(tmp_path / "state/.partial-epoch-1")
     assert run.train(recipe()).description.training.epochs == EPOCHS
     assert not list((tmp_path / "state").glob(".partial-*"))
+
+
+@pytest.mark.parametrize("part", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_epoch_is_not_gone_on_from(
+    stores: tuple[Store, Store],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+) -> None:
+    run = Run(tmp_path, stores)
+    run.kill(recipe(), monkeypatch, after=3)
+    (older,) = {path.name for path in (tmp_path / "state").iterdir()} - {"epoch-3"}
+    os.truncate(tmp_path / "state/epoch-3" / part, 100)
+    run.train(recipe())
+    assert f"going on from {older.replace('-', ' ')} of 4" in capsys.readouterr().out
 
 
 def test_no_more_than_two_epochs_lie_on_disk(stores: tuple[Store, Store], tmp_path: Path) -> None:

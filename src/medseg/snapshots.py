@@ -17,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -45,9 +46,13 @@ class Best:
 
 
 def last_epoch(folder: Path) -> int:
-    """After how many epochs the run of `folder` can go on; 0: it must start anew."""
+    """After how many epochs the run of `folder` can go on; 0: it must start anew.
+
+    Epochs with a damaged part, as a power cut can leave them, do not count.
+    """
     found = sorted((int(path.name.removeprefix("epoch-")) for path in folder.glob("epoch-*")), reverse=True)
-    return next((epoch for epoch in found if _epoch(folder, _state(_epoch(folder, epoch))["best_epoch"]).is_dir()), 0)
+    whole = [epoch for epoch in found if _is_whole(_epoch(folder, epoch))]
+    return next((epoch for epoch in whole if _state(_epoch(folder, epoch))["best_epoch"] in whole), 0)
 
 
 def bring_back_figures(folder: Path, logged: Path) -> None:
@@ -191,6 +196,17 @@ def _epoch(folder: Path, number: int) -> Path:
 def _state(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return state
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _state(folder)
+        for path in {folder / WEIGHTS, folder / OPTIMIZER, *folder.glob("*.safetensors")}:
+            with safe_open(path, "pt"):  # type: ignore[no-untyped-call]  # its header says how long the file must be
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
 
 
 def _read_epoch(folder: Path, task: SegmentationTask) -> _Read:

@@ -45,8 +45,7 @@ def state_folder(recipe: object, data: Sequence[Path], accelerator: str) -> Iter
 
     To be entered when it is settled which GPUs this process sees. `recipe` stands for all parameters by its `repr`;
     `accelerator` is that of the section `machine`. None where no state is to be kept: outside a DVC project, where
-    another process has this very run in hand, and in all but the first of several processes that train together, to
-    which that one hands its folder.
+    another process has this very run in hand, and in all but the first of several processes that train together.
     """
     common = common_folder()
     if common is None or rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # set when Lightning is imported
