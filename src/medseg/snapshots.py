@@ -202,7 +202,7 @@ def _is_whole(folder: Path) -> bool:
     try:
         _state(folder)
         for path in {folder / WEIGHTS, folder / OPTIMIZER, *folder.glob("*.safetensors")}:
-            with safe_open(path, "pt"):  # type: ignore[no-untyped-call]  # its header says how long the file must be
+            with safe_open(path, "pt"):  # its header says how long the file must be
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
