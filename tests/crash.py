@@ -235,7 +235,7 @@ class Site:
 
     def has_finished(self, epoch: int) -> bool:
         """Whether training has finished an epoch, and can go on from it."""
-        return any((self.folder / ".dvc/tmp/medseg/training").glob(f"*/epoch-{epoch}"))
+        return any((self.folder / ".dvc/tmp/medseg/training").glob(f"*/*/epoch-{epoch}"))
 
 
 def _options(*changes: str) -> list[str]:

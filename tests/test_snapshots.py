@@ -41,6 +41,11 @@ class Run:
         assert trained is not None
         return trained
 
+    def epochs(self) -> Path:
+        """The folder of the epochs on disk."""
+        (folder,) = (self.folder / "state").iterdir()
+        return folder
+
     def logged(self) -> dict[str, bytes]:
         folder = self.folder / "metrics"
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -166,11 +171,10 @@ def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
 ) -> None:
     run = Run(tmp_path, stores)
     run.kill(recipe(), monkeypatch, after=1)
-    (tmp_path / "state/.partial-epoch-2").mkdir()
-    (tmp_path / "state/epoch-1/state.json").rename(tmp_path / "state/.partial-epoch-2/state.json")
-    (tmp_path / "state/epoch-1").rename(tmp_path / "state/.partial-epoch-1")
+    (run.epochs() / ".partial-epoch-2").mkdir()
+    (run.epochs() / "epoch-1").rename(run.epochs() / ".partial-epoch-1")
     assert run.train(recipe()).description.training.epochs == EPOCHS
-    assert not list((tmp_path / "state").glob(".partial-*"))
+    assert not list(run.epochs().glob(".partial-*"))
 
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "optimizer.safetensors", "state.json"])
@@ -183,25 +187,37 @@ def test_a_damaged_epoch_is_not_gone_on_from(
 ) -> None:
     run = Run(tmp_path, stores)
     run.kill(recipe(), monkeypatch, after=3)
-    (older,) = {path.name for path in (tmp_path / "state").iterdir()} - {"epoch-3"}
-    os.truncate(tmp_path / "state/epoch-3" / part, 100)
+    (older,) = {path.name for path in run.epochs().iterdir()} - {"epoch-3"}
+    os.truncate(run.epochs() / "epoch-3" / part, 100)
     run.train(recipe())
     assert f"going on from {older.replace('-', ' ')} of 4" in capsys.readouterr().out
+
+
+def test_a_run_from_other_first_weights_is_not_gone_on_from(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where `auto` found no weights of the encoder, and later does, they are other ones."""
+    run = Run(tmp_path, stores)
+    run.kill(recipe(), monkeypatch, after=2)
+    monkeypatch.setattr("medseg.training.load_encoder_weights", lambda *_: "placed")
+    assert run.train(recipe()).description.training.first_weights == "placed"
+    assert "going on" not in capsys.readouterr().out
 
 
 def test_no_more_than_two_epochs_lie_on_disk(stores: tuple[Store, Store], tmp_path: Path) -> None:
     run = Run(tmp_path, stores)
     best = run.train(recipe()).description.training.best_epoch
-    assert {path.name for path in (tmp_path / "state").iterdir()} == {f"epoch-{best}", f"epoch-{EPOCHS}"}
+    assert {path.name for path in run.epochs().iterdir()} == {f"epoch-{best}", f"epoch-{EPOCHS}"}
 
 
 def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
     stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medseg.snapshots.SPARING", 10**9)
-    best = Run(tmp_path, stores).train(recipe()).description.training.best_epoch
+    run = Run(tmp_path, stores)
+    best = run.train(recipe()).description.training.best_epoch
     assert best < EPOCHS
-    assert {path.name for path in (tmp_path / "state").iterdir()} == {f"epoch-{best}"}  # what the run itself needs
+    assert {path.name for path in run.epochs().iterdir()} == {f"epoch-{best}"}  # what the run itself needs
 
 
 def test_two_hundred_epochs_take_no_more_memory_and_files_than_one_hundred(

@@ -1,5 +1,6 @@
 """One training run: the trainer, what it logs, and the epoch that is kept."""
 
+import hashlib
 import importlib.metadata
 import logging
 import sys
@@ -143,7 +144,7 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     logits = logit_count(recipe.task)
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _start(network, recipe, places.weights)
-    with _state_folder(places) as folder, _quiet():
+    with _run_folder(places, start) as folder, _quiet():
         snapshots = Snapshots(folder, places.metrics, recipe.train.patience)
         trainer = _trainer(recipe.train, machine, places, snapshots, val)
         share, device = share_of(trainer), trainer.strategy.root_device
@@ -161,9 +162,10 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
 
 
 @contextmanager
-def _state_folder(places: Places) -> Iterator[Path]:
+def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
+    """Where the run's epochs lie: apart for other first weights, which hang on what can be reached for `auto`."""
     if places.state is not None:
-        yield places.state
+        yield places.state / hashlib.sha256(repr(start).encode()).hexdigest()
         return
     with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
         yield Path(folder)
