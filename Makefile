@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup repro test bench lint lock params table row clean
+.PHONY: help setup repro test crash bench lint lock params table row clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +25,9 @@ repro: $(READY)  ## run the pipeline: whatever changed since the last run, and n
 
 test: $(READY)  ## run the tests
 	$(RUN) python -m pytest -n 2 --dist loadfile
+
+crash: $(READY)  ## kill the pipeline at 54 random moments, see it end right, and write docs/crash.md; an hour
+	$(RUN) PYTHONPATH=src:tests python tests/crash.py
 
 bench: $(READY)  ## measure against baselines, a quarter of an hour
 	$(RUN) PYTHONPATH=src python benchmarks/run_all.py
@@ -48,5 +51,5 @@ row: $(READY)  ## run a row of experiments and print its table: make row ROW=bus
 	$(RUN) medseg row $(ROW) --jobs $(or $(JOBS),1)
 
 clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
-	rm -rf data models reports tensorboard lightning_logs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf data models reports tensorboard lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

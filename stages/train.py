@@ -25,6 +25,7 @@ def main(
     from medseg.params import Seed, read_section
     from medseg.resuming import save_state
     from medseg.sampling import SamplingParams
+    from medseg.state_folder import state_folder
     from medseg.store import open_store
     from medseg.training import Places, Recipe, TrainParams, fit
 
@@ -40,14 +41,15 @@ def main(
         seed=read_section(params, "seed", Seed),
     )
     machine = read_section(params, "machine", MachineParams)
-    places = Places(weights, metrics, tensorboard)
-    with own_cards(machine.accelerator, recipe.train.devices):
+    cards = own_cards(machine.accelerator, recipe.train.devices)
+    with cards, state_folder(recipe, [augmented, val, weights], machine.accelerator) as state:
+        places = Places(weights, metrics, tensorboard, state)
         trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
-    if trained is None:  # another process of this run writes what came out
-        return
-    with whole_folder(network) as partial:
-        save_bundle(partial, trained.network, trained.description)
-        save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
+        if trained is None:  # another process of this run writes what came out
+            return
+        with whole_folder(network) as partial:
+            save_bundle(partial, trained.network, trained.description)
+            save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
 
 
 if __name__ == "__main__":

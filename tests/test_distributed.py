@@ -268,7 +268,7 @@ def write_params(folder: Path, **train: Any) -> None:
 
 def start_stage(folder: Path, *launcher: str, **environment: str) -> "subprocess.Popen[str]":
     """Start the stage in `folder`, by itself or by a launcher."""
-    ours = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PL_GLOBAL_SEED")
+    ours = ("DVC_ROOT", "LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PL_GLOBAL_SEED")
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     path = {"PYTHONPATH": f"{PROJECT / 'src'}:{PROJECT}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -338,6 +338,30 @@ def test_a_killed_rank_ends_the_stage_with_an_error(stage: Path, victim: int) ->
     assert not victim or "was killed by signal 9: training ends" in said
     assert "Traceback" not in said
     assert not (stage / "models").exists()
+
+
+def test_two_processes_that_were_killed_go_on_and_end_as_two_that_were_not(stage: Path) -> None:
+    write_params(stage, devices=2, epochs=4)
+    sections = yaml.safe_load((stage / "params.yaml").read_text())
+    sections["model"]["dropout"] = 0.3  # of which each process draws its own
+    (stage / "params.yaml").write_text(yaml.safe_dump(sections))
+    (stage / ".dvc").mkdir()
+    weights = stage / "models/network/weights.safetensors"
+    assert ended(start_stage(stage), 200)[0] == 0
+    undisturbed = load_file(weights)
+    shutil.rmtree(stage / "models")
+    killed = start_stage(stage)
+    deadline = time.monotonic() + 200
+    while not list((stage / ".dvc/tmp/medseg/training").glob("*/*/epoch-[123]")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill_session(killed.pid)
+    ended(killed, 60)
+    code, said = ended(start_stage(stage), 200)
+    assert code == 0
+    assert "going on from epoch" in said
+    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in load_file(weights).items())
 
 
 NODES = ("medseg-test-a", "medseg-test-b")

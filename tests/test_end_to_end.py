@@ -43,19 +43,22 @@ class Clone:
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone, whatever becomes of it; its two outputs are read as one."""
-        names = {f"GIT_{role}_{what}": "tester" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        ours = ("PYTHON", "DVC", "PYTEST")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=environment | names | {"PATH": path},
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
+
+    def environment(self) -> dict[str, str]:
+        """The variables for commands in the clone: none that this process's own work depends on."""
+        names = {f"GIT_{role}_{what}": "tester" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ours = ("PYTHON", "DVC", "PYTEST")
+        return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | names | {"PATH": path}
 
     def repro(self, *options: str) -> list[str]:
         """Run `dvc repro` and return the stages that it ran."""

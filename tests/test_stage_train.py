@@ -49,8 +49,9 @@ NAMES = ("params.yaml", "augmented", "val", "weights", "models/network", "metric
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
-    """The arguments of the stage, with inputs in place."""
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The arguments of the stage, with inputs in place; no project is there to keep the state of training in."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     tiny.write_store(tmp_path / "augmented", 4)
     tiny.write_store(tmp_path / "val", 2, seed=1)
     (tmp_path / "weights").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medseg.classes import logit_count
@@ -15,6 +15,7 @@ from medseg.description import DESCRIPTION, Description, Kind, read_description
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 from medseg.outputs import write_text
+from medseg.tensors import save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -22,7 +23,7 @@ WEIGHTS = "weights.safetensors"
 def save_bundle(folder: Path, network: Network, description: Description) -> None:
     """Write the model to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    save_tensors(network.state_dict(), folder / WEIGHTS)
     write_text(folder / DESCRIPTION, yaml.safe_dump(description.model_dump(), sort_keys=False))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from medseg.errors import UserError
+from medseg.project import common_folder
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT = 1.0  # seconds between looks for a free card
@@ -31,8 +32,8 @@ def own_cards(accelerator: str, count: int) -> Iterator[None]:
     outside a DVC project, and in a process that torchrun, SLURM or another rank started: those are given theirs.
     Raises `UserError` where there are fewer cards than `count`.
     """
-    project = _main_checkout()
-    if accelerator == "cpu" or project is None or _is_one_of_several():
+    common = common_folder()
+    if accelerator == "cpu" or common is None or _is_one_of_several():
         yield
         return
     cards = _choice(_listed(), os.environ.get(VISIBLE))
@@ -41,15 +42,8 @@ def own_cards(accelerator: str, count: int) -> Iterator[None]:
         return
     if len(cards) < count:
         raise UserError(f"params.yaml: train.devices = {count}: there are {len(cards)} GPUs to choose from; lower it")
-    with _locked(project / ".dvc/tmp/medseg/cards", cards, count) as mine, _visible(mine):
+    with _locked(common / "cards", cards, count) as mine, _visible(mine):
         yield
-
-
-def _main_checkout() -> Path | None:
-    """The project's folder, for a run of the queue that whose queue it is: DVC names it to the stages it runs."""
-    named = os.environ.get("DVC_ROOT")
-    here = Path(named) if named else Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
 
 
 def _is_one_of_several() -> bool:

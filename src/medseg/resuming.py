@@ -7,16 +7,18 @@ running means of every weight. No pickle is read or written.
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, optim
 
 from medseg.errors import UserError
 from medseg.optimisation import Constant, OptimizerParams, Plateau, Schedule, SchedulerParams
 from medseg.outputs import write_text
 from medseg.params import Section, read_yaml, validate
+from medseg.tensors import save_tensors
 
 NUMBERS = "training.yaml"
 TENSORS = "optimizer.safetensors"
@@ -68,12 +70,7 @@ def save_state(
     under `optimizer_states` and `lr_schedulers`; there is none of a constant rate. Equal states give equal bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{number}.{name}": tensor.cpu().contiguous()
-        for number, kept in optimizer_state["state"].items()
-        for name, tensor in kept.items()
-    }
-    save_file(tensors, folder / TENSORS)
+    write_tensors(optimizer_state, folder / TENSORS)
     groups = [
         Group(weights=len(group["params"]), learning_rate=float(group["lr"]))
         for group in optimizer_state["param_groups"]
@@ -81,6 +78,14 @@ def save_state(
     plateau = _progress(scheduler_state) if scheduler_state is not None and isinstance(scheduler, Plateau) else None
     state = State(optimizer=optimizer, scheduler=scheduler, groups=groups, plateau=plateau)
     write_text(folder / NUMBERS, yaml.safe_dump(state.model_dump(), sort_keys=False))
+
+
+def write_tensors(optimizer_state: dict[str, Any], path: Path) -> None:
+    """Write the running means of an optimiser's `state_dict()`: to each weight its number and the tensors' names."""
+    tensors = {
+        f"{number}.{name}": tensor for number, kept in optimizer_state["state"].items() for name, tensor in kept.items()
+    }
+    save_tensors(tensors, path)
 
 
 def _progress(state: dict[str, Any]) -> Progress:
@@ -105,11 +110,8 @@ def load_state(
     _check_schedule(folder, saved.scheduler, scheduler_params)
     _check_equal(folder, "optimizer", saved.optimizer.model_dump(), optimizer_params.model_dump())
     _check_groups(folder / NUMBERS, saved.groups, optimizer)
-    tensors = _read_tensors(folder / TENSORS, optimizer)
     rates = [group.learning_rate for group in saved.groups]
-    groups = optimizer.state_dict()["param_groups"]
-    moved = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
-    optimizer.load_state_dict({"state": tensors, "param_groups": moved})
+    restore_optimizer(optimizer, read_tensors(folder / TENSORS, optimizer), rates)
     if schedule is not None and saved.plateau is not None:
         schedule.scheduler.load_state_dict(
             {
@@ -119,6 +121,13 @@ def load_state(
                 "_last_lr": rates,
             }
         )
+
+
+def restore_optimizer(optimizer: optim.Optimizer, tensors: dict[int, dict[str, Tensor]], rates: list[float]) -> None:
+    """Give the optimiser what `read_tensors` read of its running means, and each of its groups its rate."""
+    groups = optimizer.state_dict()["param_groups"]
+    moved = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
+    optimizer.load_state_dict({"state": tensors, "param_groups": moved})
 
 
 def _read_numbers(path: Path) -> State:
@@ -158,25 +167,33 @@ def _check_groups(path: Path, saved: list[Group], optimizer: optim.Optimizer) ->
         raise UserError(f"{path}: holds groups of {was} weights, the network's are {now}: it belongs to another one")
 
 
-def _read_tensors(path: Path, optimizer: optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The tensors by the number of their weight, as torch counts weights through all groups, and by name."""
+def read_tensors(path: Path, optimizer: optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The tensors by the number of their weight, as torch counts weights through all groups, and by name.
+
+    Raises `UserError` where the file is missing, unreadable, or of other weights than the optimiser's.
+    """
     _check_exists(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not readable as an optimiser's state: {error}") from error
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    shapes = {str(number): weight.shape for number, weight in enumerate(weights)}
+    known = {str(number): weight.detach() for number, weight in enumerate(weights)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
-        if number not in shapes:
+        if number not in known:
             raise UserError(f"{path}: holds {key}, the network has {len(weights)} weights: it belongs to another one")
-        shape = () if name == STEP else tuple(shapes[number])
+        shape = () if name == STEP else tuple(known[number].shape)
         if tensor.shape != shape:
             raise UserError(
                 f"{path}: {key} has the shape {tuple(tensor.shape)}, the network's weight {shape}: it belongs to "
                 "another network"
             )
-        state.setdefault(int(number), {})[name] = tensor.clone()  # apart from the file, which may be replaced
+        # A fused optimiser takes it for granted that its means lie in memory as the weight does (channels_last). A copy
+        # is also apart from the file, which may be replaced.
+        place = tensor if name == STEP else known[number]
+        state.setdefault(int(number), {})[name] = torch.empty_like(place, device="cpu", dtype=tensor.dtype).copy_(
+            tensor
+        )
     return state

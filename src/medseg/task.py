@@ -90,10 +90,6 @@ class SegmentationTask(pl.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's figures beside the weights: schedules that watch one need it to go on."""
-        checkpoint["figures"] = {name: float(figure) for name, figure in self.trainer.callback_metrics.items()}
-
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the last epoch."""
         self._counts = torch.zeros_like(self._counts, device=self.device)

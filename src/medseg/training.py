@@ -1,8 +1,8 @@
 """One training run: the trainer, what it logs, and the epoch that is kept."""
 
+import hashlib
 import importlib.metadata
 import logging
-import shutil
 import sys
 import tempfile
 import warnings
@@ -18,10 +18,9 @@ import torch
 from dvclive.lightning import DVCLiveLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, model_validator
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import TQDMProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch._inductor.exc import InductorError
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medseg.augmentation import Transforms
@@ -40,11 +39,11 @@ from medseg.optimisation import OptimizerParams, RmsProp, SchedulerParams, build
 from medseg.params import Section
 from medseg.resuming import load_state
 from medseg.sampling import Sampling, SamplingParams, marked_shares
+from medseg.snapshots import Best, Snapshots, bring_back_figures, last_epoch
 from medseg.store import Store
 from medseg.task import SegmentationTask
 from medseg.weights import RandomWeightsWarning, load_encoder_weights
 
-BEST = "val/dice"
 NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
@@ -110,6 +109,7 @@ class Places:
     weights: Path  # first weights placed by hand
     metrics: Path  # DVCLive's
     tensorboard: Path
+    state: Path | None = None  # what a killed run left here is gone on from; None: what is written goes with the run
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,6 @@ class _Start:
     warnings: list[str]
 
 
-@dataclass(frozen=True)
-class _Course:
-    """How a run went."""
-
-    best_epoch: int  # from 1
-    val_dice: float
-    epochs: int
-    optimizer_state: dict[str, Any]
-    scheduler_state: dict[str, Any] | None
-
-
 def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
     """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
 
@@ -155,21 +144,31 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     logits = logit_count(recipe.task)
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _start(network, recipe, places.weights)
-    with tempfile.TemporaryDirectory(prefix="medseg-") as folder, _quiet():
-        keeper = ModelCheckpoint(folder, monitor=BEST, mode="max", filename="best", save_on_train_epoch_end=True)
-        trainer = _trainer(recipe.train, machine, places, keeper, val)
+    with _run_folder(places, start) as folder, _quiet():
+        snapshots = Snapshots(folder, places.metrics, recipe.train.patience)
+        trainer = _trainer(recipe.train, machine, places, snapshots, val)
         share, device = share_of(trainer), trainer.strategy.root_device
         task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share, device)
         if trainer.is_global_zero:
-            _announce(recipe, train, val, start, device)
-            shutil.rmtree(places.metrics, ignore_errors=True)
+            _announce(recipe, train, val, start, device, last_epoch(folder))
+            bring_back_figures(folder, places.metrics)
         codes = class_codes(val.index["label"], recipe.task)
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
         if not trainer.is_global_zero:
             return None
-        course = _best(task, trainer, keeper)
-    description = _describe(recipe, train, start, course)
-    return Trained(network.eval(), description, course.optimizer_state, course.scheduler_state)
+        best = snapshots.take_best(task.cpu())
+    description = _describe(recipe, train, start, best, trainer.current_epoch)
+    return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
+
+
+@contextmanager
+def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
+    """Where the run's epochs lie: apart for other first weights, which hang on what can be reached for `auto`."""
+    if places.state is not None:
+        yield places.state / hashlib.sha256(repr(start).encode()).hexdigest()
+        return
+    with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
+        yield Path(folder)
 
 
 def _labelled(store: Store) -> pd.DataFrame:
@@ -233,7 +232,7 @@ def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
     return _Start(origin, None, notes)
 
 
-def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: torch.device) -> None:
+def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: torch.device, finished: int) -> None:
     for note in start.warnings:
         print(f"warning: {note}")
     if device.type == "cpu" and recipe.train.precision != "32-true":
@@ -241,16 +240,18 @@ def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: t
     origin = f", going on from {start.former.name}" if start.former else ""
     samples = f"{len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
     print(f"training {_title(recipe.model)}{origin} on {samples}")
+    if finished:
+        print(f"going on from epoch {finished} of {recipe.train.epochs}, after which an earlier run was interrupted")
 
 
-def _describe(recipe: Recipe, train: Store, start: _Start, course: _Course) -> Description:
+def _describe(recipe: Recipe, train: Store, start: _Start, best: Best, epochs: int) -> Description:
     record = Training(
         first_weights=start.weights,
         former=start.former,
         warnings=start.warnings,
-        best_epoch=course.best_epoch,
-        epochs=course.epochs,
-        val_dice=round(course.val_dice, 6),
+        best_epoch=best.epoch,
+        epochs=epochs,
+        val_dice=round(best.dice, 6),
         samples=len(train.images),
         packages={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
     )
@@ -262,33 +263,6 @@ def _describe(recipe: Recipe, train: Store, start: _Start, course: _Course) -> D
         geometry=train.geometry,
         training=record,
     )
-
-
-def _best(task: SegmentationTask, trainer: pl.Trainer, keeper: ModelCheckpoint) -> _Course:
-    """Bring the trained task back to its best epoch, in place."""
-    best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
-    task.cpu().load_state_dict(best["state_dict"])
-    scheduler_state = _restore(task, best)
-    return _Course(
-        best_epoch=int(best["epoch"]) + 1,
-        val_dice=float(keeper.best_model_score or 0),
-        epochs=trainer.current_epoch,
-        optimizer_state=task.optimizer.state_dict(),
-        scheduler_state=scheduler_state,
-    )
-
-
-def _restore(task: SegmentationTask, best: dict[str, Any]) -> dict[str, Any] | None:
-    """Bring the task's optimiser and schedule to the end of the best epoch, and give the schedule's state."""
-    task.optimizer.load_state_dict(best["optimizer_states"][0])
-    if task.schedule is None:
-        return None
-    scheduler = task.schedule.scheduler
-    scheduler.load_state_dict(best["lr_schedulers"][0])
-    if isinstance(scheduler, ReduceLROnPlateau):
-        # Lightning saves before it lets a plateau see the epoch's figure.
-        scheduler.step(best["figures"][task.schedule.monitor])
-    return scheduler.state_dict()
 
 
 def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
@@ -319,15 +293,11 @@ def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batch
 
 
 def _trainer(
-    params: TrainParams, machine: MachineParams, places: Places, keeper: ModelCheckpoint, val: Store
+    params: TrainParams, machine: MachineParams, places: Places, snapshots: Snapshots, val: Store
 ) -> pl.Trainer:
     has_bar = sys.stdout.isatty()
-    loggers: list[Logger] = [_dvclive(places.metrics)]
-    callbacks: list[pl.Callback] = [
-        keeper,
-        EarlyStopping(BEST, mode="max", patience=params.patience),
-        *([_ProgressBar(refresh_rate=10)] if has_bar else []),
-    ]
+    loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(snapshots.folder) > 0)]
+    callbacks: list[pl.Callback] = [snapshots, *([_ProgressBar(refresh_rate=10)] if has_bar else [])]
     if params.tensorboard:
         board = TensorBoardLogger(str(places.tensorboard), name="")
         loggers.append(board)
@@ -352,6 +322,7 @@ def _trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             enable_model_summary=False,
+            enable_checkpointing=False,
             enable_progress_bar=has_bar,
         )
     except MisconfigurationException as error:
@@ -391,9 +362,9 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _dvclive(folder: Path) -> DVCLiveLogger:
+def _dvclive(folder: Path, goes_on: bool) -> DVCLiveLogger:
     """DVCLive that writes to `folder` alone: by default it would rewrite `dvc.yaml` and save an experiment."""
-    return DVCLiveLogger(dir=str(folder), dvcyaml=None, save_dvc_exp=False, report=None)
+    return DVCLiveLogger(dir=str(folder), resume=goes_on, dvcyaml=None, save_dvc_exp=False, report=None)
 
 
 def _title(params: ModelParams) -> str:
