@@ -1,4 +1,5 @@
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -237,6 +238,23 @@ class TestUnpack:
             (tmp_path / "two").write_bytes(tarred(*members))
         with pytest.raises(UserError, match=r"two: refused: its member 'a\.png' is there already"):
             unpack(tmp_path / "two", target)
+
+    def test_names_a_damaged_byte_of_a_compressed_tar_archive(self, tmp_path: Path, target: Path) -> None:
+        whole = gzip.compress(tarred((tarfile.TarInfo("a"), b"picture" * 9)), mtime=0)
+        for place in range(len(whole)):
+            (tmp_path / "set.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with contextlib.suppress(UserError):
+                unpack(tmp_path / "set.tar.gz", target)
+                assert contents(target) == {"a": b"picture" * 9}  # a byte that says nothing, such as the date
+            (target / "a").unlink(missing_ok=True)
+
+    @pytest.mark.parametrize("place", [32, 48])  # in the table: the length of the first comment; a letter of the name
+    def test_names_a_zip_archive_whose_table_loses_a_member(self, tmp_path: Path, target: Path, place: int) -> None:
+        content = bytearray(zipped({"S/a": b"x", "S/b": b"y", "S/c": b"z"}))
+        content[content.index(b"PK\x01\x02") + place] = {32: 49, 48: 0}[place]
+        (tmp_path / "bad.zip").write_bytes(content)
+        with pytest.raises(UserError, match=r"bad\.zip: damaged, or no archive"):
+            unpack(tmp_path / "bad.zip", target)
 
     def test_names_an_archive_whose_member_has_no_name(self, tmp_path: Path, target: Path) -> None:
         content = bytearray(zipped({"a": b""}))

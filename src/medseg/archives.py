@@ -12,6 +12,7 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import time
 import zipfile
@@ -45,6 +46,9 @@ MAX_MEMBERS = 2_000_000
 MAX_RATIO = 500  # unpacked to packed: pictures reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
 HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
 MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096, a bomb fills the memory before any limit above is met
+
+_END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the record that ends a zip archive, and of what may follow
+_TOLD_ELSEWHERE = 0xFFFF  # the count of members, where a zip archive has as many or more
 
 _COMPRESSED: dict[bytes, Any] = {  # how a file begins, and what opens it
     b"\x1f\x8b": gzip.open,
@@ -333,19 +337,42 @@ def _tar_members(file: Path) -> Iterator[_Member]:
 
 
 def _require_end(archive: tarfile.TarFile) -> None:
-    """Raise `tarfile.ReadError` where no empty block follows: `tarfile` takes a damaged header for the end."""
+    """Raise `tarfile.ReadError` where no empty block follows: `tarfile` takes a damaged header for the end.
+
+    Reads what is left, because checksums of compressed files stand at their end.
+    """
     if content := archive.fileobj:
         content.seek(archive.offset)
         if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("a header is damaged, or the end is missing")
+        while content.read(PIECE):
+            if content.tell() > archive.offset + HARMLESS_BYTES:
+                raise tarfile.ReadError("it goes on behind its end")
 
 
 def _zip_members(file: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
+        _require_all(file, archive)
         for info in archive.infolist():
+            if info.is_dir() and info.file_size:
+                raise zipfile.BadZipFile(f"'{info.orig_filename}' is a folder that holds bytes")
             unix_kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
             kind = stat.S_IFDIR if info.is_dir() else unix_kind or stat.S_IFREG
             yield _Member(info.filename, info.file_size, kind, partial(archive.open, info))
+
+
+def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
+    """Raise `zipfile.BadZipFile` where the table of members lacks some: `zipfile` does not count them.
+
+    The format: PKWARE, "APPNOTE.TXT", 4.3.16, the end of central directory record.
+    """
+    with file.open("rb") as content:
+        content.seek(-min(_END + _LONGEST_COMMENT, file.stat().st_size), io.SEEK_END)
+        tail = content.read()
+    record = tail.rindex(b"PK\x05\x06")
+    (told,) = struct.unpack("<H", tail[record + 10 : record + 12])
+    if told not in (_TOLD_ELSEWHERE, found := len(archive.infolist())):
+        raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {told}")
 
 
 def _refuse_bomb(file: Path, count: int, total: int) -> None:
