@@ -140,7 +140,7 @@ def _misread(picture: ImageFile.ImageFile, is_mask: bool) -> str:
 
 def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
     """Whether a picture that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
-    if picture.mode in _DEEP_MODES:
+    if picture.mode in _DEEP_MODES or picture.mode == "F":
         return False
     if picture.format == "PPM":  # whose greatest value stands there, not its depth
         return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in picture.tile)
