@@ -13,7 +13,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     """
     import json
 
-    from medseg.audit import audit
+    from medseg.audit import audit, inverted_masks
     from medseg.datasets import DataParams, scan
     from medseg.machine import MachineParams
     from medseg.manifest import ManifestParams, measure, write_manifest
@@ -26,7 +26,8 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     table, faults = measure(scan(data, raw), raw, settings, read_section(params, "machine", MachineParams))
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     write_manifest(table, manifest)
-    write_text(audit_file, json.dumps(audit(data.name, table, faults), indent=2) + "\n")
+    audited = audit(data.name, table, faults, inverted_masks(table, raw))
+    write_text(audit_file, json.dumps(audited, indent=2) + "\n")
     with whole_folder(splits) as partial:
         write_lists(table, partial)
 

@@ -84,3 +84,15 @@ def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
     from scored import run_classes
 
     return run_classes(class_folder, class_rows)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what came of all cases of bad input, as `test_doors.py` recorded them."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    rows = [value for report in reports for name, value in report.user_properties if name == "door"]
+    if not rows:
+        return
+    terminalreporter.section("bad input: what, where, exit code, message")
+    for what, where, message, code in sorted(rows, key=lambda row: (row[1], row[0])):
+        terminalreporter.line(f"{what!a:.60} | {where} | {code} | {' '.join(message.split())!a:.120}")
+    terminalreporter.line(f"{len(rows)} cases")

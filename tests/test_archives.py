@@ -1,4 +1,5 @@
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -217,6 +218,52 @@ class TestUnpack:
         unpack(tmp_path / "masks.zip", target)
         assert (target / "empty mask.tif").stat().st_size == 4 << 20
 
+    @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+    def test_refuses_a_header_that_would_fill_the_memory(self, tmp_path: Path, target: Path, kind: bytes) -> None:
+        info = tarfile.TarInfo("x")
+        info.type, info.size = kind, 3 << 30  # said, not there
+        (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
+        with pytest.raises(UserError, match=r"bomb\.tar\.gz: damaged, or no archive that can be read"):
+            unpack(tmp_path / "bomb.tar.gz", target)
+
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_refuses_two_members_of_one_name(self, tmp_path: Path, target: Path, kind: str) -> None:
+        if kind == "zip":
+            with zipfile.ZipFile(tmp_path / "two", "w") as archive:
+                archive.writestr("a.png", b"first")
+                with pytest.warns(UserWarning, match="Duplicate name"):
+                    archive.writestr("a.png", b"second")
+        else:
+            members = [(tarfile.TarInfo("a.png"), content) for content in (b"first", b"second")]
+            (tmp_path / "two").write_bytes(tarred(*members))
+        with pytest.raises(UserError, match=r"two: refused: its member 'a\.png' is there already"):
+            unpack(tmp_path / "two", target)
+
+    def test_names_a_damaged_byte_of_a_compressed_tar_archive(self, tmp_path: Path, target: Path) -> None:
+        whole = gzip.compress(tarred((tarfile.TarInfo("a"), b"picture" * 9)), mtime=0)
+        for place in range(len(whole)):
+            (tmp_path / "set.tar.gz").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with contextlib.suppress(UserError):
+                unpack(tmp_path / "set.tar.gz", target)
+                assert contents(target) == {"a": b"picture" * 9}  # a byte that says nothing, such as the date
+            (target / "a").unlink(missing_ok=True)
+
+    @pytest.mark.parametrize("place", [32, 48])  # in the table: the length of the first comment; a letter of the name
+    def test_names_a_zip_archive_whose_table_loses_a_member(self, tmp_path: Path, target: Path, place: int) -> None:
+        content = bytearray(zipped({"S/a": b"x", "S/b": b"y", "S/c": b"z"}))
+        content[content.index(b"PK\x01\x02") + place] = {32: 49, 48: 0}[place]
+        (tmp_path / "bad.zip").write_bytes(content)
+        with pytest.raises(UserError, match=r"bad\.zip: damaged, or no archive"):
+            unpack(tmp_path / "bad.zip", target)
+
+    def test_names_an_archive_whose_member_has_no_name(self, tmp_path: Path, target: Path) -> None:
+        content = bytearray(zipped({"a": b""}))
+        table = content.index(b"PK\x01\x02")
+        content[table + 28 : table + 30] = bytes(2)  # the length of the name
+        (tmp_path / "bad.zip").write_bytes(content)
+        with pytest.raises(UserError, match=r"bad\.zip: damaged, or no archive"):
+            unpack(tmp_path / "bad.zip", target)
+
     @pytest.mark.parametrize(("limit", "value"), [("MAX_BYTES", 6), ("MAX_MEMBERS", 1)])
     def test_refuses_more_than_it_may_write(
         self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
@@ -317,6 +364,29 @@ class TestLocalData:
         copy_folder(tmp_path / "mine", target)
         assert contents(target) == {"a.png": b"x"}
         assert not (target / "a.png").is_symlink()
+
+    def test_a_link_that_leads_back_is_named(self, tmp_path: Path, target: Path) -> None:
+        for name in ("mine/a", "mine/b"):
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name / "x.png").write_bytes(b"x")
+        (tmp_path / "mine/a/there").symlink_to(tmp_path / "mine/b")
+        copy_folder(tmp_path / "mine", target)  # twice the same folder is no loop
+        (tmp_path / "mine/b/back").symlink_to(tmp_path / "mine/a")
+        with pytest.raises(UserError, match=r"there/back: this link leads back|back/there: this link leads back"):
+            copy_folder(tmp_path / "mine", target)
+
+    def test_what_is_no_plain_file_is_named_instead_of_read_for_ever(self, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("nowhere")):
+            make(tmp_path / "mine" / "a.png")
+            with pytest.raises(UserError, match=r"mine/a\.png: no plain file, or a broken link"):
+                copy_folder(tmp_path / "mine", target)
+            (tmp_path / "mine" / "a.png").unlink()
+
+    @pytest.mark.parametrize("path", ["~nobody-of-that-name/data", "x" * 300, "a\0b"])
+    def test_a_path_that_cannot_be_is_told(self, target: Path, path: str) -> None:
+        with pytest.raises(UserError, match=r"no such folder or archive; correct 'data\.path'"):
+            fetch_archives(source(path=path), target)
 
     def test_refuses_a_folder_that_holds_the_destination(self, tmp_path: Path, target: Path) -> None:
         with pytest.raises(UserError, match="holds the folder to copy to"):
@@ -432,6 +502,29 @@ class TestDownload:
         with pytest.raises(UserError, match="Read timed out"):
             download(archive_at((url, None)))
         assert time.monotonic() - start < 5
+
+    def test_a_server_that_trickles_is_left(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(archives, "GRACE", 0.3)
+        monkeypatch.setattr(archives, "ATTEMPTS", 1)
+
+        def trickle(handler: BaseHTTPRequestHandler) -> None:
+            handler.send_response(200)
+            handler.end_headers()
+            while not server.released.wait(0.02):
+                handler.wfile.write(b"x")
+
+        server.pages["/set.zip"] = trickle
+        with pytest.raises(UserError, match=r"only \d+ bytes came in 0 seconds"):
+            download(archive_at((server.url("/set.zip"), None)))
+
+    def test_a_server_that_never_ends_is_left(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(archives, "MAX_BYTES", 100)
+        monkeypatch.setattr(archives, "ATTEMPTS", 1)
+        with pytest.raises(UserError, match="more than 100 bytes came"):
+            download(archive_at((server.serve("/set.zip", bytes(1000)), None)))
+        assert not contents(tmp_path / "cache")
 
     @pytest.mark.parametrize("file", ["set.zip", "labels.csv"])
     def test_a_web_page_in_place_of_the_file_is_not_kept(self, server: Server, tmp_path: Path, file: str) -> None:

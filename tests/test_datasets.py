@@ -142,6 +142,18 @@ class TestTables:
         path.write_bytes(b"image;label\n")
         with pytest.raises(UserError, match=r"lacks the columns image, label; it has image;label"):
             read_table(path, ("image", "label"))
+        for rows, reason in {
+            'a,"benign\nb,malignant\n': r"a cell of several lines \('benign\\nb,malignant\\n'\); is a quote not closed",
+            "a,1.png,benign\n": r"a row of more cells than the header \(a, 1\.png, benign\)",
+        }.items():
+            path.write_text("image,label\n" + rows)
+            with pytest.raises(UserError, match=rf"t\.csv: {reason}"):
+                read_table(path, ("image", "label"))
+        path.write_text("image,label,label\n")
+        with pytest.raises(UserError, match=r"t\.csv: the column label stands twice"):
+            read_table(path, ("image", "label"))
+        with pytest.raises(UserError, match="no CSV table"):
+            read_table(tmp_path / "a\0b", ("image",))
         path.write_bytes("image,Größe\n".encode("latin-1"))
         with pytest.raises(UserError, match=r"t\.csv: no CSV table in UTF-8"):
             read_table(path, ("image",))

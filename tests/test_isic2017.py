@@ -54,6 +54,19 @@ def test_a_picture_that_no_table_names_is_reported(layout: Path) -> None:
         scan_isic2017(layout)
 
 
+@pytest.mark.parametrize("cells", ["yes,0", ",", "1,1", "2,0", "0"])
+def test_a_diagnosis_that_is_none_is_reported(layout: Path, cells: str) -> None:
+    write_table(layout, "Training", f"ISIC_0,{cells}")
+    with pytest.raises(UserError, match=r"the diagnosis of ISIC_0 is none: melanoma = "):
+        scan_isic2017(layout)
+
+
+def test_diagnoses_that_contradict_each_other_are_reported(layout: Path) -> None:
+    write_table(layout, "Training", "ISIC_0,1,0", "ISIC_0,0,1")
+    with pytest.raises(UserError, match="several diagnoses of ISIC_0"):
+        scan_isic2017(layout)
+
+
 def test_a_picture_without_mask_is_recorded_without(layout: Path) -> None:
     (layout / "ISIC-2017_Validation_Part1_GroundTruth" / "ISIC_2_segmentation.png").unlink()
     assert [len(record.masks) for record in scan_isic2017(layout)] == [1, 0, 1]

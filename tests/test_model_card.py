@@ -66,7 +66,7 @@ class Scored:
         self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
         self.figures = figure_table(self.found.table)
         self.metrics = summarise(self.found, self.figures)
-        self.audit = audit("busi", self.manifest, [])
+        self.audit = audit("busi", self.manifest, [], [])
 
     def card(self, **changes: Any) -> str:
         description = self.description.model_copy(update=changes)
@@ -186,7 +186,7 @@ def test_what_val_chose_is_told_with_what_it_brought(tmp_path: Path) -> None:
 def test_data_and_audit_are_told(tmp_path: Path) -> None:
     run = scored(tmp_path)
     train = run.manifest.assign(split="train", label="c<d").iloc[:2]
-    run.audit = audit("busi", pd.concat([run.manifest, train], ignore_index=True), [Fault("x.png", "is cut off")])
+    run.audit = audit("busi", pd.concat([run.manifest, train], ignore_index=True), [Fault("x.png", "is cut off")], [])
     card = run.card()
     data = section(card, "Data")
     assert "Data set busi: BUSI breast ultrasound." in data

@@ -82,3 +82,9 @@ def test_what_an_earlier_death_left_is_cleared_away(tmp_path: Path) -> None:
 def test_partial_outputs_are_ignored_by_git_and_dvc(project: Path) -> None:
     for name in (".gitignore", ".dvcignore"):
         assert any(line.strip().startswith(PARTIAL_PREFIX) for line in (project / name).read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "a")
+    assert names(tmp_path) == [name]

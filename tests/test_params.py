@@ -131,6 +131,42 @@ def test_what_is_no_yaml_is_refused_by_file(tmp_path: Path, text: str) -> None:
         read(tmp_path, text)
 
 
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (LAUGHS, "more than 100000 values, or one that holds itself"),
+        ("a: &a [*a]", "more than 100000 values, or one that holds itself"),
+        ("a: " + "[" * 3000 + "]" * 3000, "recursion"),
+        ("a: " + "9" * 5000, "digits"),
+        ("a: 0x" + "f" * 17, "a number of 68 bits"),
+        ("a: 2001-99-99", "month"),
+        ('a: "\\ud800"', "surrogates not allowed"),
+        ("a: !!binary aGk=", "a value of the type bytes"),
+        ("a: !!set {b, c}", "a value of the type"),
+        ("1: 2", "the key 1 is no text; put it in quotes"),
+        ("a: {null: 2}", "the key None is no text"),
+        ("? [a, b]\n: 2", "the key"),
+    ],
+    ids=str,
+)
+def test_what_no_section_can_hold_is_refused_by_file(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"params\.yaml: not readable as YAML: (.|\n)*{reason}"):
+        read(tmp_path, text)
+
+
+def test_an_alias_stands_for_its_value(tmp_path: Path) -> None:
+    text = "first: &it {name: circle, radius: 1}\nshape: *it"
+    assert read(tmp_path, text) == Circle(name="circle", radius=1)
+
+
+def test_a_file_name_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not readable as YAML: .*too long"):
+        read_yaml(tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize("text", ["", "- a", "just words", "3"])
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: must hold a mapping"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,20 @@ def test_lack_of_memory_for_one_picture_does_not_end_the_others(tmp_path: Path) 
     assert [row["name"] for row in table(tmp_path / "out")] == ["small"]
 
 
+def test_a_name_that_the_table_cannot_hold_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    good, bad = draw(tmp_path / "good.png"), Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png"))
+    shutil.copy(good, bad)
+    with pytest.raises(UserError, match=r"1 of 2 pictures failed(.|\n)*its name is no UTF-8"):
+        predict_pictures(model(), [bad, good], tmp_path / "out")
+    assert [row["name"] for row in table(tmp_path / "out")] == ["good"]
+
+
+def test_the_longest_names_are_predicted(tmp_path: Path) -> None:
+    picture = draw(tmp_path / f"{'é' * 123}.png")  # 250 bytes
+    predict_pictures(model(), [picture], tmp_path / "out")
+    assert len(written(tmp_path / "out")) == 5
+
+
 def test_pictures_with_one_stem_do_not_overwrite_one_another(tmp_path: Path) -> None:
     names = ["a.png", "a.tif", "a.tif.png", "deep/a.png", "deep/b.png"]
     pictures = [draw(tmp_path / name, 40 + number) for number, name in enumerate(names)]
@@ -275,11 +290,11 @@ def test_what_was_predicted_is_not_predicted_again(tmp_path: Path) -> None:
     assert written(out) == before
 
 
-@pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", ""])
+@pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", "", "x" * 300])
 def test_no_picture_is_one_message(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no picture found|no such picture"):
+    with pytest.raises(UserError, match=r"no picture found|no such picture|name too long"):
         find_pictures([argument], tmp_path / "out")
 
 

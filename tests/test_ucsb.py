@@ -59,6 +59,27 @@ def test_a_missing_or_unreadable_mask_is_left_to_the_manifest(tmp_path: Path) ->
     assert (second.masks, second.region) == ((), None)
 
 
+def test_the_window_counts_every_colour_and_depth(tmp_path: Path) -> None:
+    write(tmp_path, "a_benign1_ccd.tif", "a_benign1.TIF", (1, 1))
+    blue = np.zeros((40, 60, 3), np.uint8)
+    blue[3, 50] = (0, 0, 1)
+    deep = blue[..., 2].astype(np.uint16)
+    for values in (blue, deep):
+        Image.fromarray(values).save(tmp_path / "Masks" / "a_benign1.TIF", format="TIFF")
+        assert scan_ucsb(tmp_path)[0].region == Region(3, 50, 4, 51)
+
+
+def test_masks_whose_names_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a_benign1_ccd.tif", "a_benign1.TIF", (1, 1))
+    (tmp_path / "Masks" / "A_Benign1.tif").touch()
+    with pytest.raises(
+        UserError,
+        match=r"a_benign1\.TIF: its name differs from A_Benign1\.tif in case alone|"
+        r"A_Benign1\.tif: its name differs from a_benign1\.TIF in case alone",
+    ):
+        scan_ucsb(tmp_path)
+
+
 def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a_benign1_ccd.tif", "a_benign1.TIF")
     with pytest.raises(UserError, match=r"a_benign1\.TIF: empty, so nothing says which window is annotated"):

@@ -41,10 +41,12 @@ def load_bundle(folder: Path, kind: type[Kind]) -> tuple[Network, Kind]:
 def load_weights(network: Network, folder: Path, fault: str) -> None:
     """Fill `network` with all weights of a model folder.
 
-    Raises `UserError` where the file is missing or unreadable, and one that says `fault` and names the first layer
-    where the weights are another network's.
+    Raises `UserError` where the file is missing or unreadable, or a layer holds values that are no numbers or none
+    that a network learns, and one that says `fault` and names the first layer where the weights are another network's.
     """
     path = folder / WEIGHTS
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no plain file")
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -54,6 +56,10 @@ def load_weights(network: Network, folder: Path, fault: str) -> None:
         here, there = (_shape(state.get(layer)) for state in (wanted, found))
         if here != there:
             raise UserError(f"{path}: {fault}: layer {layer} has {there} in the file, {here} in the network")
+        if wanted[layer].is_floating_point() != found[layer].is_floating_point():
+            raise UserError(f"{path}: layer {layer} holds {found[layer].dtype}, {wanted[layer].dtype} in the network")
+        if not found[layer].isfinite().all():
+            raise UserError(f"{path}: layer {layer} holds values that are no numbers")
     network.load_state_dict(found)
 
 

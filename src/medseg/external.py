@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from medseg.audit import audit
+from medseg.audit import audit, inverted_masks
 from medseg.classes import Binary, TaskParams
 from medseg.datasets import DataParams, scan
 from medseg.datasets.layout import shortened
@@ -86,7 +86,7 @@ def evaluate_external(
         (partial / "plots").mkdir()
         write_plots(found, THRESHOLDS, figures, pictures, root, partial, partial / "plots")
         write_manifest(pictures, partial / "manifest.csv")
-        audited = audit(data.name, pictures, faults)
+        audited = audit(data.name, pictures, faults, inverted_masks(pictures, root))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
     return summary_text(figures, audited, segmenter.description.scoring.tolerance)
 
@@ -108,6 +108,9 @@ def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tole
         _empty_text(figures),
         "Nothing was chosen on these pictures. Any that the model was trained on were not recognised.",
     ]
+    if inverted := audited["inverted_mask_files"]:
+        names = shortened(plain(name) for name in inverted)
+        parts.append(f"Masks that look inverted, as if the background had been marked: {len(inverted)} ({names})")
     if faults := audited["skipped_files"]:
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))

@@ -7,24 +7,31 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from medseg.errors import UserError
 from medseg.outputs import whole_file
 
 Pixels = NDArray[np.uint8]
 
+# Of the others that Pillow knows, some start programs (EPS) and one reads a file that was cut off (JPEG 2000).
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+MAX_PIXELS = 1 << 26  # 8192x8192; prediction takes some 30 bytes for each, so 2 GB
+
 _GREY_MODES = {"1", "L", "LA"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF 6.0
+_WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2  # their values
 
 
 def read_image(path: Path) -> Pixels:
     """Read a picture as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
 
-    Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255. Raises `UserError` that names the file where
-    it is no picture, is cut off, holds several pictures or floating-point values.
+    Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255, of 16-bit colours the higher 8 bits are kept.
+    Raises `UserError` that names the file where it is no picture of one of the `FORMATS`, is cut off, has more than
+    `MAX_PIXELS`, holds several pictures, or values that are negative, floating-point or wider than 16 bits.
     """
-    values = _read_values(path)
+    values = _values(_open(path), path)
     pixels = values if values.dtype == np.uint8 else _from_16_bit(values, path)
     return (pixels[..., None] if pixels.ndim == 2 else pixels).astype(np.uint8)
 
@@ -33,8 +40,8 @@ def read_mask(paths: Iterable[Path]) -> Pixels:
     """Read one or more mask files as their union, (H, W) uint8, 0 background and 1 foreground.
 
     1-bit, grey, palette, RGB and RGBA files are taken; a pixel is foreground where it is not black, alpha is
-    ignored. Raises `UserError` where a file is unreadable, holds more than one colour beside black, or differs in
-    size.
+    ignored. Raises `UserError` where a file is unreadable, holds more than one colour beside black, differs in size,
+    or shows one mask by its colours and another by its alpha channel or the numbers behind its palette.
     """
     union: Pixels | None = None
     for path in paths:
@@ -84,45 +91,96 @@ def read_codes(path: Path) -> Pixels:
     return codes
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, is_mask: bool = False) -> Image.Image:
+    if not path.is_file():  # a pipe would never end
+        raise UserError(f"{path}: {'no plain file' if path.exists() else 'no such file'}")
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
+            _refuse_size(picture, path)
             frames = getattr(picture, "n_frames", 1)
+            fault = _misread(picture, is_mask)
+            negative = picture.mode in _DEEP_MODES and _tag(picture, _PHOTOMETRIC) == _WHITE_IS_ZERO
             picture.load()
             upright = ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except UserError:
+        raise
     except (
         Exception
     ) as error:  # on damaged files Pillow raises nearly anything: SyntaxError, TypeError, struct.error ...
         raise UserError(f"{path}: not readable as a picture: {error}") from None
-    if frames > 1:
-        raise UserError(f"{path}: holds {frames} pictures; give one file for each")
-    return upright
+    if fault or frames > 1:
+        raise UserError(f"{path}: {fault or f'holds {frames} pictures; give one file for each'}")
+    return _inverted(upright) if negative else upright
 
 
-def _read_values(path: Path) -> NDArray[np.integer[Any]]:
-    """(H, W) grey or (H, W, 3) RGB; integers of more than 8 bits where the file holds such, else uint8."""
-    picture = _open(path)
+def _refuse_size(picture: Image.Image, path: Path) -> None:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise UserError(
+            f"{path}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS} in all; cut it into several"
+        )
+
+
+def _tag(picture: Image.Image, number: int) -> Any:
+    """The value of a TIFF tag, the first of several; None where there is none or the file is no TIFF."""
+    value = picture.tag_v2.get(number) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _misread(picture: ImageFile.ImageFile, is_mask: bool) -> str:
+    """What Pillow takes for something else without a word; empty where it reads the file right."""
+    deep = _is_deep_colour(picture)
+    if deep and is_mask:
+        return "16-bit colours or alpha are not read in a mask, small values would vanish; convert it to 8 bits"
+    if deep and _tag(picture, _PLANES) == _SEPARATE_PLANES:
+        return "16-bit colours in separate planes are not read; convert it to 8 bits, or to interleaved colours"
+    if picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT) == _SIGNED:
+        return "signed 8-bit values are not read; convert it to unsigned ones"
+    return ""
+
+
+def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
+    """Whether a picture that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
+    if picture.mode in _DEEP_MODES or picture.mode == "F":
+        return False
+    if picture.format == "PPM":  # whose greatest value stands there, not its depth
+        return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in picture.tile)
+    return (_tag(picture, _BITS) or 0) > 8 or any(";16" in str(part.args) for part in picture.tile)
+
+
+def _inverted(picture: Image.Image) -> Image.Image:
+    """16-bit grey in which 0 is white: Pillow turns 8 bits alone."""
+    return Image.fromarray((65535 - np.asarray(picture).astype(np.int32)).astype(np.int32))
+
+
+def _values(picture: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
+    """(H, W) grey or (H, W, 3) RGB; uint16 where the file holds integers of more than 8 bits, else uint8."""
     if picture.mode == "F":
         raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
     if picture.mode in _DEEP_MODES:
-        return np.asarray(picture).astype(np.int64)
+        return _as_16_bit(np.asarray(picture), path)
     values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
     return values
 
 
-def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
+def _as_16_bit(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint16]:
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{path}: values outside 0..65535; convert it to 8 or 16 bits")
-    scaled: Pixels = np.round(values / 257).astype(np.uint8)
-    return scaled
+    return values.astype(np.uint16)
+
+
+def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
+    """0..65535 to the nearest of 0..255: a fraction of exactly one half can't be."""
+    if values.min() < (most := values.max()) < 256:
+        raise UserError(f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8")
+    quotient: Pixels = (values // 257).astype(np.uint8)
+    return quotient + (values % 257 > 128).astype(np.uint8)
 
 
 def _read_one_mask(path: Path) -> Pixels:
-    values = _read_values(path)
+    picture = _open(path, is_mask=True)
+    values = _values(picture, path)
     if values.ndim == 3:  # one number per colour
-        red, green, blue = np.moveaxis(values.astype(np.int32), 2, 0)
+        red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
         values = (red << 16) + (green << 8) + blue
     mask: Pixels = (values != 0).astype(np.uint8)
     colour = values.ravel()[mask.argmax()]  # of the first foreground pixel
@@ -131,7 +189,24 @@ def _read_one_mask(path: Path) -> Pixels:
             f"{path}: {len(np.unique(values))} different values; a mask holds 0 for background and one other "
             "value or colour (a JPEG file does not keep that; neither does resizing with interpolation)"
         )
+    if other := _other_mask(picture, mask):
+        raise UserError(f"{path}: {other} than the colours do; save it without")
     return mask
+
+
+def _other_mask(picture: Image.Image, mask: Pixels) -> str:
+    """What beside a mask's colours shows a mask, too, and another one; empty where nothing does."""
+    if picture.mode == "P" and _parts_more(np.asarray(picture), mask):
+        return "the numbers behind its palette part the pixels in another way"
+    if "A" in picture.getbands() and _parts_more(np.asarray(picture.getchannel("A")), mask):
+        return "its alpha channel shows another mask"
+    return ""
+
+
+def _parts_more(plane: Pixels, mask: Pixels) -> bool:
+    """Whether the values of a plane (H, W) differ inside the mask's background or inside its foreground."""
+    sides = (plane[mask == side] for side in (0, 1))
+    return any(side.size > 0 and bool((side != side[0]).any()) for side in sides)
 
 
 def _size(pixels: Pixels) -> str:

@@ -1,6 +1,7 @@
 """The table of pictures: one row per picture with its masks, facts, group and split, and the schema it obeys."""
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from medseg.records import Record, Region
 
 MASK_SEPARATOR = ";"
 SHOWN_FAULTS = 20
+# Controls, ends of lines and paragraphs, and what stands for bytes of a name that are no UTF-8.
+_UNWRITABLE = {"Cc", "Zl", "Zp", "Cs"}
 _BLOCK = 1024  # pictures that are compared with all others at a time: all at once would take memory for N x N
 
 
@@ -57,9 +60,8 @@ SCHEMA = pa.DataFrameSchema(
         "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the picture's file
         "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the mask files' bytes, one after the other
         "phash": pa.Column(str, pa.Check.str_length(16, 16)),  # perceptual hash, 64 bits
-        "region": pa.Column(
-            str
-        ),  # `top:left:bottom:right` in pixels; the whole picture where nothing narrower is known
+        # `top:left:bottom:right` in pixels; the whole picture where nothing narrower is known
+        "region": pa.Column(str, pa.Check.str_matches(r"^\d+:\d+:\d+:\d+$")),
         "patient": pa.Column(str),  # empty: unknown
         "official": pa.Column(str, pa.Check.isin(["", "train", "val", "test"])),  # where the publisher put it
     },
@@ -155,17 +157,23 @@ def crop(pixels: Pixels, region: Region) -> Pixels:
 
 
 def read_pair(row: Any, root: Path) -> tuple[Pixels, Pixels]:
-    """Read a manifest row's picture (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8."""
+    """Read a manifest row's picture (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8.
+
+    Raises `UserError` where a file is missing or unreadable, or has not the size that the row says.
+    """
     masks = [root / name for name in row.mask.split(MASK_SEPARATOR)]
-    return read_image(root / row.file), read_mask(masks)
+    image, mask = read_image(root / row.file), read_mask(masks)
+    if not image.shape[:2] == mask.shape == (row.height, row.width):
+        raise UserError(f"{root / row.file}: it or its mask has another size than the manifest says; run that stage")
+    return image, mask
 
 
 def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fault:
     names = [record.file, *record.masks]
     if not record.masks:
         return Fault(record.file, "has no mask")
-    if any(MASK_SEPARATOR in name for name in names):
-        return Fault(record.file, f"a name with '{MASK_SEPARATOR}' can't stand in the manifest; rename the file")
+    if unfit := [fault for name in names if (fault := _unfit(name))]:
+        return Fault(_shown(record.file), f"a name with {unfit[0]} can't stand in the manifest; rename the file")
     try:
         image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
     except UserError as error:
@@ -174,6 +182,22 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, the picture {image.shape[1]}x{image.shape[0]}"
         return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
     return _row(record, root, image, mask)
+
+
+def _unfit(name: str) -> str:
+    """What in a file's name the manifest and the lists of the split could not give back; empty where nothing is."""
+    if MASK_SEPARATOR in name:
+        return f"'{MASK_SEPARATOR}'"
+    if name != name.strip():
+        return "a blank at its end"
+    if any(unicodedata.category(letter) in _UNWRITABLE for letter in name):
+        return "a line break or another letter that can't be written"
+    return ""
+
+
+def _shown(name: str) -> str:
+    """A file's name with the letters that can't be written as numbers."""
+    return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNWRITABLE else letter for letter in name)
 
 
 def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, Any]:

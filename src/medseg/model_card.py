@@ -150,6 +150,7 @@ def _audit_facts(audit: Metrics) -> list[str]:
         f"Groups of several pictures (near-duplicates by perceptual hash, or one known patient): "
         f"{audit['groups_of_several']}. Of these on more than one side of the split: {audit['straddling_groups']}; "
         f"with different labels: {audit['groups_with_several_labels']}.",
+        f"Masks that look inverted: {audit['inverted_masks']}.",
         f"Repeated files, same bytes: {audit['repeated_files']}. Skipped as unusable: {audit['skipped']}. Dropped by "
         f"the split: {audit['dropped']}.",
     ]

@@ -1,11 +1,14 @@
 """Outputs that are whole or absent: written beside their place, then renamed."""
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL_PREFIX = ".partial-"  # ignored by git and by DVC
+LONGEST_NAME = 255  # bytes, on every common file system
 
 
 @contextmanager
@@ -40,8 +43,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def _partial_name(name: str) -> str:
+    partial = PARTIAL_PREFIX + name
+    if len(os.fsencode(partial)) <= LONGEST_NAME:
+        return partial
+    return PARTIAL_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
 def _partial(path: Path) -> Path:
-    partial = path.with_name(PARTIAL_PREFIX + path.name)
+    partial = path.with_name(_partial_name(path.name))
     shutil.rmtree(partial, ignore_errors=True)
     partial.unlink(missing_ok=True)
     return partial

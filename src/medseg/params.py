@@ -5,6 +5,7 @@ The classes stand in the modules that use them; this module knows none of them.
 
 import copy
 import json
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
 
@@ -17,6 +18,8 @@ from medseg.errors import UserError
 T = TypeVar("T")
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+MAX_VALUES = 100_000  # of a file; the longest that the project writes has some hundreds
 
 MACHINE_SECTION = "machine"  # changes speed but no bytes, so no stage lists it under `params:`
 
@@ -49,15 +52,47 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML 1.2 mapping, as DVC reads it (so `1e-3` is a number). Raises `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        _check_tree(content)
+    # Of a number or a date that can't be, and of lists in lists in lists, the library tells by the last two.
+    except (YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a mapping of names to values")
     return content
+
+
+def _check_tree(content: Any) -> None:
+    """Raise `ValueError` for what no section can hold, and for more than `MAX_VALUES` values, aliases followed.
+
+    So a few lines of aliases of aliases can't fill the memory, and a value that holds itself ends.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values, or one that holds itself")
+        if isinstance(value, dict):
+            if others := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"the key {others[0]!r} is no text; put it in quotes")
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        else:
+            _check_value(value)
+
+
+def _check_value(value: Any) -> None:
+    if isinstance(value, str):
+        value.encode()  # half a character, as "\ud800" in quotes, is a `ValueError`
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"a number of {value.bit_length()} bits")
+    elif not isinstance(value, int | float | date | None):
+        raise ValueError(f"a value of the type {type(value).__name__}, which no section takes")
 
 
 def validate(value: Any, kind: Any, where: str) -> Any:

@@ -92,14 +92,14 @@ def predict_pictures(segmenter: Segmenter, pictures: Sequence[Path], out: Path) 
 
 def _matches(argument: str) -> Iterable[Path]:
     path = Path(argument)
-    if path.is_dir():
-        return _in_folder(path)
-    if path.exists():
-        return [path]
     base = Path(path.anchor)  # Path.glob takes relative patterns alone
     try:
+        if path.is_dir():
+            return _in_folder(path)
+        if path.exists():
+            return [path]
         matches = list(base.glob(str(path.relative_to(base))))
-    except ValueError as error:  # such as ** beside letters
+    except (OSError, ValueError) as error:  # a name too long; ** beside letters
         raise UserError(f"{argument}: {error}") from error
     if not matches:
         raise UserError(f"{argument}: no such picture, folder or pattern of pictures")
@@ -120,6 +120,8 @@ def _in_folder(folder: Path) -> Iterable[Path]:
 
 def _predict_one(segmenter: Segmenter, path: Path, out: Path, name: str) -> dict[str, Any]:
     """Write all files of one picture and give its row of the table."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):  # what Python makes of bytes that are no UTF-8
+        raise UserError(f"{path}: its name is no UTF-8, so the table can't hold it; rename it")
     image, task = read_image(path), segmenter.description.task
     segmented = segment(segmenter, image, BATCH_SIZE)
     codes = segmented.codes

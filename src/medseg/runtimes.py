@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medseg.classes import logit_count
 from medseg.description import DESCRIPTION
 from medseg.errors import UserError
 from medseg.imaging import Pixels
@@ -28,8 +29,10 @@ def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) ->
     A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
     `UserError` where there is no model, it is unreadable or incomplete, the runtime does not fit, or there is no GPU.
     """
-    if not path.exists():
-        raise UserError(f"--model {path}: no such model folder or ONNX file")
+    try:
+        path.stat()
+    except OSError as error:  # a name may be too long, too
+        raise UserError(f"--model {path}: no such model folder or ONNX file ({error.strerror})") from None
     if path.is_file():
         if runtime == "torch":
             raise UserError(f"--model {path}: a file runs with --runtime onnx; torch needs the model's folder")
@@ -65,6 +68,7 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
     except ValueError as error:
         raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
     description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
+    _check_graph(session, description, path)
     height, width = session.get_inputs()[0].shape[2:]
     most = CPU_PIXELS if session.get_providers()[0] == "CPUExecutionProvider" else LARGEST_WHOLE
 
@@ -78,6 +82,14 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
 
     size = (height, width) if isinstance(height, int) else None
     return Segmenter(description, lambda pixels: in_parts(forward, pixels, most), size)
+
+
+def _check_graph(session: Any, description: SegmenterDescription, path: Path) -> None:
+    """Hold what the graph takes and gives against the description: names, and the second of (N, C, H, W)."""
+    found = [(port.name, len(port.shape), *port.shape[1:2]) for port in (*session.get_inputs(), *session.get_outputs())]
+    expected = [(INPUT, 4, description.channels), (OUTPUT, 4, logit_count(description.task))]
+    if found != expected:
+        raise UserError(f"{path}: its network is not the one of its description; write the file with `medseg export`")
 
 
 def _open_session(path: Path, providers: list[str]) -> Any:

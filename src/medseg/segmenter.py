@@ -5,10 +5,12 @@ Its `model.yaml` is the network's, and more. Nothing here loads PyTorch.
 
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import Field
 
 from medseg.choices import Augmentation, Choices, Chosen, refined
 from medseg.description import Description
+from medseg.errors import UserError
 from medseg.imaging import Pixels
 from medseg.orientations import Averaged, predict_augmented
 from medseg.postprocess import Probabilities, postprocess
@@ -49,9 +51,15 @@ def segment(segmenter: Segmenter, image: Pixels, batch_size: int) -> Segmented:
 
 
 def predict(segmenter: Segmenter, image: Pixels, batch_size: int, augmentation: Augmentation) -> Averaged:
-    """What the network alone says of a picture (H, W, 1 or 3) uint8, averaged over orientations."""
+    """What the network alone says of a picture (H, W, 1 or 3) uint8, averaged over orientations.
+
+    Raises `UserError` where that is no number.
+    """
     geometry, overlap = segmenter.description.geometry, segmenter.description.overlap
-    return predict_augmented(segmenter.forward, image, geometry, overlap, batch_size, augmentation, segmenter.size)
+    averaged = predict_augmented(segmenter.forward, image, geometry, overlap, batch_size, augmentation, segmenter.size)
+    if not np.isfinite(averaged.probabilities.sum(dtype=np.float64)):
+        raise UserError("the network gives values that are no numbers: its weights are damaged")
+    return averaged
 
 
 def finish(probabilities: Probabilities, image: Pixels, choices: Choices) -> Segmented:

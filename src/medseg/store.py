@@ -74,8 +74,8 @@ def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> No
 
 
 def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
-    """Map `images.npy` and `masks.npy` for reading. Raises `OSError`, `ValueError` or `EOFError` as `np.load` does."""
-    return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "masks.npy", mmap_mode="r")
+    """Map `images.npy` and `masks.npy` for reading. Raises `OSError`, `ValueError` or `EOFError` where that fails."""
+    return _mapped(folder / "images.npy"), _mapped(folder / "masks.npy")
 
 
 def open_store(folder: Path) -> Store:
@@ -85,6 +85,11 @@ def open_store(folder: Path) -> Store:
         index = pd.read_csv(folder / "index.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{folder}: no complete packed arrays: {error}") from error
+    if images.dtype != np.uint8 or masks.dtype != np.uint8 or images.shape[:-1] != masks.shape or images.ndim != 4:
+        shapes = f"{images.dtype} {images.shape} and {masks.dtype} {masks.shape}"
+        raise UserError(f"{folder}: images and masks are {shapes}, not uint8 (N, H, W, C) and (N, H, W)")
+    if missing := sorted({*_TEXT, "top", "left", "variant"} - set(index)):
+        raise UserError(f"{folder / 'index.csv'}: lacks the columns {', '.join(missing)}")
     if not len(images) == len(masks) == len(index):
         raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
     about = folder / "about.yaml"
@@ -105,6 +110,12 @@ def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
         file.write(np.ascontiguousarray(rows).data)
 
     return write
+
+
+def _mapped(path: Path) -> Pixels:
+    # Not `np.load`, which takes more kinds of files than this one.
+    array: Pixels = open_memmap(path, "r")  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    return array
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> Pixels:

@@ -29,8 +29,8 @@ from medseg.errors import UserError
 from medseg.params import Section
 from medseg.records import Record
 
-FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
-TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_]\w*\})")  # its matches stand at odd places of what `split` gives
+FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches stand at odd places of what `split` gives
 WILDCARDS = {"**/": "(?:.*/)?", "*": "[^/]*"}
 LAST = chr(0x10FFFF)  # sorts behind every character of a name
 

@@ -19,6 +19,7 @@ from medseg.records import Record, Split
 
 PARTS: dict[str, Split] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")  # columns of the tables; where neither is 1 the lesion is a nevus
+YES, NO = ("1", "1.0"), ("0", "0.0")  # values in them
 
 
 class Isic2017Params(ArchiveParams):
@@ -30,8 +31,8 @@ class Isic2017Params(ArchiveParams):
 def scan_isic2017(root: Path) -> list[Record]:
     """One record per picture below `root`: train, then validation, then test, each in the order of the names.
 
-    Raises `UserError` where one of the six folders is missing, or where there are tables of diagnoses but a picture
-    stands in none of them.
+    Raises `UserError` where one of the six folders is missing, where there are tables of diagnoses but a picture
+    stands in none of them, or where they say something else than 0 or 1, or different things of one picture.
     """
     pictures = [found for part in PARTS for found in _scan_part(root, part)]
     labels = _labels(root, [path.stem for path, _, _ in pictures])
@@ -55,6 +56,8 @@ def _labels(root: Path, names: list[str]) -> dict[str, str]:
         return dict.fromkeys(names, "lesion")
     rows = [row for table in tables for row in read_table(table, ("image_id", *DIAGNOSES))]
     labels = {row["image_id"]: _diagnosis(row) for row in rows}
+    if torn := [row["image_id"] for row in rows if labels[row["image_id"]] != _diagnosis(row)]:
+        raise UserError(f"{', '.join(map(str, tables))}: several diagnoses of {shortened(torn)}")
     missing = [name for name in names if name not in labels]
     if missing:
         raise UserError(f"{', '.join(map(str, tables))}: no diagnosis of {shortened(missing)}")
@@ -62,4 +65,8 @@ def _labels(root: Path, names: list[str]) -> dict[str, str]:
 
 
 def _diagnosis(row: dict[str, str]) -> str:
-    return next((name for name in DIAGNOSES if row[name] in ("1", "1.0")), "nevus")
+    values = {name: row[name] for name in DIAGNOSES}
+    if not set(values.values()) <= {*YES, *NO} or sum(value in YES for value in values.values()) > 1:
+        told = ", ".join(f"{name} = '{value}'" for name, value in values.items())
+        raise UserError(f"the diagnosis of {row['image_id']} is none: {told}; one of them may be 1, the others are 0")
+    return next((name for name, value in values.items() if value in YES), "nevus")

@@ -1,10 +1,10 @@
 """Finding one's way in a folder of pictures: where a layout begins, which files it holds, in which order."""
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from medseg.archives import walk_folders
 from medseg.errors import UserError
 
 SHOWN = 10  # so many names stand in a message, the rest is counted
@@ -67,7 +67,7 @@ def shortened(names: Iterable[str]) -> str:
 
 
 def _walk(root: Path) -> Iterable[tuple[str, list[str], list[str]]]:
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in walk_folders(root):
         folders[:] = sorted(name for name in folders if name != DEBRIS and not name.startswith("."))
         yield folder, folders, files
 

@@ -10,20 +10,32 @@ from medseg.errors import UserError
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV file with a header, reduced to `columns`, without the blanks around each value.
 
-    Takes UTF-8 with or without a byte order mark, and any line ends. Raises `UserError`.
+    Takes UTF-8 with or without a byte order mark, and any line ends. Raises `UserError` where the file is no such
+    table, a quote is never closed, a column stands twice, or a row has more cells than the header.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     except OSError as error:
         raise UserError(f"{path}: not read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:  # of text in another encoding, and of a path that can't be: ValueError
         raise UserError(f"{path}: no CSV table in UTF-8: {error}") from error
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [name for name in columns if name not in header]
     if missing:
         raise UserError(f"{path}: lacks the columns {', '.join(missing)}; it has {', '.join(header) or 'none'}")
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise UserError(f"{path}: the column {twice[0]} stands twice")
+    for row in rows[1:]:
+        _check_row(row, len(header), path)
     return [_cells(row, header, columns) for row in rows[1:] if any(row)]
+
+
+def _check_row(row: list[str], columns: int, path: Path) -> None:
+    if any(row[columns:]):
+        raise UserError(f"{path}: a row of more cells than the header ({', '.join(row)}); put texts in quotes")
+    if torn := [cell for cell in row if "\n" in cell or "\r" in cell]:
+        raise UserError(f"{path}: a cell of several lines ({torn[0]!r:.80}); is a quote not closed?")
 
 
 def _cells(row: list[str], header: list[str], columns: Sequence[str]) -> dict[str, str]:

@@ -39,15 +39,22 @@ class UcsbParams(ArchiveParams):
 def scan_ucsb(root: Path) -> list[Record]:
     """One record per picture below `root`, in the order of the names.
 
-    Raises `UserError` where the layout is another, a name holds no label, or a mask is empty, so that it says of no
-    window that it was annotated.
+    Raises `UserError` where the layout is another, a name holds no label, two masks have names that differ in case
+    alone, or a mask is empty, so that it says of no window that it was annotated.
     """
     top = find_folder(root, ("Images", "Masks"))
     pictures = files_in(top / "Images", ".tif")
     require_pictures(pictures, top / "Images", "'ytma10_010704_benign1_ccd.tif'")
-    masks = {path.stem.lower(): path for path in files_in(top / "Masks", ".tif")}
+    masks = _by_name(files_in(top / "Masks", ".tif"))
     progress = tqdm(pictures, desc="annotated windows", unit="file", disable=None)
     return [_record(root, path, masks.get(path.stem.lower().removesuffix(CAMERA))) for path in progress]
+
+
+def _by_name(masks: list[Path]) -> dict[str, Path]:
+    found = {path.stem.lower(): path for path in masks}
+    if others := [path for path in masks if found[path.stem.lower()] != path]:
+        raise UserError(f"{others[0]}: its name differs from {found[others[0].stem.lower()].name} in case alone")
+    return found
 
 
 def _record(root: Path, picture: Path, mask: Path | None) -> Record:
@@ -70,9 +77,10 @@ def _foreground_box(mask: Path) -> Region | None:
     """The smallest window that holds every pixel that is not zero; None where the file cannot be read."""
     try:
         with Image.open(mask) as picture:
-            foreground = np.asarray(picture.convert("L")) > 0  # (height, width)
-    except (OSError, ValueError, SyntaxError):
+            values = np.asarray(picture if picture.mode.startswith("I") else picture.convert("RGB"))
+    except Exception:  # of Pillow's on damaged files there is no end
         return None  # the manifest names every file that cannot be read
+    foreground = values.reshape(*values.shape[:2], -1).any(axis=2)  # (height, width)
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if not rows.size:
         raise UserError(f"{mask}: empty, so nothing says which window is annotated; remove it and its picture")

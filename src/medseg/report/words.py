@@ -163,6 +163,7 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
         ("Files skipped as unusable", str(audit["skipped"])),
         ("Pictures dropped by the split", str(audit["dropped"])),
         ("Pictures with nothing marked", str(audit["empty_masks"])),
+        ("Masks that look inverted", str(audit["inverted_masks"])),
         ("Repeated files, same bytes", str(audit["repeated_files"])),
         ("Groups of near-duplicates or of one patient", str(audit["groups_of_several"])),
         ("Of these, on more than one side of the split", str(audit["straddling_groups"])),
