@@ -12,11 +12,10 @@ from torch import Tensor
 
 from medseg.classes import logit_count
 from medseg.description import DESCRIPTION, Description, Kind, read_description
+from medseg.description import WEIGHTS as WEIGHTS
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 from medseg.outputs import write_text
-
-WEIGHTS = "weights.safetensors"
 
 
 def save_bundle(folder: Path, network: Network, description: Description) -> None:
