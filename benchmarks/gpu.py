@@ -3,13 +3,15 @@
 The network, loss and optimiser of params.yaml go through `medseg.training.fit` on random pictures, once for each
 size of picture, batch and precision: float32 as params.yaml has it, bfloat16 (conf/train/gpu.yaml without its
 compiled kernels), and bfloat16 compiled (conf/train/gpu.yaml). Online augmentation (conf/online/strong.yaml) is on. Of
-three epochs the last is measured. What does not fit the memory is said so.
+three epochs the last is measured. What does not fit the memory is said so. Last, the smallest size and batch train
+twice with train.deterministic on and twice with it off: whether the weights come out equal, and what that costs.
 
 Run in the project's root: `python benchmarks/gpu.py`; half an hour, of which most is compiling. The table is printed
 and written to benchmarks/results/gpu.json. `--accelerator cpu` tries the script itself where there is no GPU.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -37,7 +39,7 @@ from medseg.training import Recipe
 
 EPOCHS = 3
 LOOK = 0.05  # seconds between looks at how busy the GPU is
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {},
     "bf16": {"precision": "bf16-mixed", "deterministic": False, "channels_last": True},
     "bf16 + compile": {"precision": "bf16-mixed", "deterministic": False, "channels_last": True, "compile": True},
@@ -92,22 +94,21 @@ def main() -> None:
         print(json.dumps(found[-1]), flush=True)
     card = torch.cuda.get_device_name() if options.accelerator == "gpu" else "no GPU: the script was tried on the CPU"
     print(f"{card}\n\n{table(list(found[0]), [[str(value) for value in row.values()] for row in found])}")
-    content = {"card": card, "torch": torch.__version__, "rows": found, "machine": machine()}
+    again = repeated(min(options.sizes), min(options.batches), options.steps, options.accelerator)
+    print(f"\n{table(list(again[0]), [[str(value) for value in row.values()] for row in again])}")
+    content = {"card": card, "torch": torch.__version__, "rows": found, "repeated": again, "machine": machine()}
     (RESULTS / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def one(size: int, batch: int, variant: str, steps: int, accelerator: str) -> Found:
     """One row: training in one way."""
-    plan = recipe("strong")
-    plan = replace(
-        plan, train=plan.train.model_copy(update={"epochs": EPOCHS, "batch_size": batch} | VARIANTS[variant])
-    )
+    plan = planned(batch, VARIANTS[variant])
     row: Found = {"pixels": f"{size}x{size}", "batch": batch, "precision": variant}
     if accelerator == "gpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        watch = trained(plan, size, steps, accelerator)
+        watch, _ = trained(plan, size, steps, accelerator)
     except UserError as error:
         return row | {"pictures/s": str(error).partition(": ")[2], "busy, %": "", "peak memory, GiB": ""}
     memory = torch.cuda.max_memory_allocated() / 2**30 if accelerator == "gpu" else float("nan")
@@ -116,8 +117,26 @@ def one(size: int, batch: int, variant: str, steps: int, accelerator: str) -> Fo
     return row | {"pictures/s": speed, "busy, %": busy, "peak memory, GiB": round(memory, 2)}
 
 
-def trained(plan: Recipe, size: int, steps: int, accelerator: str) -> Watch:
-    """Train, watched."""
+def repeated(size: int, batch: int, steps: int, accelerator: str) -> list[Found]:
+    """A row with train.deterministic on and one with it off: two runs of each in float32, in turn."""
+    kinds = (True, False)
+    runs = [trained(planned(batch, {"deterministic": kind}), size, steps, accelerator) for kind in kinds * 2]
+    rows: list[Found] = []
+    for place, kind in enumerate(kinds):
+        (watch, digest), (watch_again, digest_again) = runs[place], runs[place + len(kinds)]
+        speed = round(steps * batch / statistics.mean([watch.seconds[-1], watch_again.seconds[-1]]), 1)
+        rows.append({"deterministic": kind, "equal weights twice": digest == digest_again, "pictures/s": speed})
+    return rows
+
+
+def planned(batch: int, changes: dict[str, object]) -> Recipe:
+    """The recipe of params.yaml with online augmentation and other settings of its section train."""
+    plan = recipe("strong")
+    return replace(plan, train=plan.train.model_copy(update={"epochs": EPOCHS, "batch_size": batch} | changes))
+
+
+def trained(plan: Recipe, size: int, steps: int, accelerator: str) -> tuple[Watch, str]:
+    """Train, watched; and the SHA-256 of all weights that came out, in their order."""
     watch, plain = Watch(), pl.Trainer
 
     def watched_trainer(callbacks: list[pl.Callback], **settings: object) -> pl.Trainer:
@@ -130,10 +149,13 @@ def trained(plan: Recipe, size: int, steps: int, accelerator: str) -> Watch:
         device = MachineParams.model_validate({"workers": 0, "backend": "auto", "accelerator": accelerator})
         pl.Trainer = watched_trainer  # type: ignore[assignment, misc]
         try:
-            training.fit(*stores, plan, places, device)
+            found = training.fit(*stores, plan, places, device)
         finally:
             pl.Trainer = plain  # type: ignore[misc]
-    return watch
+    digest = hashlib.sha256()
+    for tensor in found.network.state_dict().values() if found else ():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return watch, digest.hexdigest()
 
 
 def noise(folder: Path, count: int, side: int) -> Store:

@@ -15,15 +15,17 @@ def main(
     predictions: Path,
     metrics: Path,
     plots: Path,
+    environment: Path,
 ) -> None:
     """Choose on val, score NETWORK on the test pictures (on val where there are none), write masks, tables and plots.
 
     Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv metrics/manifest.json models/network
-    models/segmenter data/predictions metrics/evaluate.json plots/evaluate`
+    models/segmenter data/predictions metrics/evaluate.json plots/evaluate metrics/environment.json`
     """
     from medseg.bundle import load_bundle, save_bundle
     from medseg.cards import own_cards
     from medseg.description import Description
+    from medseg.environment import record_environment
     from medseg.evaluation import evaluate
     from medseg.evaluation_plots import write_plots
     from medseg.inference import choose_device, network_forward
@@ -51,6 +53,7 @@ def main(
     with whole_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
         write_card(partial, description, audited, summary, figures)
+    record_environment(environment, "evaluate")
 
 
 if __name__ == "__main__":

@@ -6,17 +6,25 @@ from medseg.console import run_stage
 
 
 def main(
-    params: Path, augmented: Path, val: Path, weights: Path, network: Path, metrics: Path, tensorboard: Path
+    params: Path,
+    augmented: Path,
+    val: Path,
+    weights: Path,
+    network: Path,
+    metrics: Path,
+    tensorboard: Path,
+    environment: Path,
 ) -> None:
     """Train a network on AUGMENTED and keep its best epoch on VAL.
 
     Example: `python -m stages.train params.yaml data/augmented data/prepared/val weights models/network
-    metrics/train tensorboard`
+    metrics/train tensorboard metrics/environment.json`
     """
     from medseg.augmentation import Transforms
     from medseg.bundle import save_bundle
     from medseg.cards import own_cards
     from medseg.classes import TaskParams
+    from medseg.environment import record_environment
     from medseg.losses import LossParams
     from medseg.machine import MachineParams
     from medseg.models.params import ModelParams
@@ -50,6 +58,7 @@ def main(
         with whole_folder(network) as partial:
             save_bundle(partial, trained.network, trained.description)
             save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
+    record_environment(environment, "train")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...], tmp_path: Path) -> 
     assert medseg(*arguments, cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("command", ["predict", "export"])
+@pytest.mark.parametrize("command", ["predict", "export", "provenance"])
 def test_a_command_s_help_gives_an_example_of_it(command: str, tmp_path: Path) -> None:
     done = medseg(command, "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from ruamel.yaml import YAML
@@ -32,8 +33,9 @@ pytestmark = pytest.mark.timeout(1500)
 class Clone:
     """A clone of the project in a folder of its own, with commands run in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, surroundings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = folder
+        self.surroundings = surroundings  # variables on top of this process's
 
     def run(self, *command: str) -> str:
         """Run a command in the clone and return what it printed; fail with its output if it fails."""
@@ -58,7 +60,8 @@ class Clone:
         names = {f"GIT_{role}_{what}": "tester" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ours = ("PYTHON", "DVC", "PYTEST")
-        return {key: value for key, value in os.environ.items() if not key.startswith(ours)} | names | {"PATH": path}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+        return {**inherited, **names, "PATH": path, **self.surroundings}
 
     def repro(self, *options: str) -> list[str]:
         """Run `dvc repro` and return the stages that it ran."""
@@ -119,6 +122,29 @@ def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:
     assert "Data and pipelines are up to date" in clone.run("dvc", "repro")
     assert "up to date" in clone.run("dvc", "status")
     assert clone.run("git", "status", "--porcelain") == ""
+
+
+def test_another_clone_elsewhere_makes_the_same_bytes(clone: Clone, project: Path, tmp_path: Path) -> None:
+    """Every out, report included: another folder, number of workers, time zone, locale, umask and order of hashes."""
+    surroundings = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7"}
+    other = Clone(copy_project(project, tmp_path / "far" / "away").folder, surroundings)
+    other.run("medseg", "params", *TINY, "machine.workers=3", "machine.backend=loky")
+    other.run("sh", "-c", "umask 077; dvc repro")
+    assert (other.folder / "dvc.lock").read_text() == clone.run("git", "show", "HEAD:dvc.lock")
+    assert json.loads((other.folder / "metrics/environment.json").read_text()).keys() == {"train", "evaluate"}
+
+
+def test_provenance_leads_back_from_the_bundle_and_names_what_was_changed(clone: Clone) -> None:
+    printed = clone.run("medseg", "provenance", "models/segmenter")
+    assert "made by: stage evaluate\n" in printed
+    assert "a tiny run (main)" in printed
+    assert "not here" not in printed
+    with (clone.folder / "src/medseg/losses.py").open("a") as stream:
+        stream.write("# changed\n")
+    done = clone.attempt("medseg", "provenance", "models/segmenter")
+    assert done.returncode == 1
+    assert "error: src/medseg/losses.py: not what dvc.lock has" in done.stdout
+    restore(clone)
 
 
 def test_a_changed_loss_reruns_train_and_what_follows(clone: Clone) -> None:

@@ -32,6 +32,10 @@ def test_counts_by_hand() -> None:
     assert count_pixels(mask("1100", "0010"), mask("1010", "0011")) == Counts(2, 1, 2, 3)
 
 
+def test_counts_pool_kind_by_kind() -> None:
+    assert Counts(1, 2, 3, 4) + Counts(10, 200, 3000, 40000) == Counts(11, 202, 3003, 40004)
+
+
 def test_scores_by_hand() -> None:
     assert overlap_scores(Counts(2, 1, 2, 3)) == {
         "dice": 4 / 7,
@@ -126,14 +130,14 @@ def test_counts_by_class_agree_with_scikit_learns_confusion_matrix(prediction: P
 
 
 def test_the_prevailing_class_is_the_most_frequent_beside_background() -> None:
-    assert prevailing_class(mask("00000", "00121"), 2) == 1
-    assert prevailing_class(mask("00000", "02212"), 2) == 2
-    assert prevailing_class(mask("00000", "00000"), 2) == 0
+    assert prevailing_class(mask("00000", "00121")) == 1
+    assert prevailing_class(mask("00000", "02212")) == 2
+    assert prevailing_class(mask("00000", "00000")) == 0
 
 
 def test_of_equally_frequent_classes_the_first_prevails() -> None:
-    assert prevailing_class(mask("3322", "2300"), 3) == 2
-    assert prevailing_class(mask("2211"), 2) == 1
+    assert prevailing_class(mask("3322", "2300")) == 2
+    assert prevailing_class(mask("2211")) == 1
 
 
 def brute_force(

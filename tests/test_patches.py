@@ -44,6 +44,7 @@ def test_a_picture_smaller_than_the_patch_is_lost_or_mirrored() -> None:
     image = np.array([[1, 2, 3]])
     assert origins(1, 3, 4, 2, "drop") == []
     assert cut(image, 4, 2, "drop").shape == (0, 4, 4)
+    assert cut(image.astype(np.uint8), 4, 2, "drop").dtype == np.uint8
     assert cut(image[..., None], 4, 2, "drop").shape == (0, 4, 4, 1)
     assert origins(1, 3, 4, 2, "pad") == [(0, 0)]
     assert cut(image, 4, 2, "pad").tolist() == [[[1, 2, 3, 3]] * 4]

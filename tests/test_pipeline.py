@@ -10,7 +10,11 @@ from contract import reached_modules, read_sections
 from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).parents[1]
-NEVER_TRACKED = {"params.yaml", "tensorboard"}  # tracked by sections; event files hold clocks and host names
+NEVER_TRACKED = {  # one is tracked by its sections; the others hold clocks and machines
+    "params.yaml",
+    "tensorboard",
+    "metrics/environment.json",
+}
 
 
 def load(name: str) -> Any:

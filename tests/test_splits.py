@@ -1,4 +1,6 @@
+import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,11 @@ def table_of(
             "official": official or [""] * count,
         }
     )
+
+
+def refused(message: str) -> AbstractContextManager[object]:
+    """A refusal with exactly this message."""
+    return pytest.raises(UserError, match=f"^{re.escape(message)}$")
 
 
 def counts(splits: pd.Series) -> dict[str, int]:
@@ -126,16 +133,16 @@ def test_folds_keep_labels_in_proportion_even_where_each_is_rare() -> None:
 
 
 def test_folds_refuse_what_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"split\.fold = 5: must be from 0 to folds - 1 = 4"):
+    with refused("params.yaml: split.fold = 5: must be from 0 to folds - 1 = 4"):
         assign(table_of(range(10)), folds(5), NOWHERE)
-    with pytest.raises(UserError, match=r"split\.folds = 5: there are only 4 groups"):
+    with refused("params.yaml: split.folds = 5: there are only 4 groups"):
         assign(table_of([1, 1, 2, 2, 3, 3, 4, 4]), folds(0), NOWHERE)
 
 
 def test_parts_that_would_be_empty_are_named() -> None:
-    with pytest.raises(UserError, match=r"split: leaves no picture for 'val' out of 3"):
+    with refused("params.yaml: split: leaves no picture for 'val' out of 3; change what it asks for"):
         assign(table_of(range(3)), fraction(val=0.01, test=0.3), NOWHERE)
-    with pytest.raises(UserError, match="split: test \\+ val leave nothing to train on"):
+    with refused("params.yaml: split: test + val leave nothing to train on"):
         assign(table_of(range(9)), fraction(val=0.5, test=0.5), NOWHERE)
     with pytest.raises(UserError, match=r"split: leaves no picture for 'test'"):
         assign(table_of(range(3)), params(name="pattern", val="00.*", test="no*", straddling="keep"), NOWHERE)
@@ -151,6 +158,12 @@ def test_patterns_look_at_names_and_test_goes_first() -> None:
     assert not expects_test(without)
 
 
+def test_patterns_see_the_last_part_of_a_path_however_deep_it_lies() -> None:
+    table = table_of(range(4)).assign(file=["v.png", "a/b/v.png", "v/a.png", "a/v/b/c.png"])
+    splits = assign(table, params(name="pattern", val="v*", test=None, straddling="keep"), NOWHERE)
+    assert list(splits) == ["val", "val", "train", "train"]
+
+
 def test_official_splits_are_taken_as_they_are_or_missed_by_name() -> None:
     official = params(name="official", straddling="keep")
     assert list(assign(table_of("abc", official=["train", "val", "test"]), official, NOWHERE)) == [
@@ -158,7 +171,7 @@ def test_official_splits_are_taken_as_they_are_or_missed_by_name() -> None:
         "val",
         "test",
     ]
-    with pytest.raises(UserError, match=r"a/01\.png and 1 more pictures have no official split"):
+    with refused("a/01.png and 1 more pictures have no official split; set split to fraction, pattern, lists or folds"):
         assign(table_of("abc", official=["train", "", ""]), official, NOWHERE)
     with pytest.raises(UserError, match="no picture for 'test'"):
         assign(table_of("ab", official=["train", "val"]), official, NOWHERE)
@@ -169,7 +182,10 @@ def test_a_group_on_both_sides_is_kept_dropped_or_refused(straddling: str) -> No
     table = table_of(["x", "x", "y", "z", "x"], official=["train", "val", "train", "test", "train"])
     chosen = params(name="official", straddling=straddling)
     if straddling == "fail":
-        with pytest.raises(UserError, match=r"1 groups .* lie in more than one split \(x\)"):
+        with refused(
+            "1 groups of near-duplicates or patients lie in more than one split (x); "
+            "set split.straddling to keep or drop_from_train"
+        ):
             assign(table, chosen, NOWHERE)
         return
     splits = assign(table, chosen, NOWHERE)
@@ -179,6 +195,12 @@ def test_a_group_on_both_sides_is_kept_dropped_or_refused(straddling: str) -> No
     else:
         assert list(splits) == ["dropped", "val", "train", "test", "dropped"]
         assert straddling_groups(splits, table["group"]) == []
+
+
+def test_of_many_groups_on_both_sides_five_are_named() -> None:
+    table = table_of("abcdefabcdef", official=["train"] * 6 + ["val"] * 6)
+    with pytest.raises(UserError, match=r"^6 groups .* \(a, b, c, d, e\); "):
+        assign(table, params(name="official", straddling="fail"), NOWHERE)
 
 
 def test_dropping_may_not_empty_train() -> None:
@@ -217,16 +239,18 @@ def test_lists_may_come_from_windows_and_leave_pictures_out(tmp_path: Path) -> N
 
 def test_mistakes_in_lists_are_named(tmp_path: Path) -> None:
     table = table_of(range(3))
-    with pytest.raises(UserError, match=r"train\.txt: no such file; split\.folder names a folder"):
+    with refused(
+        f"{tmp_path}/missing/train.txt: no such file; split.folder names a folder that holds train.txt and val.txt"
+    ):
         from_lists(table, tmp_path / "missing")
     folder = write(tmp_path / "mine", train="a/00.png\na/00.png\n", val="a/01.png\n")
-    with pytest.raises(UserError, match=r"train\.txt: 'a/00\.png' is named twice, here and in train\.txt"):
+    with refused(f"{folder}/train.txt: 'a/00.png' is named twice, here and in train.txt"):
         from_lists(table, folder)
     write(folder, train="a/00.png\na/01.png\n")
-    with pytest.raises(UserError, match=r"val\.txt: 'a/01\.png' is named twice, here and in train\.txt"):
+    with refused(f"{folder}/val.txt: 'a/01.png' is named twice, here and in train.txt"):
         from_lists(table, folder)
     write(folder, train="a/00.png\n00.png\n")
-    with pytest.raises(UserError, match=r"train\.txt: '00\.png' is no picture of the data set"):
+    with refused(f"{folder}/train.txt: '00.png' is no picture of the data set (names are relative to data/raw)"):
         from_lists(table, folder)
     write(folder, train="a/00.png\n", val="")
     with pytest.raises(UserError, match="no picture for 'val'"):

@@ -29,7 +29,7 @@ SECTIONS: dict[str, Any] = {
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
 }
 INPUTS = ("params.yaml", "raw", "manifest.csv", "audit.json", "network")
-OUTPUTS = ("segmenter", "predictions", "evaluate.json", "plots/evaluate")
+OUTPUTS = ("segmenter", "predictions", "evaluate.json", "plots/evaluate", "environment.json")
 PLOTS = ["calibration", "confusion", "counts", "dice_by_label", "dice_histogram", "precision_recall", "thresholds"]
 
 
@@ -53,7 +53,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     main(*paths)
-    *_, segmenter, predictions, metrics, plots = paths
+    *_, segmenter, predictions, metrics, plots, _ = paths
     summary = json.loads(metrics.read_text())
     table = pd.read_csv(predictions / "per_image.csv")
     assert (summary["split"], summary["images"]) == ("test", 3)
@@ -75,6 +75,7 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     assert description.chosen.options[0].option == "test_time_augmentation"
     picture = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))
     assert torch.equal(network(picture), original(picture))
+    assert list(json.loads(paths[9].read_text())) == ["evaluate"]
 
 
 def test_a_network_of_classes_leaves_codes_and_calls(paths: list[Path]) -> None:
@@ -82,7 +83,7 @@ def test_a_network_of_classes_leaves_codes_and_calls(paths: list[Path]) -> None:
     torch.manual_seed(0)
     save_bundle(paths[4], build_model(tiny.unet(), 1, 4), tiny.description(task=task))
     main(*paths)
-    *_, predictions, metrics, plots = paths
+    *_, predictions, metrics, plots, _ = paths
     summary = json.loads(metrics.read_text())
     assert list(summary["classes"]) == ["a", "b", "c"]
     assert summary["calls"]["images"] == 3
@@ -91,7 +92,7 @@ def test_a_network_of_classes_leaves_codes_and_calls(paths: list[Path]) -> None:
 
 
 def test_equal_inputs_give_equal_bytes(paths: list[Path]) -> None:
-    outputs = paths[5:]
+    outputs = paths[5:9]
     contents = []
     for _ in range(2):
         main(*paths)

@@ -1,6 +1,7 @@
 """The stage `train` from its command line to its outputs, on a handful of samples."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,16 @@ SECTIONS: dict[str, Any] = {
     "seed": 0,
 }
 NETWORK = {"model.yaml", "weights.safetensors", "training.yaml", "optimizer.safetensors"}
-NAMES = ("params.yaml", "augmented", "val", "weights", "models/network", "metrics/train", "tensorboard")
+NAMES = (
+    "params.yaml",
+    "augmented",
+    "val",
+    "weights",
+    "models/network",
+    "metrics/train",
+    "tensorboard",
+    "environment.json",
+)
 
 
 @pytest.fixture
@@ -80,6 +90,7 @@ def test_a_network_and_its_curves_come_out(paths: list[Path]) -> None:
     assert (paths[5] / "metrics.json").is_file()
     assert (paths[5] / "plots/metrics/val/dice.tsv").is_file()
     assert not paths[6].exists()  # no TensorBoard unless asked for
+    assert list(json.loads(paths[7].read_text())) == ["train"]
 
 
 def test_an_older_network_is_replaced_whole(paths: list[Path]) -> None:

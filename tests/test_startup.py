@@ -28,7 +28,7 @@ HEAVY = {
     "torchvision",
 }
 STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
-COMMANDS = ["params", "table", "row", "compare", "predict", "export", "evaluate"]
+COMMANDS = ["params", "table", "row", "compare", "predict", "export", "evaluate", "provenance"]
 PRINT_MODULES = """
 import atexit, json, runpy, sys
 atexit.register(lambda: print("modules:" + json.dumps(sorted({name.split(".")[0] for name in sys.modules}))))

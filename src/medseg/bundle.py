@@ -12,12 +12,11 @@ from torch import Tensor
 
 from medseg.classes import logit_count
 from medseg.description import DESCRIPTION, Description, Kind, read_description
+from medseg.description import WEIGHTS as WEIGHTS
 from medseg.errors import UserError
 from medseg.models.network import Network, build_model
 from medseg.outputs import write_text
 from medseg.tensors import save_tensors
-
-WEIGHTS = "weights.safetensors"
 
 
 def save_bundle(folder: Path, network: Network, description: Description) -> None:

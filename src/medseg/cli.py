@@ -96,6 +96,24 @@ def compare(
 
 
 @app.command()
+def provenance(
+    model: Annotated[Path, typer.Argument(help="A model folder, here or elsewhere.")] = Path("models/segmenter"),
+) -> None:
+    """Follow a model back to its revision, parameters, data and parent weights, and check that all still matches.
+
+    Examples: `medseg provenance`, `medseg provenance weights/first`.
+
+    What does not match its hash is named at the end, with exit code 1.
+    """
+    from medseg.provenance import provenance_text, trace
+
+    found = trace(model)
+    typer.echo(provenance_text(found))
+    if found.faults:
+        raise UserError("\n       ".join(found.faults))
+
+
+@app.command()
 def predict(
     pictures: Annotated[
         list[str],

@@ -11,6 +11,7 @@ from medseg.models.params import ModelParams
 from medseg.params import Section, read_yaml, validate
 
 DESCRIPTION = "model.yaml"
+WEIGHTS = "weights.safetensors"  # beside it
 
 FirstWeights = Literal["packaged", "placed", "hub", "random", "former"]
 

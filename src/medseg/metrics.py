@@ -49,9 +49,9 @@ def count_classes(prediction: Pixels, truth: Pixels, classes: int) -> list[Count
     return [count_pixels(prediction == code, truth == code) for code in range(1, classes + 1)]
 
 
-def prevailing_class(codes: Pixels, classes: int) -> int:
-    """The code 1, 2, ... `classes` that most pixels have, the lowest of equally frequent ones; 0 where all are 0."""
-    areas = np.bincount(codes.ravel(), minlength=classes + 1)[1:]
+def prevailing_class(codes: Pixels) -> int:
+    """The code 1, 2, ... that most pixels have, the lowest of equally frequent ones; 0 where all are 0."""
+    areas = np.bincount(codes.ravel())[1:]
     return 1 + int(areas.argmax()) if areas.any() else 0
 
 

@@ -4,9 +4,7 @@ It holds no clock, path, revision or host, so that equal runs give equal records
 """
 
 import hashlib
-import importlib.metadata
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from medseg.fingerprint import code_sha256
 from medseg.inputs import read_bytes, read_json
 from medseg.markdown import table
 from medseg.outputs import write_text
+from medseg.packages import package_versions
 from medseg.segmenter import SegmenterDescription
 from medseg.wording import ABSENT, score
 
-PROJECT = "medseg"
 SPLITS = ("train", "val", "test", "dropped")
 BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
@@ -74,13 +72,6 @@ def run_record(
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON."""
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-
-
-def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that this project depends on directly, by name."""
-    needed = [line for line in importlib.metadata.requires(PROJECT) or [] if "extra ==" not in line]
-    names = [match.group() for line in needed if (match := re.match(r"[\w.-]+", line))]
-    return {name: importlib.metadata.version(name) for name in sorted(names, key=str.lower)}
 
 
 def runs_table(folder: Path) -> str:

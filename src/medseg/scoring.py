@@ -90,7 +90,7 @@ def score_picture(
     counts = count_pixels(codes, truth)
     counting = scoring.counting
     return {
-        "called": call_names(task)[prevailing_class(codes, len(class_names(task)))],
+        "called": call_names(task)[prevailing_class(codes)],
         "region_pixels": truth.size,
         "truth_pixels": counts.true_positives + counts.misses,
         "predicted_pixels": counts.true_positives + counts.false_positives,

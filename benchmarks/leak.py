@@ -1,0 +1,167 @@
+"""What leaking would have brought: variants of one picture in train and in test, on the BUSI sample.
+
+A fifth of the pictures, whole groups, is kept from both ways: the new pictures. The rest is split in two ways. The
+older project's: seven variants of every picture first, then all samples are dealt at random to train (70 %), val (10 %)
+and test (20 %), so that variants of most pictures lie on all sides; it reports the Dice on its test samples. Ours:
+whole groups to train and val first, then seven variants of train alone; it reports the Dice on the new pictures. Then
+both networks segment the new pictures. All else is equal: network, epochs, seeds. Dice is the mean over the samples
+with a lesion, at their size, threshold 0.5, nothing after it.
+
+Run in the project's root, ten minutes on a core: `MEDSEG_DATA=/path/to/data OMP_NUM_THREADS=1 python
+benchmarks/leak.py`. The table is printed, and all figures are written to benchmarks/results/leak.json.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from measuring import RESULTS, machine
+from numpy.typing import NDArray
+
+from medseg.bundle import load_bundle
+from medseg.composition import compose
+from medseg.description import Description
+from medseg.geometry import Geometry
+from medseg.inference import choose_device, network_forward
+from medseg.machine import MachineParams
+from medseg.manifest import read_manifest
+from medseg.markdown import table as table_text
+from medseg.metrics import count_pixels, overlap_scores
+from medseg.params import read_section
+from medseg.preparation import prepare
+from medseg.store import Store, create_arrays, describe_arrays, open_store
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the stages
+OLDER, OURS = "x7, then a random split of the samples", "a split of whole groups, then x7 of train"
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the older way's samples
+Scores = dict[str, dict[str, list[float]]]  # by way: what it reports, what it reaches on new pictures, by seed
+
+
+def main() -> None:
+    """Run both ways for every seed, print the table and write the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    scores: Scores = {way: {"reported": [], "new": []} for way in (OLDER, OURS)}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in options.seeds:
+            for way, found in both_ways(Path(folder), seed, options.epochs).items():
+                print(f"seed {seed}: {way}: {json.dumps(found)}", flush=True)
+                for figure, dice in found.items():
+                    scores[way][figure].append(round(dice, 6))
+    print(table(scores))
+    content = {"epochs": options.epochs, "seeds": options.seeds, "dice": scores, "machine": machine()}
+    (RESULTS / "leak.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def both_ways(folder: Path, seed: int, epochs: int) -> dict[str, dict[str, float]]:
+    """Dice that each way reports, and that on the new pictures."""
+    place, new = prepared(folder, seed, epochs)
+    augment(place, "prepared/train", "augmented")
+    ours = trained(place, "augmented", "prepared/val", "ours")
+    pool = [open_store(place / "prepared" / split) for split in ("train", "val")]
+    write_store(place / "pool", pool, [np.arange(len(store.images)) for store in pool])
+    augment(place, "pool", "variants")
+    deal(open_store(place / "variants"), place, seed)
+    older = trained(place, "dealt/train", "dealt/val", "older")
+    on_new = mean_dice(ours, new)
+    return {
+        OLDER: {"reported": mean_dice(older, open_store(place / "dealt/test")), "new": mean_dice(older, new)},
+        OURS: {"reported": on_new, "new": on_new},
+    }
+
+
+def prepared(folder: Path, seed: int, epochs: int) -> tuple[Path, Store]:
+    """A folder with the data stages' outputs for a seed, and the samples of the new pictures."""
+    from stages.download import main as download
+    from stages.manifest import main as tabulate
+    from stages.prepare import main as prepare_stage
+
+    place = folder / str(seed)
+    place.mkdir()
+    params, raw, manifest = place / "params.yaml", folder / "raw", place / "manifest.csv"
+    seeds = [f"{section}={seed}" for section in ("seed", "split.seed", "augment.seed")]
+    lengths = [f"train.epochs={epochs}", f"train.patience={epochs}"]
+    compose(ROOT / "conf", params, ["experiment=sample_busi", *seeds, *lengths])
+    if not raw.exists():
+        download(params, raw)
+    tabulate(params, raw, ROOT / "conf" / "lists", manifest, place / "splits", place / "audit.json")
+    prepare_stage(params, raw, manifest, place / "prepared", place / "samples.png")
+    rows = read_manifest(manifest)
+    workers = read_section(params, "machine", MachineParams)
+    geometry: Geometry = read_section(params, "prepare", Geometry)
+    prepare(rows[rows["split"] == "test"], raw, geometry, workers, place / "new")
+    return place, open_store(place / "new")
+
+
+def augment(place: Path, source: str, target: str) -> None:
+    """The stage augment."""
+    from stages.augment import main as augment_stage
+
+    augment_stage(place / "params.yaml", place / source, place / target, place / "variants.png")
+
+
+def trained(place: Path, train: str, val: str, name: str) -> Path:
+    """The stage train; the folder of its network."""
+    from stages.train import main as train_stage
+
+    network = place / name
+    outputs = [place / f"{name} {what}" for what in ("metrics", "tensorboard", "environment.json")]
+    train_stage(place / "params.yaml", place / train, place / val, ROOT / "weights", network, *outputs)
+    return network
+
+
+def deal(variants: Store, place: Path, seed: int) -> None:
+    """The older way's split: samples at random, whatever picture they are of."""
+    count = len(variants.images)
+    order = np.random.default_rng(seed).permutation(count)
+    borders = np.rint(np.cumsum([*SHARES.values()])[:-1] * count).astype(int)
+    for split, samples in zip(SHARES, np.split(order, borders), strict=True):
+        write_store(place / "dealt" / split, [variants], [samples])
+
+
+def write_store(folder: Path, stores: Sequence[Store], samples: Sequence[NDArray[np.int64]]) -> None:
+    """Packed arrays of some samples of some stores, one after the other."""
+    count = sum(map(len, samples))
+    images, masks = create_arrays(folder, count, *stores[0].images.shape[1:])
+    np.concatenate([store.images[chosen] for store, chosen in zip(stores, samples, strict=True)], out=images)
+    np.concatenate([store.masks[chosen] for store, chosen in zip(stores, samples, strict=True)], out=masks)
+    index = [store.index.iloc[chosen] for store, chosen in zip(stores, samples, strict=True)]
+    describe_arrays(folder, pd.concat(index, ignore_index=True), stores[0].geometry)
+
+
+def mean_dice(network: Path, samples: Store) -> float:
+    """The mean over the samples with a lesion."""
+    forward = network_forward(load_bundle(network, Description)[0], choose_device("auto"))
+    predicted = forward(np.asarray(samples.images))[:, 0] > 0.5
+    pairs = zip(predicted, samples.masks, strict=True)
+    return statistics.mean(overlap_scores(count_pixels(mask, truth))["dice"] for mask, truth in pairs if truth.any())
+
+
+def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Mean and standard deviation over seeds, and what was reported beyond what new pictures bear out, seed by seed."""
+    rows = []
+    for way, found in scores.items():
+        beyond = [reported - new for reported, new in zip(found["reported"], found["new"], strict=True)]
+        rows.append([way, spread(found["reported"]), spread(found["new"]), spread(beyond, "+") if any(beyond) else "0"])
+    return table_text(["way", "Dice that it reports", "Dice on new pictures", "too much"], rows)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{sign}.3f} ± {deviation:.3f}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
