@@ -255,10 +255,9 @@ def test_the_masks_of_real_samples(samples: Path) -> None:
     assert all(not read_mask([path]).any() for path in sorted(normal.glob("*_mask.png"))[:10])
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_16_bit_grey_in_which_0_is_white_is_turned(tmp_path: Path, order: Any) -> None:
+def test_16_bit_grey_in_which_0_is_white_is_turned(tmp_path: Path) -> None:
     values = np.array([[0, 65535, 257]], np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite", byteorder=order)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], [[255, 0, 254]])
 
 
