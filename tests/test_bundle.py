@@ -115,3 +115,20 @@ def test_a_network_that_nothing_was_chosen_for_is_no_segmenter(network: Network,
     save_bundle(tmp_path, network, tiny.description())
     with pytest.raises(UserError, match=rf"{DESCRIPTION}\.overlap is missing"):
         load_bundle(tmp_path, SegmenterDescription)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(folder: Path, value: float) -> None:
+    state = load_file(folder / WEIGHTS)
+    state["core.segmentation_head.0.bias"].fill_(value)
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"segmentation_head\.0\.bias holds values that are no numbers"):
+        load_bundle(folder, SegmenterDescription)
+
+
+def test_weights_of_whole_numbers_are_named(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state["core.segmentation_head.0.bias"] = state["core.segmentation_head.0.bias"].int()
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"segmentation_head\.0\.bias holds torch\.int32"):
+        load_bundle(folder, SegmenterDescription)

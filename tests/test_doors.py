@@ -153,7 +153,7 @@ def knock(given: Path, out: Path, record_property: Callable[[str, object], None]
             code, message = call()
         finally:
             written, _written = _written, None
-        record_property("door", (what, where, message, code))
+        record_property("door", (what, where, message.replace(f"{given}", "given").replace(f"{out}", "out"), code))
         assert time.monotonic() - start < MOST_SECONDS
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024 < MOST_MEMORY
         assert facts(given) == before
@@ -335,7 +335,7 @@ def test_a_picture_of_any_name_is_predicted_or_its_name_refused(
 ) -> None:
     (given / name).write_bytes(bent.encoded(bent.GREY, "PNG"))
     (given / "z.png").write_bytes(bent.encoded(bent.GREY, "PNG"))
-    told = "its name is no UTF-8" if "\udcff" in name else None
+    told = "its name is no UTF-8 or holds a carriage return" if {"\udcff", "\r"} & set(name) else None
     predicted(knock, f"name: {name!a:.30}", out, told, given)
     names = ["z"] if told else sorted([Path(name).stem, "z"])
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
@@ -509,7 +509,7 @@ TABLES: dict[str, tuple[bytes, str | None]] = {
     "byte order mark": (b"\xef\xbb\xbf" + f"image,label\n{ROWS}".encode(), None),
     "CRLF": (f"image,label\n{ROWS}".replace("\n", "\r\n").encode(), None),
     "CR": (f"image,label\n{ROWS}".replace("\n", "\r").encode(), None),
-    "blanks and quotes": (f'image , "label"\n{ROWS}'.replace("benign", ' "benign" ').encode(), None),
+    "blanks and quotes": (f'image ,"label"\n{ROWS}'.replace("benign", '"benign" ').encode(), None),
     "other columns": (f"image,label,age\n{ROWS}".encode(), None),
     "one row twice": (f"image,label\n{ROWS}p0.png,malignant\n".encode(), None),
     "contradicting rows": (f"image,label\n{ROWS}p0.png,benign\n".encode(), "several values of 'label' for p0.png"),
@@ -547,7 +547,7 @@ def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, 
         assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "..", "a\0b", "x" * 300, "/dev/null", "images"])
+@pytest.mark.parametrize("name", ["missing.csv", "..", "a\0b", "x" * 300, "images"])
 def test_a_table_that_is_none_is_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     label = {"name": "table", "file": name, "picture": "image", "column": "label"}
     call = tabulated(pairs(given), out, data={"label": label})
@@ -583,7 +583,7 @@ TEXTS: dict[str, tuple[bytes, str]] = {
         + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)),
         "more than 100000 values",
     ),
-    "lists in lists": (b"data: " + b"[" * 5000 + b"]" * 5000, "not readable as YAML"),
+    "lists in lists": (b"data: " + b"[" * 1100 + b"]" * 1100, "not readable as YAML"),
     "a number of 5000 digits": (b"seed: " + b"9" * 5000, "not readable as YAML"),
     "a date that is none": (b"data: 2001-99-99", "not readable as YAML"),
     "half a character": (b'data: "\\ud800"', "not readable as YAML"),
@@ -750,7 +750,10 @@ def with_model(door: str, model: Path, given: Path, out: Path) -> Call:
 @pytest.mark.parametrize("what", BUNDLES)
 def test_a_bent_bundle_is_refused(what: str, door: str, knock: Knock, given: Path, out: Path, bundles: Path) -> None:
     bend, told = BUNDLES[what]
-    shutil.copytree(bundles, given, dirs_exist_ok=True)
+    for name in ("model", "wider", "classes", "network"):
+        (given / name).mkdir()
+        for part in (WEIGHTS, DESCRIPTION):
+            shutil.copyfile(bundles / name / part, given / name / part)
     pairs(given, 1)
     bend(given / "model")
     message = knock(f"{door} --model", what, with_model(door, given / "model", given, out), told)
@@ -923,7 +926,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
     else:
         call = stage("augment", path, given / "train", out / "augmented", out / "sheet.png")
     assert str(given / "train") in knock(f"{door}: arrays", what, call, told)
-    assert not out.exists()
+    assert list(out.rglob("*")) == []
 
 
 # -------------------------------------------------------------------------------------------------------- evaluate
@@ -1007,7 +1010,7 @@ PAGES: dict[str, tuple[Callable[[BaseHTTPRequestHandler], None], str | None]] = 
     "a redirect to a file": (answer(302, Location="file:///etc/passwd"), "No connection adapters"),
     "a redirect to FTP": (answer(302, Location="ftp://127.0.0.1/set.zip"), "No connection adapters"),
     "a redirect to itself": (answer(302, Location="/set.zip"), "redirects"),
-    "a redirect to nowhere": (answer(302, Location="http://"), "Invalid URL"),
+    "a redirect to nowhere": (answer(302, Location="http://127.0.0.1:9/"), "Max retries exceeded"),
     "too few bytes": (answer(200, WHOLE[:-9], Content_Length=str(len(WHOLE))), "IncompleteRead"),
     "too short a length": (answer(200, WHOLE, Content_Length="50"), "not the file"),
     "a length that is no number": (answer(200, WHOLE, Content_Length="many"), None),

@@ -1,9 +1,12 @@
 import io
+import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -250,3 +253,41 @@ def test_the_masks_of_real_samples(samples: Path) -> None:
     assert min(areas) > 0
     normal = samples / "busi/Dataset_BUSI_with_GT/normal"
     assert all(not read_mask([path]).any() for path in sorted(normal.glob("*_mask.png"))[:10])
+
+
+def test_16_bit_grey_in_which_0_is_white_is_turned(tmp_path: Path) -> None:
+    values = np.array([[0, 65535, 257]], np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], [[255, 0, 254]])
+
+
+def test_values_that_8_bits_would_lose_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.png: no value of 65535 exceeds 200"):
+        read_image(save(tmp_path / "a.png", Image.fromarray(np.array([[0, 200]], np.uint16))))
+    black = read_image(save(tmp_path / "b.png", Image.fromarray(np.zeros((2, 2), np.uint16))))
+    assert not black.any()
+
+
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match="no plain file"):
+            read_image(path)
+
+
+def test_a_mask_that_shows_another_mask_beside_its_colours_is_refused(tmp_path: Path) -> None:
+    black = np.zeros((*SQUARE.shape, 3), np.uint8)
+    for colours in (black, black + np.uint8(255)):
+        drawn = save(tmp_path / "alpha.png", Image.fromarray(np.dstack([colours, SQUARE * np.uint8(255)])))
+        with pytest.raises(UserError, match=r"alpha\.png: its alpha channel shows another mask than the colours do"):
+            read_mask([drawn])
+    agreeing = Image.fromarray(np.dstack([SQUARE[..., None].repeat(3, axis=2) * 255, SQUARE * np.uint8(255)]))
+    np.testing.assert_array_equal(read_mask([save(tmp_path / "agreeing.png", agreeing)]), SQUARE)
+    with pytest.raises(UserError, match=r"palette\.png: the numbers behind its palette part"):
+        read_mask([save(tmp_path / "palette.png", paletted(SQUARE, (0, 0, 0), (0, 0, 0)))])
+
+
+def test_small_values_of_16_bit_colours_do_not_vanish_from_a_mask(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), np.dstack([SQUARE.astype(np.uint16)] * 3))
+    with pytest.raises(UserError, match=r"deep\.png: 16-bit colours or alpha are not read in a mask"):
+        read_mask([tmp_path / "deep.png"])

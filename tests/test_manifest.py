@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from PIL import Image
 
 from medseg.datasets.busi import scan_busi_layout
@@ -302,3 +303,16 @@ def test_a_window_is_cut_without_a_copy() -> None:
     window = crop(pixels, Region(1, 2, 3, 5))
     assert window.tolist() == [[8, 9, 10], [14, 15, 16]]
     assert window.base is not None
+
+
+def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Path) -> None:
+    for name in ("a\nb", "a\tb", "c;d", "e\udcff"):
+        with pytest.raises(UserError, match=r"can't stand in the manifest; rename the file") as caught:
+            measure([Record(f"{name}.png", ("m.png",), "a")], tmp_path, FAIL, MACHINE)
+        str(caught.value).encode()  # can be printed anywhere
+
+
+def test_a_picture_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
+    row = next(pd.DataFrame([tiny.row(tmp_path, "a.png", *tiny.square(0, 20, 30)) | {"height": 21}]).itertuples())
+    with pytest.raises(UserError, match=r"a\.png: it or its mask has another size than the manifest says"):
+        read_pair(row, tmp_path)

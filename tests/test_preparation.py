@@ -35,6 +35,8 @@ def row_of(root: Path, name: str, height: int, width: int, region: str | None = 
         "mask": f"{name}_mask.png",
         "label": f"label {name}",
         "group": f"group {name}",
+        "height": height,
+        "width": width,
         "region": region or f"0:0:{height}:{width}",
     }
 

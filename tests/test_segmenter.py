@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from medseg.choices import Augmentation
 from medseg.crf import CrfParams, refine
+from medseg.errors import UserError
 from medseg.geometry import Patchify, Resize, Scale
 from medseg.imaging import Pixels
 from medseg.postprocess import Probabilities
@@ -109,3 +110,11 @@ def test_a_description_survives_being_written_and_is_more_than_that_of_its_netwo
     assert SegmenterDescription.model_validate_json(described.model_dump_json()) == described
     with pytest.raises(ValidationError, match="overlap"):
         SegmenterDescription.model_validate_json(tiny.description().model_dump_json())
+
+
+def test_a_network_that_gives_no_numbers_is_told() -> None:
+    def forward(pixels: Pixels) -> Probabilities:
+        return np.full((len(pixels), 1, *pixels.shape[1:3]), np.nan, np.float32)
+
+    with pytest.raises(UserError, match="gives values that are no numbers"):
+        predict(Segmenter(tiny.segmenter(TILES), forward), picture(), 1, "none")

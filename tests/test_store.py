@@ -87,3 +87,20 @@ def test_an_unknown_geometry_is_refused_with_what_is_allowed(tmp_path: Path) -> 
     (tmp_path / "about.yaml").write_text("other: 1\n")
     with pytest.raises(UserError, match=r"about\.yaml: geometry = None"):
         open_store(tmp_path)
+
+
+def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path)
+    images = np.load(tmp_path / "images.npy")
+    for other in (images.astype(np.float32), images[..., 0], images[:, 1:]):
+        np.save(tmp_path / "images.npy", other)
+        with pytest.raises(UserError, match=r"not uint8 \(N, H, W, C\) and \(N, H, W\)"):
+            open_store(tmp_path)
+
+
+def test_an_index_that_lacks_a_column_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path)
+    index = tmp_path / "index.csv"
+    index.write_text(index.read_text().replace("label", "name", 1))
+    with pytest.raises(UserError, match=r"index\.csv: lacks the columns label"):
+        open_store(tmp_path)

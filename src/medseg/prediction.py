@@ -120,8 +120,9 @@ def _in_folder(folder: Path) -> Iterable[Path]:
 
 def _predict_one(segmenter: Segmenter, path: Path, out: Path, name: str) -> dict[str, Any]:
     """Write all files of one picture and give its row of the table."""
-    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):  # what Python makes of bytes that are no UTF-8
-        raise UserError(f"{path}: its name is no UTF-8, so the table can't hold it; rename it")
+    # Halves of characters are what Python makes of bytes that are no UTF-8; `csv` does not quote a carriage return.
+    if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
     image, task = read_image(path), segmenter.description.task
     segmented = segment(segmenter, image, BATCH_SIZE)
     codes = segmented.codes
