@@ -238,7 +238,7 @@ def test_two_hundred_epochs_take_no_more_memory_and_files_than_one_hundred(
         return order(sampling, epoch)
 
     monkeypatch.setattr(Sampling, "order", watched)
-    Run(tmp_path, stores).train(recipe(PLAIN, epochs=200, patience=200))
+    Run(tmp_path, stores).train(recipe(PLAIN, epochs=200, patience=200, batch_size=5))
     (early, files), (late, more) = seen[100], seen[199]
     assert more == files
     assert late - early < 100 * 20_000  # bytes an epoch
