@@ -234,8 +234,9 @@ class Site:
         return pid is not None and _age(pid) >= seconds
 
     def has_finished(self, epoch: int) -> bool:
-        """Whether training has finished an epoch, and can go on from it."""
-        return any((self.folder / ".dvc/tmp/medseg/training").glob(f"*/*/epoch-{epoch}"))
+        """Whether training can go on from this epoch or a later one."""
+        kept = (self.folder / ".dvc/tmp/medseg/training").glob("*/*/epoch-*")
+        return any(int(path.name.removeprefix("epoch-")) >= epoch for path in kept)
 
 
 def _options(*changes: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_training_that_was_killed_goes_on_and_ends_right(site: Site, way: Way, v
     assert kill.faults == ()
     assert kill.resumed is not None
     assert kill.resumed >= epoch
-    assert not site.has_finished(kill.resumed)  # removed on success
+    assert not site.has_finished(1)  # removed on success
 
 
 def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: Site) -> None:

@@ -352,7 +352,7 @@ def test_two_processes_that_were_killed_go_on_and_end_as_two_that_were_not(stage
     shutil.rmtree(stage / "models")
     killed = start_stage(stage)
     deadline = time.monotonic() + 200
-    while not list((stage / ".dvc/tmp/medseg/training").glob("*/*/epoch-[123]")):
+    while not list((stage / ".dvc/tmp/medseg/training").glob("*/*/epoch-*")):
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
