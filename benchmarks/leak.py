@@ -142,7 +142,7 @@ def write_store(folder: Path, stores: Sequence[Store], samples: Sequence[NDArray
 def mean_dice(network: Path, samples: Store) -> float:
     """The mean over the samples with a lesion."""
     forward = network_forward(load_bundle(network, Description)[0], choose_device("auto"))
-    predicted = forward(np.asarray(samples.images))[:, 0] > 0.5
+    predicted = forward(np.array(samples.images))[:, 0] > 0.5
     pairs = zip(predicted, samples.masks, strict=True)
     return statistics.mean(overlap_scores(count_pixels(mask, truth))["dice"] for mask, truth in pairs if truth.any())
 

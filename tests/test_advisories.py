@@ -21,7 +21,7 @@ def audit(folder: Path, answer: list[dict[str, Any]] | None) -> subprocess.Compl
     (folder / "uv").write_text(f"#!/bin/bash\n{leave}\n")
     (folder / "uv").chmod(0o755)
     (folder / "python").symlink_to(sys.executable)
-    command = [folder / "python", PROJECT / ".ci" / "audit.py", "requirements.lock"]
+    command = [str(folder / "python"), str(PROJECT / ".ci" / "audit.py"), "requirements.lock"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -237,6 +237,12 @@ def test_lists_may_come_from_windows_and_leave_pictures_out(tmp_path: Path) -> N
     assert list(from_lists(table_of(range(4)), folder)) == ["train", "val", "train", "dropped"]
 
 
+def test_names_in_lists_may_hold_spaces(tmp_path: Path) -> None:
+    table = table_of(range(2)).assign(file=["b (1).png", "b (2).png"])
+    folder = write(tmp_path / "mine", train="b (1).png\n", val="b (2).png\n")
+    assert list(from_lists(table, folder)) == ["train", "val"]
+
+
 def test_mistakes_in_lists_are_named(tmp_path: Path) -> None:
     table = table_of(range(3))
     with refused(

@@ -121,6 +121,22 @@ def test_each_pixel_is_the_mean_of_its_tiles_by_weight(
     np.testing.assert_allclose(found[0], (total / weights)[:height, :width], rtol=256 * float(np.finfo(np.float32).eps))
 
 
+def test_a_tile_larger_than_the_picture_sees_it_mirrored_over_and_over() -> None:
+    image, seen = picture(2, 3), list[Pixels]()
+
+    def forward(pixels: Pixels) -> Probabilities:
+        seen.append(pixels)
+        return brightness(pixels)
+
+    predict_tiles(forward, image, 9, 0.0, 1)
+    np.testing.assert_array_equal(seen, [pad_to(image, 9, 9)[None]])
+
+
+def test_a_network_that_leaves_a_tile_out_is_no_network() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        predict_tiles(lambda pixels: brightness(pixels)[1:], picture(20, 20), 8, 0.5, 4)
+
+
 def seams(forward: Forward, reach: int, tile: int, overlap: float) -> tuple[Probabilities, Probabilities]:
     """How far tiles differ from one piece of 250 x 233 away from its border, and by how much they may.
 

@@ -256,7 +256,7 @@ def _made_lines(made: Made | None) -> list[str]:
 
 
 def _name(commit: str) -> str:
-    place = run("git", "name-rev", "--name-only", commit).strip()
+    place = run("git", "name-rev", "--name-only", "--exclude=refs/remotes/*", commit).strip()
     return f"{run('git', 'log', '-1', '--format=%h %cs %s', commit).strip()} ({place})"
 
 

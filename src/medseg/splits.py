@@ -108,7 +108,6 @@ def straddling_groups(splits: pd.Series, groups: pd.Series) -> list[str]:
 
 def write_lists(table: pd.DataFrame, folder: Path) -> None:
     """Write the split as `train.txt`, `val.txt` and, where there is one, `test.txt`, which `Lists` reads back."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         files = table.loc[table["split"] == split, "file"]
         if len(files):
