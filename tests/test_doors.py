@@ -561,8 +561,8 @@ STAGES: dict[str, int] = {
     "manifest": 5,
     "prepare": 4,
     "augment": 3,
-    "train": 6,
-    "evaluate": 8,
+    "train": 7,
+    "evaluate": 9,
     "report": 13,
 }
 TEXTS: dict[str, tuple[bytes, str]] = {
@@ -921,7 +921,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
     path = _written_yaml(given / "params.yaml", SECTIONS | {"augment": tiny.STILL | {"seed": 0, "factor": 2}})
     bend(given / "train")
     if door == "train":
-        outs = (out / "network", out / "metrics", out / "tensorboard")
+        outs = (out / "network", out / "metrics", out / "tensorboard", out / "environment.json")
         call = stage("train", path, given / "train", given / "val", given / "weights", *outs)
     else:
         call = stage("augment", path, given / "train", out / "augmented", out / "sheet.png")
