@@ -153,7 +153,8 @@ def knock(given: Path, out: Path, record_property: Callable[[str, object], None]
             code, message = call()
         finally:
             written, _written = _written, None
-        record_property("door", (what, where, message.replace(f"{given}", "given").replace(f"{out}", "out"), code))
+        told_in_short = message.replace(f"{given}", "given").replace(f"{out}", "out")
+        record_property("door", (what, where, told_in_short.encode(errors="backslashreplace").decode(), code))
         assert time.monotonic() - start < MOST_SECONDS
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most) * 1024 < MOST_MEMORY
         assert facts(given) == before
