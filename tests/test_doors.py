@@ -138,12 +138,15 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def knock(given: Path, out: Path, record_property: Callable[[str, object], None]) -> Knock:
+def knock(
+    given: Path, out: Path, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
+) -> Knock:
     """Run a case and assert what holds for all; give its message. `told`: the message that refuses it; None: it works.
 
     An exit code of 1 or 2 and one message, no traceback; not more than `MOST_SECONDS` and `MOST_MEMORY`; what was given
     is as it was, and nothing but `out` was written to.
     """
+    monkeypatch.setenv("DVC_ROOT", str(given))  # no project: training keeps no state
 
     def knocked(where: str, what: str, call: Call, told: str | None = None) -> str:
         global _written

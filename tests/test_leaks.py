@@ -238,7 +238,9 @@ class Run:
         """Run a stage on paths in the folder."""
         from importlib import import_module
 
-        import_module(f"stages.{name}").main(*(self.folder / path for path in ("params.yaml", *paths)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(self.folder))  # no project: training keeps no state
+            import_module(f"stages.{name}").main(*(self.folder / path for path in ("params.yaml", *paths)))
 
     def tabulate(self) -> None:
         (self.folder / "lists").mkdir(exist_ok=True)
