@@ -79,7 +79,8 @@ def test_a_queue_with_several_workers_ends_with_all_results_right(site: Site) ->
 
 def test_odd_surroundings_change_no_byte(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path with spaces and letters of other alphabets, no home, a locale that is not there, a clock far away."""
-    for variable, value in {"HOME": "/dev/null/none", "LC_ALL": "tr_TR.ISO8859-9", "TZ": "Asia/Kathmandu"}.items():
+    odd_values = {"HOME": str(tmp_path / "gone"), "LC_ALL": "tr_TR.ISO8859-9", "TZ": "Asia/Kathmandu"}
+    for variable, value in odd_values.items():
         monkeypatch.setenv(variable, value)
     odd = Site(site.folder, tmp_path / "Größe \N{GREEK SMALL LETTER ALPHA} 医学 (1)" / "the site")
     assert odd.right == site.right
