@@ -82,7 +82,8 @@ def draw_pictures(raw: Path, count: int) -> pd.DataFrame:
         Image.fromarray(image).save(raw / f"{number}.png")
         Image.fromarray(mask * np.uint8(255)).save(raw / f"{number}_mask.png")
     named = {"file": [f"{n}.png" for n in range(count)], "mask": [f"{n}_mask.png" for n in range(count)]}
-    return pd.DataFrame(named | {"label": "a", "group": "g", "region": f"0:0:{SIDE}:{SIDE}"})
+    same = {"label": "a", "group": "g", "height": SIDE, "width": SIDE, "region": f"0:0:{SIDE}:{SIDE}"}
+    return pd.DataFrame(named | same)
 
 
 def tissue(chance: np.random.Generator) -> tuple[Pixels, Pixels]:
