@@ -32,11 +32,19 @@ def samples() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def undo_determinism() -> Iterator[None]:
-    """Training makes PyTorch deterministic for the whole process; the next test's reference may have no such form."""
+def undo_settings_of_torch() -> Iterator[None]:
+    """Determinism and the number of threads, which changes rounding, hold for the process: the next test has its own.
+
+    Training sets the one, some tests the other.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
     yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 # What `scored` draws is imported where it is asked for: most tests need none of it, and it takes seconds.

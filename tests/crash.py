@@ -60,18 +60,28 @@ class Site:
         """Make the clone in `folder`, and run the pipeline in it, undisturbed."""
         self.clone = copy_project(project, folder)
         self.folder = folder
+        self.logs = folder.parent / "logs"
+        self.logs.mkdir(exist_ok=True)
+        self.count = 0
+        self.children: list[subprocess.Popen[bytes]] = []
         self.clone.run("medseg", "params", *SETTINGS)
-        self.clone.run("dvc", "repro")
+        self.work = self._first_run()  # CPU seconds, by stage
         self.clone.run("git", "add", "-A")
         self.clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
         stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
         self.outs = {name: outputs(stage) for name, stage in stages.items()}
         self.right = {out: digest(folder / out) for name in STAGES for out in self.outs[name]}
         self.locked = _entries((folder / "dvc.lock").read_text())
-        self.logs = folder.parent / "logs"
-        self.logs.mkdir(exist_ok=True)
-        self.count = 0
-        self.children: list[subprocess.Popen[bytes]] = []
+
+    def _first_run(self) -> dict[str, float]:
+        child = self._open(["dvc", "repro"], "first")
+        work = dict.fromkeys(STAGES, 0.0)
+        while child.poll() is None:
+            for stage in STAGES:
+                work[stage] = max(work[stage], _cpu_seconds(self.stage_process(stage)))
+            time.sleep(LOOK)
+        assert child.returncode == 0, (self.logs / "first").read_text()
+        return work
 
     def start(self, way: Way, stage: str, name: str) -> "subprocess.Popen[bytes]":
         """Start the command and come back when it runs; its output goes to a file of that name."""
@@ -82,9 +92,12 @@ class Site:
         }
         if way == "queue":
             self.queue(stage, name)
+        return self._open(commands[way], name)
+
+    def _open(self, command: list[str], name: str) -> "subprocess.Popen[bytes]":
         with (self.logs / name).open("ab") as log:
             child = subprocess.Popen(
-                commands[way],
+                command,
                 cwd=self.folder,
                 env=self.clone.environment(),
                 stdout=log,
@@ -233,6 +246,11 @@ class Site:
         pid = self.stage_process(stage)
         return pid is not None and _age(pid) >= seconds
 
+    def has_worked(self, stage: str, share: float) -> bool:
+        """Whether the stage's process is there, and has done this share of its work, whatever else the machine does."""
+        pid = self.stage_process(stage)
+        return pid is not None and _cpu_seconds(pid) >= share * self.work[stage]
+
     def has_finished(self, epoch: int) -> bool:
         """Whether training can go on from this epoch or a later one."""
         kept = (self.folder / ".dvc/tmp/medseg/training").glob("*/*/epoch-*")
@@ -276,11 +294,23 @@ def _all_processes() -> Iterator[tuple[int, Path, list[str]]]:
 
 def _age(pid: int) -> float:
     """Seconds since a process began; 0 where it is gone."""
+    ticks = _statistics(pid)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks[19] / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """Seconds that a process has kept processors busy; 0 where it is gone."""
+    ticks = _statistics(pid) if pid else []
+    return (ticks[11] + ticks[12]) / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+
+
+def _statistics(pid: int) -> list[int]:
+    """What Linux counts of a process, in /proc/PID/stat, from the field behind its state on; empty where it is gone."""
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return []
+    return [0, *map(int, fields[1:])]
 
 
 PLAN: dict[Way, dict[str, int]] = {

@@ -6,44 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sections import CONF, SECTIONS
 
-from medseg.augmentation import AugmentParams, Transforms
-from medseg.classes import TaskParams
 from medseg.composition import compose
-from medseg.datasets import DataParams
 from medseg.errors import UserError
-from medseg.geometry import Geometry
-from medseg.losses import LossParams
-from medseg.machine import MachineParams
-from medseg.manifest import ManifestParams
-from medseg.models.params import ModelParams
-from medseg.optimisation import OptimizerParams, SchedulerParams
 from medseg.params import Seed, read_record, read_section, read_yaml
-from medseg.sampling import SamplingParams
-from medseg.selection import EvaluateParams
-from medseg.splits import SplitParams
-from medseg.training import TrainParams
 
-CONF = Path(__file__).parents[1] / "conf"
-KINDS: dict[str, Any] = {
-    "data": DataParams,
-    "manifest": ManifestParams,
-    "split": SplitParams,
-    "prepare": Geometry,
-    "augment": AugmentParams,
-    "task": TaskParams,
-    "model": ModelParams,
-    "loss": LossParams,
-    "optimizer": OptimizerParams,
-    "scheduler": SchedulerParams,
-    "sampling": SamplingParams,
-    "online": Transforms,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "machine": MachineParams,
-    "name": str,
-    "seed": Seed,
-}
+KINDS: dict[str, Any] = SECTIONS | {"name": str, "seed": Seed}
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
 )

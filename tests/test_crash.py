@@ -1,6 +1,7 @@
 """The pipeline killed anywhere, then started again: a dozen kills; `make crash` strikes more often, and at random."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -16,22 +17,22 @@ def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.mark.parametrize(
-    ("way", "stage", "victims", "seconds"),
+    ("way", "stage", "victims"),
     [
-        ("dvc repro", "download", "all", 1.0),
-        ("dvc repro", "manifest", "stage", 2.0),
-        ("dvc repro", "prepare", "all", 2.0),
-        ("dvc repro", "augment", "stage", 1.5),
-        ("dvc repro", "evaluate", "all", 6.0),
-        ("dvc repro", "report", "stage", 3.0),
-        ("dvc exp run", "evaluate", "stage", 4.0),
-        ("queue", "prepare", "all", 1.0),
+        ("dvc repro", "download", "all"),
+        ("dvc repro", "manifest", "stage"),
+        ("dvc repro", "prepare", "all"),
+        ("dvc repro", "augment", "stage"),
+        ("dvc repro", "evaluate", "all"),
+        ("dvc repro", "report", "stage"),
+        ("dvc exp run", "evaluate", "stage"),
+        ("queue", "prepare", "all"),
     ],
 )
 def test_a_stage_that_was_killed_leaves_nothing_half_done_and_ends_right_when_run_again(
-    site: Site, way: Way, stage: str, victims: Victims, seconds: float
+    site: Site, way: Way, stage: str, victims: Victims
 ) -> None:
-    kill = site.strike(stage, way, victims, lambda _: site.has_run(stage, seconds))
+    kill = site.strike(stage, way, victims, lambda _: site.has_worked(stage, 0.5))
     assert kill.running
     assert kill.faults == ()
 
@@ -53,8 +54,9 @@ def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: 
     with site.start("dvc repro", "train", name) as process:
         site.wait_for(lambda: site.has_finished(1), "the first epoch")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
-    assert process.returncode == 255  # DVC's own; the stage's is in its message
-    assert "exited with 130" in site.output(name)
+    assert process.returncode == 255  # DVC's own; in its message is the shell's: the stage's, or that of Ctrl-C itself
+    assert re.search(r"exited with (130|-2)\b", site.output(name))
+    assert "interrupted" in site.output(name)
     assert "Traceback" not in site.output(name)
     site.start("dvc repro", "train", name)
     site.finish()
@@ -85,5 +87,5 @@ def test_odd_surroundings_change_no_byte(site: Site, tmp_path: Path, monkeypatch
     odd = Site(site.folder, tmp_path / "Größe \N{GREEK SMALL LETTER ALPHA} 医学 (1)" / "the site")
     assert odd.right == site.right
     assert odd.locked == site.locked
-    # Not in the queue: DVC writes its paths there in the locale's letters.
+    # Not in the queue: DVC writes its paths there in ASCII.
     assert odd.strike("train", "dvc repro", "stage", lambda _: odd.has_finished(1)).faults == ()

@@ -16,48 +16,28 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sections import CONF, SECTIONS
 
-from medseg.augmentation import AugmentParams, Transforms, build_transform, vary
-from medseg.classes import TaskParams, class_codes
-from medseg.datasets import DataParams
+from medseg.augmentation import build_transform, vary
+from medseg.classes import class_codes
 from medseg.datasets.folder import FolderParams, scan_folder
 from medseg.errors import UserError
-from medseg.geometry import Geometry, Patchify, Resize, sample_count, to_samples
-from medseg.losses import LossParams, build_loss
-from medseg.machine import MachineParams
-from medseg.manifest import ManifestParams, group_names
+from medseg.geometry import Patchify, Resize, sample_count, to_samples
+from medseg.losses import build_loss
+from medseg.manifest import group_names
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
 from medseg.online import draw_numbers, vary_batch
-from medseg.optimisation import OptimizerParams, SchedulerParams, build_optimizer, build_schedule
+from medseg.optimisation import OptimizerParams, build_optimizer, build_schedule
 from medseg.params import Seed, read_yaml, validate
-from medseg.sampling import Sampling, SamplingParams
-from medseg.selection import EvaluateParams, select
-from medseg.splits import SplitParams, assign
-from medseg.training import TrainParams
+from medseg.sampling import Sampling
+from medseg.selection import select
+from medseg.splits import assign
 
-CONF = Path(__file__).parents[1] / "conf"
 WIDEST = 16  # feature maps, of networks that are built here: more takes long, and no other way through the code
 LARGEST = 64  # pixels, of samples that are made here, for the same reason
 
-KINDS: dict[str, Any] = {
-    "data": DataParams,
-    "manifest": ManifestParams,
-    "split": SplitParams,
-    "prepare": Geometry,
-    "augment": AugmentParams,
-    "online": Transforms,
-    "task": TaskParams,
-    "model": ModelParams,
-    "loss": LossParams,
-    "optimizer": OptimizerParams,
-    "scheduler": SchedulerParams,
-    "sampling": SamplingParams,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "machine": MachineParams,
-}
-FILES = sorted(path for group in KINDS for path in (CONF / group).glob("*.yaml"))
+FILES = sorted(path for group in SECTIONS for path in (CONF / group).glob("*.yaml"))
 
 Keys = tuple[str | int, ...]
 
@@ -102,9 +82,9 @@ def test_a_value_is_accepted_and_works_or_refused_with_its_key(
     section = read_yaml(path)
     keys = data.draw(st.sampled_from(sorted(leaves(section), key=str)), label="key")
     changed = replaced(section, keys, data.draw(VALUES, label="value"))
-    message = refusal(lambda: validate(changed, KINDS[group], f"params.yaml: {group}"))
+    message = refusal(lambda: validate(changed, SECTIONS[group], f"params.yaml: {group}"))
     if message is None:
-        section = validate(changed, KINDS[group], f"params.yaml: {group}")
+        section = validate(changed, SECTIONS[group], f"params.yaml: {group}")
         folder = tmp_path_factory.mktemp("used")
         assert refusal(lambda: use(group, section, folder)) != ""  # what does not fit the data is told in words
         return

@@ -165,12 +165,16 @@ def unpack(file: Path, destination: Path) -> None:
             _write(file, member, destination / _safe_name(file, member))
     except UserError:
         raise
-    except (OSError, RuntimeError) as error:  # no space, a name too long; an encrypted zip is a RuntimeError
-        if isinstance(error, gzip.BadGzipFile | NotImplementedError):
-            raise UserError(f"{file}: damaged, or no archive that can be read: {error}") from error
-        raise UserError(f"{file}: not unpacked: {error}") from error
     except Exception as error:  # the readers raise nearly anything on damaged files: IndexError, UnicodeDecodeError ...
-        raise UserError(f"{file}: damaged, or no archive that can be read: {error}") from error
+        raise UserError(f"{file}: {_fault(error)}: {error}") from error
+
+
+def _fault(error: Exception) -> str:
+    """What an error of unpacking says of the archive: no space, a long name and an encrypted zip are not its damage."""
+    is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)  # kinds of the two that follow
+    if isinstance(error, OSError | RuntimeError) and not is_damage:
+        return "not unpacked"
+    return "damaged, or no archive that can be read"
 
 
 def _data_folder() -> Path | None:

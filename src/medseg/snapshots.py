@@ -1,7 +1,8 @@
-"""A training run on disk after each of its epochs: from the last one it can go on, the best one is what it leaves.
+"""A training run on disk: from the last epoch that was kept it can go on, the best one is what it leaves.
 
-The run's folder holds `epoch-N/`, N epochs finished, of the last and of the best: weights, their average, optimiser,
-schedule, random numbers and logged figures, all to the last bit. So a run that was killed and goes on ends with the
+The run's folder holds `epoch-N/`, N epochs finished, of the best and of the last one kept: every one where writing it
+takes little beside the epoch itself (`SPARING`). It holds weights, their average, optimiser, schedule, random numbers
+and logged figures, all to the last bit. So a run that was killed and goes on ends with the
 weights of one that was not. No pickle is read or written.
 """
 
