@@ -4,6 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --cov  # two at once, a thread each
 
 .PHONY: help setup repro test cover crash audit bench lint lock params table row clean
 
@@ -24,10 +25,10 @@ repro: $(READY)  ## run the pipeline: whatever changed since the last run, and n
 	$(RUN) dvc repro
 
 test: $(READY)  ## run the tests; at the end stand the lines that none of them reached
-	$(RUN) python -m pytest -n 2 --dist loadfile --cov
+	$(TESTS)
 
 cover: $(READY)  ## the same, with what is reached in processes that tests start; a quarter slower
-	$(RUN) COVERED=subprocess python -m pytest -n 2 --dist loadfile --cov
+	COVERED=subprocess $(TESTS)
 
 crash: $(READY)  ## kill the pipeline at 54 random moments, see it end right, and write docs/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py

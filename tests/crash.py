@@ -143,18 +143,14 @@ class Site:
                 os.kill(pid, signal.SIGKILL)
         self.finish()
 
-    def durations(self, stage: str, way: Way) -> tuple[float, float]:
-        """Seconds that the undisturbed command takes, and in it the stage's process."""
+    def duration(self, stage: str, way: Way) -> float:
+        """Seconds that the undisturbed command takes."""
         name = self.new_name(way, stage)
         self.start(way, stage, name)
         start = time.monotonic()
-        self.wait_for(lambda: self.stage_process(stage), f"the start of {stage}")
-        seen = time.monotonic()
-        self.wait_for(lambda: not self.stage_process(stage), f"the end of {stage}")
-        alone = time.monotonic() - seen
         self.finish()
         assert not self.faults_of_end(stage, way, name)
-        return time.monotonic() - start, alone
+        return time.monotonic() - start
 
     def faults_of_rest(self, stage: str, way: Way) -> list[str]:
         """What lies in the workspace after a kill and neither is right nor absent."""
@@ -241,11 +237,6 @@ class Site:
         went_on = GOES_ON.findall(self.output(name))
         return Kill(stage, way, victims, seconds, running, int(went_on[-1]) if went_on else None, tuple(faults))
 
-    def has_run(self, stage: str, seconds: float) -> bool:
-        """Whether the stage's process is there, and has been for so long."""
-        pid = self.stage_process(stage)
-        return pid is not None and _age(pid) >= seconds
-
     def has_worked(self, stage: str, share: float) -> bool:
         """Whether the stage's process is there, and has done this share of its work, whatever else the machine does."""
         pid = self.stage_process(stage)
@@ -292,25 +283,13 @@ def _all_processes() -> Iterator[tuple[int, Path, list[str]]]:
             yield int(entry.name), place, command
 
 
-def _age(pid: int) -> float:
-    """Seconds since a process began; 0 where it is gone."""
-    ticks = _statistics(pid)
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks[19] / os.sysconf("SC_CLK_TCK") if ticks else 0.0
-
-
 def _cpu_seconds(pid: int | None) -> float:
-    """Seconds that a process has kept processors busy; 0 where it is gone."""
-    ticks = _statistics(pid) if pid else []
-    return (ticks[11] + ticks[12]) / os.sysconf("SC_CLK_TCK") if ticks else 0.0
-
-
-def _statistics(pid: int) -> list[int]:
-    """What Linux counts of a process, in /proc/PID/stat, from the field behind its state on; empty where it is gone."""
+    """Seconds that a process has kept processors busy; 0 where there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return []
-    return [0, *map(int, fields[1:])]
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5)
 
 
 PLAN: dict[Way, dict[str, int]] = {
@@ -333,17 +312,17 @@ def random_kills(site: Site, plan: dict[Way, dict[str, int]], chance: random.Ran
     """Carry out a plan: how many kills of which stage, by command."""
     for way, counts in plan.items():
         for stage, count in counts.items():
-            whole, alone = site.durations(stage, way)
+            whole = site.duration(stage, way)
             for _ in range(count):
-                kill = _random_kill(site, stage, way, whole, alone, chance)
+                kill = _random_kill(site, stage, way, whole, chance)
                 print(kill, flush=True)
                 yield kill
 
 
-def _random_kill(site: Site, stage: str, way: Way, whole: float, alone: float, chance: random.Random) -> Kill:
+def _random_kill(site: Site, stage: str, way: Way, whole: float, chance: random.Random) -> Kill:
     if chance.random() < STAGE_ALONE:
-        moment = chance.uniform(0, alone)
-        return site.strike(stage, way, "stage", lambda _: site.has_run(stage, moment))
+        share = chance.random()
+        return site.strike(stage, way, "stage", lambda _: site.has_worked(stage, share))
     moment = chance.uniform(0, whole)
     return site.strike(stage, way, "all", lambda seconds: seconds >= moment)
 
