@@ -5,6 +5,7 @@ the section's class accepts goes to the function that the section is for, on the
 are too wide show.
 """
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from medseg.selection import select
 from medseg.splits import assign
 
 WIDEST = 16  # feature maps, of networks that are built here: more takes long, and no other way through the code
+MOST_MEMORY = 2 * 2**30  # bytes
 LARGEST = 64  # pixels, of samples that are made here, for the same reason
 
 FILES = sorted(path for group in SECTIONS for path in (CONF / group).glob("*.yaml"))
@@ -92,6 +94,16 @@ def test_a_value_is_accepted_and_works_or_refused_with_its_key(
     # A wrong name of a section tells its name; what a validator compares with another key, both.
     assert message.startswith((f"params.yaml: {group}.", f"params.yaml: {group} = "))
     assert any(isinstance(key, str) and key in message for key in keys)
+
+
+@pytest.fixture(autouse=True)
+def little_memory() -> Iterator[None]:
+    """No value may take more than 2 GB: more is refused to this process, instead of taking the whole machine's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + MOST_MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def refusal(function: Callable[[], object]) -> str | None:

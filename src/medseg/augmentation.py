@@ -63,7 +63,7 @@ class Elastic(Section):
 
     p: Probability
     alpha: float = Field(gt=0)  # factor, pixels
-    sigma: float = Field(ge=1)  # standard deviation of the smoothing, pixels
+    sigma: float = Field(ge=1, le=100)  # standard deviation of the smoothing, pixels
 
 
 class BrightnessContrast(Section):
