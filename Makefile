@@ -4,7 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --cov  # two at once, a thread each
+TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 25 --cov  # two at once, a thread each
 
 .PHONY: help setup repro test cover crash audit bench lint lock params table row clean
 
