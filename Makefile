@@ -30,7 +30,7 @@ test: $(READY)  ## run the tests; at the end stand the lines that none of them r
 cover: $(READY)  ## the same, with what is reached in processes that tests start; a quarter slower
 	COVERED=subprocess $(TESTS)
 
-crash: $(READY)  ## kill the pipeline at 54 random moments, see it end right, and write docs/crash.md; an hour
+crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, and write docs/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
 
 bench: $(READY)  ## measure against baselines, a quarter of an hour

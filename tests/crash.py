@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,6 +32,7 @@ EPOCHS = 4
 SETTINGS = [*(setting for setting in TINY if not setting.startswith("train.epochs")), f"train.epochs={EPOCHS}"]
 LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
 STARTS = 5  # of the queue, until it must be empty
+LAST_MOMENT = 0.9  # share of a stage's work after which it may have ended, since no two runs take just as long
 LOOK = 0.02  # seconds between looks for a process
 EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results right
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
@@ -187,10 +188,10 @@ class Site:
         ref = next((ref for ref in refs if ref.endswith(f"/{experiment}")), None)
         return self.clone.run("git", "show", f"{ref}:dvc.lock") if ref else None
 
-    def faults_of_queue(self, experiments: int, workers: int) -> list[str]:
+    def faults_of_queue(self, experiments: int, workers: int, alone: int) -> list[str]:
         """Train with so many seeds in the queue at once: experiments without a result, or with another one's.
 
-        The last seed's is also held against training of it alone.
+        The last `alone` of them are also held against training of each alone.
         """
         names = [f"seed-{seed}" for seed in range(1, experiments + 1)]
         for seed, name in enumerate(names, start=1):
@@ -198,13 +199,15 @@ class Site:
         self.empty_queue(workers)
         locks = {name: lock for name in names if (lock := self.lock_of(name))}
         faults = [f"{name}: no result: {self.output(name)}" for name in names if name not in locks]
-        weights = {name: _entries(lock)["train"]["models/network"] for name, lock in locks.items()}
+        weights = {name: _trained(lock) for name, lock in locks.items()}
         faults += [f"{name}: another's result" for name in weights if list(weights.values()).count(weights[name]) > 1]
-        self.clone.run("dvc", "exp", "run", "-f", "-s", *_options("train.epochs=1", f"seed={experiments}"), "train")
-        alone = _entries((self.folder / "dvc.lock").read_text())["train"]["models/network"]
-        self.clone.run("git", "checkout", "-q", ".")
-        self.clone.run("dvc", "checkout", "--force")
-        return faults + [f"{name}: not what it is alone" for name in names[-1:] if weights.get(name) != alone]
+        for seed in range(experiments + 1 - alone, experiments + 1):
+            self.clone.run("dvc", "exp", "run", "-f", "-s", *_options("train.epochs=1", f"seed={seed}"), "train")
+            if weights.get(f"seed-{seed}") != _trained((self.folder / "dvc.lock").read_text()):
+                faults.append(f"seed-{seed}: not what it is alone")
+            self.clone.run("git", "checkout", "-q", ".")
+            self.clone.run("dvc", "checkout", "--force")
+        return faults
 
     def output(self, name: str) -> str:
         """What the command printed, in the queue the stage."""
@@ -275,6 +278,11 @@ def _entries(lock: str) -> dict[str, dict[str, str]]:
     return {name: {out["path"]: out["md5"] for out in stage["outs"]} for name, stage in stages.items()}
 
 
+def _trained(lock: str) -> str:
+    """The hash of the network."""
+    return _entries(lock)["train"]["models/network"]
+
+
 def _all_processes() -> Iterator[tuple[int, Path, list[str]]]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
@@ -292,18 +300,19 @@ def _cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5)
 
 
-PLAN: dict[Way, dict[str, int]] = {
+PLAN: dict[Way, dict[str, int]] = {  # kills while the stage runs; for each stage comes one at any moment of the command
     "dvc repro": dict.fromkeys(STAGES, 4) | {"train": 8},
     "dvc exp run": {"prepare": 2, "train": 6, "evaluate": 3},
     "queue": {"prepare": 2, "train": 6, "evaluate": 3},
 }
 HEAD = """# Killed anywhere, right in the end
 
-`make crash` wrote this page. Each kill is a SIGKILL at a random moment of the command, of all its processes or of the
-stage's alone; then the same command ran again. It ended right where no output that a stage had left half done looked
-complete, no lock stopped the second run, and every output had the bytes of a run that nothing disturbed.
+`make crash` wrote this page. Each kill is a SIGKILL of all processes of the command, or of the stage's alone; then the
+same command ran again. Most strike at a random moment of the stage's own work, one of each row at any moment of the
+command. It ended right where no output that a stage had left half done looked complete, no lock stopped the second run,
+and every output had the bytes of a run that nothing disturbed.
 
-| command | stage | kills | of all processes | of the stage's | seconds from the start | on from epoch | ended right |
+| command | stage | kills | while the stage ran | of its process alone | seconds | on from epoch | ended right |
 |---|---|---|---|---|---|---|---|
 """
 
@@ -313,41 +322,44 @@ def random_kills(site: Site, plan: dict[Way, dict[str, int]], chance: random.Ran
     for way, counts in plan.items():
         for stage, count in counts.items():
             whole = site.duration(stage, way)
+            yield _kill_anywhere(site, stage, way, whole * chance.random())
             for _ in range(count):
-                kill = _random_kill(site, stage, way, whole, chance)
-                print(kill, flush=True)
-                yield kill
+                victims: Victims = "stage" if chance.random() < STAGE_ALONE else "all"
+                yield _kill_at_work(site, stage, way, victims, chance.uniform(0, LAST_MOMENT))
 
 
-def _random_kill(site: Site, stage: str, way: Way, whole: float, chance: random.Random) -> Kill:
-    if chance.random() < STAGE_ALONE:
-        share = chance.random()
-        return site.strike(stage, way, "stage", lambda _: site.has_worked(stage, share))
-    moment = chance.uniform(0, whole)
+def _kill_anywhere(site: Site, stage: str, way: Way, moment: float) -> Kill:
     return site.strike(stage, way, "all", lambda seconds: seconds >= moment)
 
 
-def table(kills: Iterable[Kill]) -> str:
-    """The page's table, a row for each command and stage, and what went wrong."""
+def _kill_at_work(site: Site, stage: str, way: Way, victims: Victims, share: float) -> Kill:
+    return site.strike(stage, way, victims, lambda _: site.has_worked(stage, share))
+
+
+def table(kills: Sequence[Kill]) -> str:
+    """The page's table, a row for each command and stage, the sum of all, and what went wrong."""
     rows, faults = [], []
     for (way, stage), group in groupby(kills, key=lambda kill: (kill.way, kill.stage)):
         struck = list(group)
         times = sorted(kill.seconds for kill in struck)
         epochs = sorted(kill.resumed for kill in struck if kill.resumed)
+        running = sum(kill.running for kill in struck)
         alone = sum(kill.victims == "stage" for kill in struck)
         right = sum(not kill.faults for kill in struck)
         shown = ", ".join(map(str, epochs)) if epochs else "" if stage != "train" else "none"
         rows.append(
-            f"| `{way}` | {stage} | {len(struck)} | {len(struck) - alone} | {alone} "
+            f"| `{way}` | {stage} | {len(struck)} | {running} | {alone} "
             f"| {times[0]:.1f} to {times[-1]:.1f} | {shown} | {right} |\n"
         )
         faults += [f"- `{way}`, {stage}: {fault}\n" for kill in struck for fault in kill.faults]
-    return HEAD + "".join(rows) + "".join(["\n", *faults] if faults else [])
+    running, right = sum(kill.running for kill in kills), sum(not kill.faults for kill in kills)
+    summed = f"\nOf {len(kills)} kills {running} struck while the stage ran; {right} ended right.\n"
+    return HEAD + "".join(rows) + summed + "".join(["\n", *faults] if faults else [])
 
 
 def queue_words(faults: list[str]) -> str:
     """The page's last lines."""
-    said = "all right, the last one held against training alone" if not faults else "\n- ".join(["wrong:\n", *faults])
+    said = "all right, each the same as trained alone" if not faults else "\n- ".join(["wrong:\n", *faults])
     return f"\nA queue of {EXPERIMENTS} tiny trainings with {WORKERS} workers: {said}.\n"
 
 
@@ -362,7 +374,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="medseg-crash-") as folder:
         site = Site(PROJECT, Path(folder) / "site")
         kills = list(random_kills(site, plan, random.Random(asked.seed)))
-        faults = site.faults_of_queue(EXPERIMENTS, WORKERS)
+        faults = site.faults_of_queue(EXPERIMENTS, WORKERS, alone=EXPERIMENTS)
     write_text(asked.page, table(kills) + queue_words(faults))
     if faults or any(kill.faults for kill in kills):
         raise SystemExit(f"some runs did not end right: see {asked.page}")

@@ -76,7 +76,7 @@ def test_a_second_dvc_repro_says_why_it_does_not_run_and_leaves_the_first_alone(
 
 
 def test_a_queue_with_several_workers_ends_with_all_results_right(site: Site) -> None:
-    assert site.faults_of_queue(experiments=4, workers=2) == []
+    assert site.faults_of_queue(experiments=4, workers=2, alone=1) == []
 
 
 def test_odd_surroundings_change_no_byte(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
