@@ -1,12 +1,13 @@
 # Every target sets up what it needs first. `make help` lists them.
 PYTHON ?= python3.11
 UV_VERSION := 0.13.8
+MUTMUT := mutmut==3.8.1
 BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 25 --cov  # two at once, a thread each
 
-.PHONY: help setup repro test cover crash audit bench lint lock params table row clean
+.PHONY: help setup repro test cover crash mutate audit bench lint lock params table row clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -32,6 +33,10 @@ cover: $(READY)  ## the same, with what is reached in processes that tests start
 
 crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, and write docs/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
+
+mutate: $(READY)  ## make a thousand small faults in metrics, patches, splits, statistics and tiling, and see which no test notices
+	$(RUN) OMP_NUM_THREADS=1 PYTHONPATH="$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+		uv tool run --python $(BIN)/python $(MUTMUT) run
 
 bench: $(READY)  ## measure against baselines, a quarter of an hour
 	$(RUN) PYTHONPATH=src python benchmarks/run_all.py

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
     from medseg.evaluation import Evaluation
 
 PROJECT = Path(__file__).parents[1]
 SAMPLES = Path(os.environ.get("MEDSEG_SAMPLES", PROJECT.parent / "shared" / "data"))
+
+# For `make mutate`, which runs the tests a thousand times and asks only whether one fails, not for the simplest case.
+settings.register_profile("mutants", max_examples=15, derandomize=True, phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="session")

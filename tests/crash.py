@@ -373,7 +373,10 @@ def main() -> None:
     plan = {way: {stage: asked.kills or count for stage, count in counts.items()} for way, counts in PLAN.items()}
     with tempfile.TemporaryDirectory(prefix="medseg-crash-") as folder:
         site = Site(PROJECT, Path(folder) / "site")
-        kills = list(random_kills(site, plan, random.Random(asked.seed)))
+        kills = []
+        for kill in random_kills(site, plan, random.Random(asked.seed)):
+            print(kill, flush=True)
+            kills.append(kill)
         faults = site.faults_of_queue(EXPERIMENTS, WORKERS, alone=EXPERIMENTS)
     write_text(asked.page, table(kills) + queue_words(faults))
     if faults or any(kill.faults for kill in kills):

@@ -81,6 +81,20 @@ def test_the_seed_alone_decides_who_goes_where() -> None:
     assert counts(first) == counts(other)
 
 
+def test_the_seed_alone_decides_who_goes_where_among_folds() -> None:
+    table = table_of(range(60), ["a", "b"] * 30)
+    first, again, other = (assign(table, folds(1, seed=seed), NOWHERE) for seed in (3, 3, 4))
+    pd.testing.assert_series_equal(first, again)
+    assert (first != other).any()
+
+
+def test_large_groups_are_dealt_before_small_ones_which_can_still_even_out() -> None:
+    table = table_of([*range(5), *["large"] * 5])
+    for seed in range(5):
+        splits = assign(table, fraction(val=0.5, test=0.0, seed=seed), NOWHERE)
+        assert counts(splits) == {"train": 5, "val": 5}
+
+
 def test_many_labels_of_one_picture_still_fill_all_parts() -> None:
     table = table_of(range(20), [f"organ {number}" for number in range(20)])
     assert counts(assign(table, fraction(), NOWHERE)) == {"train": 12, "val": 4, "test": 4}
@@ -130,6 +144,12 @@ def test_folds_keep_labels_in_proportion_even_where_each_is_rare() -> None:
         assert counts(tested) == {"benign": 6, "malignant": 4}
     rare = table_of(range(10), [f"organ {number}" for number in range(10)])
     assert [counts(assign(rare, folds(fold), NOWHERE))["test"] for fold in range(5)] == [2] * 5
+
+
+def test_as_many_folds_as_groups_leave_one_group_out_each() -> None:
+    table = table_of([1, 1, 2, 2, 3, 3, 4, 4])
+    tested = [set(table["group"][assign(table, folds(fold, count=4), NOWHERE) == "test"]) for fold in range(4)]
+    assert sorted(tested, key=min) == [{"1"}, {"2"}, {"3"}, {"4"}]
 
 
 def test_folds_refuse_what_cannot_be() -> None:
@@ -235,6 +255,13 @@ def test_written_lists_read_back_as_the_same_split(
 def test_lists_may_come_from_windows_and_leave_pictures_out(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", train="\ufeffa/00.png\r\na/02.png\r\n\r\n", val=" a/01.png ", test="")
     assert list(from_lists(table_of(range(4)), folder)) == ["train", "val", "train", "dropped"]
+
+
+def test_a_group_that_two_lists_name_is_treated_as_is_asked_for(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", train="a/00.png\na/01.png\n", val="a/02.png\n")
+    assert list(from_lists(table_of("xyx"), folder, "drop_from_train")) == ["dropped", "train", "val"]
+    with pytest.raises(UserError, match="lie in more than one split"):
+        from_lists(table_of("xyx"), folder, "fail")
 
 
 def test_names_in_lists_may_hold_spaces(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ def test_the_blocks_in_which_memory_is_used_change_no_draw(monkeypatch: pytest.M
     assert bootstrap_interval(values, range(50), 501, seed=7) == whole
 
 
+def test_as_many_resamples_are_drawn_as_are_asked_for() -> None:
+    interval = bootstrap_interval([0.0, 0.5, 1.0], range(3), 1, seed=0)
+    assert interval.low == interval.high  # both are quantiles of the one resample's mean
+
+
 def test_a_single_group_has_a_mean_but_no_interval() -> None:
     for values in ([0.25], [0.0, 0.5]):
         interval = bootstrap_interval(values, ["a"] * len(values), 100, seed=0)
@@ -104,6 +109,7 @@ def test_a_single_group_has_a_mean_but_no_interval() -> None:
         assert math.isnan(paired_bootstrap(values, ["a"] * len(values), 100, seed=0).p_value)
 
 
+@pytest.mark.filterwarnings("error")
 def test_without_images_nothing_is_defined() -> None:
     result = paired_bootstrap([], [], 100, seed=0)
     interval = result.interval
