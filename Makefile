@@ -35,6 +35,7 @@ crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, an
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
 
 mutate: $(READY)  ## make a thousand small faults in metrics, patches, splits, statistics and tiling, and see which no test notices
+	rm -rf mutants
 	$(RUN) OMP_NUM_THREADS=1 PYTHONPATH="$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 		uv tool run --python $(BIN)/python $(MUTMUT) run
 
