@@ -3,8 +3,10 @@
 import errno
 import importlib
 import os
+import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +137,26 @@ def test_a_full_disk_is_one_message_and_more_room_is_all_that_it_takes(whole: Pa
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         subprocess.run(command("train", whole, disk), env=environment(), capture_output=True, check=True)
         assert digests("train", disk) == right
+
+
+@pytest.mark.skipif(not Path("/bin/mount").exists(), reason="there is no mount here")
+def test_a_folder_that_can_only_be_read_is_read_and_its_refusal_to_be_written_is_one_message(
+    whole: Path, tmp_path: Path
+) -> None:
+    disk, made = tmp_path / "disk", tmp_path / "made"
+    with small_disk(disk, "100m"):
+        shutil.copytree(whole, disk, dirs_exist_ok=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for stage in ("manifest", "prepare"):
+            run(stage, disk, made)
+            assert digests(stage, made) == digests(stage, whole)
+        done = subprocess.run(
+            command("prepare", whole, disk), env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert re.fullmatch(
+            rf"error: {disk}/.*: Read-only file system: see to room and rights there, .*\n", done.stderr
+        )
 
 
 def command(stage: str, inputs: Path, made: Path) -> list[str]:

@@ -118,9 +118,9 @@ def test_without_images_nothing_is_defined() -> None:
 
 
 def test_undefined_values_and_groups_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="^leave undefined values out"):
+    with pytest.raises(ValueError, match=r"^leave undefined values out"):
         bootstrap_interval([0.5, float("nan")], [0, 1], 100, seed=0)
-    with pytest.raises(ValueError, match="^leave undefined values out"):
+    with pytest.raises(ValueError, match=r"^leave undefined values out"):
         wilcoxon([0.5, float("nan")])
     with pytest.raises(ValueError, match="2 values, but 1 groups"):
         bootstrap_interval([0.5, 0.6], [0], 100, seed=0)
