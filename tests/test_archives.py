@@ -395,6 +395,8 @@ class TestLocalData:
     def test_names_what_is_wrong(self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=r"/nowhere: no such folder or archive; correct 'data\.path'"):
             fetch_archives(source(path="/nowhere"), target)
+        with pytest.raises(UserError, match=r"/dev/null: no folder and no plain file; correct 'data\.path'"):
+            fetch_archives(source(path="/dev/null"), target)
         with pytest.raises(UserError, match=r"Name its folder or archive in 'data\.path'.*MEDSEG_DATA"):
             fetch_archives(source(), target)
         with pytest.raises(

@@ -166,6 +166,15 @@ def test_bad_pictures_are_named_or_listed(model: Path, data: Path, tmp_path: Pat
     assert [fault["file"] for fault in skipped] == ["images/a.png", "images/z_0.png"]
 
 
+def test_masks_that_look_inverted_are_named_and_scored_as_they_are(model: Path, data: Path, tmp_path: Path) -> None:
+    mask = np.full((40, 50), 255, np.uint8)
+    mask[10:20, 10:20] = 0
+    write_png(data / "masks" / "a_0.png", mask)
+    text = score(model, data, tmp_path / "out")
+    assert "Masks that look inverted, as if the background had been marked: 1 (images/a.png)" in text
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["inverted_mask_files"] == ["images/a.png"]
+
+
 @pytest.mark.parametrize(
     ("missing", "told"),
     [

@@ -306,7 +306,7 @@ def test_a_window_is_cut_without_a_copy() -> None:
 
 
 def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Path) -> None:
-    for name in ("a\nb", "a\tb", "c;d", "e\udcff"):
+    for name in ("a\nb", "a\tb", "c;d", "e\udcff", " f"):
         with pytest.raises(UserError, match=r"can't stand in the manifest; rename the file") as caught:
             measure([Record(f"{name}.png", ("m.png",), "a")], tmp_path, FAIL, MACHINE)
         str(caught.value).encode()  # can be printed anywhere

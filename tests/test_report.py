@@ -357,6 +357,14 @@ def test_a_missing_input_is_named_and_nothing_is_written(run: Run, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_table_is_named_and_nothing_is_written(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "run" / "predictions" / "figures.csv"
+    table.write_text(table.read_text().replace("dice,", "dice,x", 1))
+    with pytest.raises(UserError, match=r"predictions/figures\.csv: not readable as a table: .*'x"):
+        report(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_picture_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, tmp_path: Path) -> None:
     html, _ = report(run, tmp_path)
     picture = pictures(html)[0]

@@ -232,7 +232,8 @@ def test_two_hundred_epochs_take_no_more_memory_and_files_than_one_hundred(
     order, seen = Sampling.order, {}
 
     def watched(sampling: Sampling, epoch: int) -> Any:
-        gc.collect()
+        if epoch in (100, 199):  # which are compared
+            gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         seen[epoch] = pages * resource.getpagesize(), len(list(Path("/proc/self/fd").iterdir()))
         return order(sampling, epoch)

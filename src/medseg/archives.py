@@ -171,7 +171,8 @@ def unpack(file: Path, destination: Path) -> None:
 
 def _fault(error: Exception) -> str:
     """What an error of unpacking says of the archive: no space, a long name and an encrypted zip are not its damage."""
-    is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)  # kinds of the two that follow
+    # These two are damage, though the one is an OSError and the other a RuntimeError.
+    is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)
     if isinstance(error, OSError | RuntimeError) and not is_damage:
         return "not unpacked"
     return "damaged, or no archive that can be read"

@@ -53,7 +53,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, wanted: EncoderWeights, 
         message = f"no ImageNet weights for '{name}' ({error}): it starts from random ones"
         warnings.warn(message, RandomWeightsWarning, stacklevel=2)
         return "random"
-    _fill(encoder, state, f"the weights of '{name}' ({origin})")
+    _fill(encoder, state)
     return origin
 
 
@@ -131,17 +131,8 @@ def _hub_file(repository: str, filename: str, revision: str | None) -> Path:
         raise _NotFoundError(f"the hub's {repository}/{filename} could not be fetched: {answer}") from error
 
 
-def _fill(encoder: nn.Module, state: State, what: str) -> None:
-    wanted = encoder.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    if missing:
-        raise UserError(f"{what} lack the layer {missing[0]} and {len(missing) - 1} more")
-    fitted = {key: _fit_channels(state[key], target) for key, target in wanted.items()}
-    for key, target in wanted.items():
-        if fitted[key].shape != target.shape:
-            shapes = f"{tuple(fitted[key].shape)}, the network's is {tuple(target.shape)}"
-            raise UserError(f"{what} do not fit: layer {key} has the shape {shapes}")
-    encoder.load_state_dict(fitted)
+def _fill(encoder: nn.Module, state: State) -> None:
+    encoder.load_state_dict({key: _fit_channels(state[key], target) for key, target in encoder.state_dict().items()})
 
 
 def _fit_channels(tensor: Tensor, target: Tensor) -> Tensor:
