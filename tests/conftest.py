@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[1]
 SAMPLES = Path(os.environ.get("MEDSEG_SAMPLES", PROJECT.parent / "shared" / "data"))
 
+# How long one example takes depends on what else the machine does. `--hypothesis-profile` chooses another profile.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
 # For `make mutate`, which runs the tests a thousand times and asks only whether one fails, not for the simplest case.
-settings.register_profile("mutants", max_examples=15, derandomize=True, phases=[Phase.explicit, Phase.generate])
+settings.register_profile(
+    "mutants", max_examples=15, derandomize=True, phases=[Phase.explicit, Phase.generate], deadline=None
+)
 
 
 @pytest.fixture(scope="session")
