@@ -15,3 +15,12 @@ def unsettle(network: nn.Module) -> None:
                 values.normal_(std=0.3)
             for values in (module.running_var, module.weight.data):
                 values.uniform_(0.5, 2)
+
+
+def assert_plain_start(network: nn.Module) -> None:
+    """Biases start at 0, scales of normalisation at 1 and its shifts at 0."""
+    for name, values in network.named_parameters():
+        if name.endswith("bias"):
+            assert (values == 0).all(), name
+        elif "norm" in name:
+            assert (values == 1).all(), name

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from scipy.signal import correlate2d
 from scipy.special import erf
 from torch import Tensor, nn
 
-from medseg.errors import UserError
 from medseg.models.cmunext import DIVISOR, Cmunext, cmunext_block, skip_fusion
 from medseg.models.params import Cmunext as Params
 from medseg.params import read_yaml, validate
@@ -126,14 +125,6 @@ def test_up_scaling_is_bilinear_between_the_centres_of_pixels() -> None:
     assert upscaled[0, 0].tolist() == [[0, 1, 3, 4], [2, 3, 5, 6], [6, 7, 9, 10], [8, 9, 11, 12]]
 
 
-@pytest.mark.parametrize("size", [(16, 16), (32, 48), (80, 16)])
-@pytest.mark.parametrize(("channels", "classes"), [(1, 1), (3, 1), (1, 3), (3, 3)])
-def test_logits_have_the_size_of_the_picture(size: tuple[int, int], channels: int, classes: int) -> None:
-    logits = network(channels, classes)(torch.randn(2, channels, *size))
-    assert logits.shape == (2, classes, *size)
-    assert torch.isfinite(logits).all()
-
-
 def test_the_levels_have_the_widths_and_depths_asked_for() -> None:
     shapes: list[tuple[int, ...]] = []
     built = network()
@@ -195,34 +186,6 @@ def test_the_card_holds_the_published_base_size() -> None:
     assert (params.widths, params.depths, params.kernels) == BASE
 
 
-def card(**changes: Any) -> dict[str, Any]:
-    return read_yaml(CARD) | changes
-
-
-@pytest.mark.parametrize("even", [2, 4, 30])
-def test_even_kernels_are_refused(even: int) -> None:
-    with pytest.raises(UserError, match=rf"model\.kernels = \[3, 3, {even}, 7, 7\]: {even} is even.*must be odd"):
-        validate(card(kernels=[3, 3, even, 7, 7]), Params, "params.yaml: model")
-
-
-@pytest.mark.parametrize("kernels", [[3, 3, 7, 7], [3, 3, 7, 7, 7, 7], [3, 3, 7, 7, 33], [3, 3, 7, 7, -1]])
-def test_kernels_out_of_number_or_range_are_refused(kernels: list[int]) -> None:
-    with pytest.raises(UserError, match=r"model\.kernels"):
-        validate(card(kernels=kernels), Params, "params.yaml: model")
-
-
-def test_kernels_from_1_to_31_are_taken() -> None:
-    assert validate(card(kernels=[1, 3, 5, 29, 31]), Params, "model").kernels == [1, 3, 5, 29, 31]
-
-
-def test_gradients_reach_every_parameter() -> None:
-    built = network(channels=3, classes=2).eval()  # in training, normalisation cancels some of the biases
-    logits = built(torch.randn(2, 3, 32, 32))
-    (logits * torch.randn_like(logits)).sum().backward()
-    unmoved = [name for name, weight in built.named_parameters() if weight.grad is None or not weight.grad.any()]
-    assert unmoved == []
-
-
 @pytest.mark.usefixtures("_deterministic")
 def test_up_scaling_takes_the_deterministic_way_off_the_cpu() -> None:
     pixels = torch.zeros(2, 1, 32, 32, device="meta")
@@ -239,20 +202,6 @@ def backward_functions(output: Tensor) -> set[str]:
             seen.add(node)
             todo += [source for source, _ in node.next_functions]
     return {node.name() for node in seen}
-
-
-def test_samples_of_a_batch_do_not_see_each_other_in_prediction() -> None:
-    built = scrambled(network())
-    pixels = torch.randn(3, 1, 32, 32, dtype=torch.float64)
-    alone = torch.cat([built(one[None]) for one in pixels])
-    torch.testing.assert_close(built(pixels), alone, rtol=1e-9, atol=1e-9)
-
-
-def test_prediction_uses_the_statistics_of_training() -> None:
-    built, pixels = network(), torch.randn(2, 1, 32, 32)
-    before = built.eval()(pixels)
-    built.train()(pixels)
-    assert not torch.allclose(built.eval()(pixels), before)
 
 
 def test_scales_start_from_1_and_shifts_from_0() -> None:

@@ -135,7 +135,7 @@ def test_images_and_masks_move_together(store: Store) -> None:
 
 def test_quarter_turns_are_refused_where_samples_are_not_square(store: Store) -> None:
     oblong = Store(store.images[:, :16], store.masks[:, :16], store.index, store.geometry)
-    with pytest.raises(UserError, match=r"online\.quarter_turns = 0\.5: must be 0 .* not square \(32x16\)"):
+    with pytest.raises(UserError, match=r"online\.quarter_turns = 0\.5"):
         training(oblong, 2, online=tiny.online("quarter_turns", p=0.5))
     pixels, _ = next(iter(training(oblong, 2, online=tiny.online("horizontal_flip"))))
     assert pixels.shape == (2, 3, 16, 32)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -70,26 +70,19 @@ def lovasz(per_image: bool = False) -> Lovasz:
     return Lovasz(name="lovasz", per_image=per_image, head_weights=ALONE)
 
 
-FOR_ANY: list[LossParams] = [
-    dice(),
-    dice(smooth=0.0),
-    focal(),
-    focal(gamma=0.5),
-    tversky(),
-    tversky(gamma=4 / 3),
-    lovasz(per_image=False),
-    lovasz(per_image=True),
-]
-FOR_ONE: list[LossParams] = [bce(), bce_dice(), *FOR_ANY]
-FOR_SEVERAL: list[LossParams] = [cross_entropy(), ce_dice(), *FOR_ANY]
-CASES = [(params, 1) for params in FOR_ONE] + [(params, 3) for params in FOR_SEVERAL]
-
-
-each_case = pytest.mark.parametrize(
-    ("params", "channels"),
-    CASES,
-    ids=["-".join(map(str, [*p.model_dump(exclude={"head_weights"}).values(), k])) for p, k in CASES],
-)
+# Each loss with the numbers of logits that it is for.
+LOSSES: dict[str, list[tuple[LossParams, int]]] = {
+    "bce": [(bce(), 1)],
+    "cross_entropy": [(cross_entropy(), 3)],
+    "dice": [(dice(), 1), (dice(smooth=0.0), 3)],
+    "bce_dice": [(bce_dice(), 1)],
+    "ce_dice": [(ce_dice(), 3)],
+    "focal": [(focal(), 1), (focal(gamma=0.5), 1), (focal(), 3)],
+    "tversky": [(tversky(), 1), (tversky(gamma=4 / 3), 1), (tversky(gamma=4 / 3), 3)],
+    "lovasz": [(lovasz(), 1), (lovasz(per_image=True), 3)],
+}
+each_loss = pytest.mark.parametrize("cases", LOSSES.values(), ids=LOSSES)
+Cases = list[tuple[LossParams, int]]
 
 
 def codes(*pixels: int) -> Tensor:
@@ -144,11 +137,8 @@ def lovasz_extension(errors: list[float], true: set[int]) -> float:
     )
 
 
-def test_bce_by_hand() -> None:
+def test_cross_entropies_by_hand() -> None:
     assert float(build_loss(bce(), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(ONE_BCE)
-
-
-def test_cross_entropy_by_hand() -> None:
     assert float(build_loss(cross_entropy(), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(MANY_CE)
 
 
@@ -164,13 +154,6 @@ def test_the_sums_weigh_both() -> None:
     assert float(build_loss(ce_dice(0.25, 2.0), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(by_hand)
 
 
-def test_a_weight_of_zero_takes_the_part_out() -> None:
-    assert float(build_loss(bce_dice(3.0, 0.0), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(3 * ONE_BCE)
-    assert float(build_loss(bce_dice(0.0, 3.0), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(3 * ONE_DICE)
-    assert float(build_loss(ce_dice(3.0, 0.0), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(3 * MANY_CE)
-    assert float(build_loss(ce_dice(0.0, 3.0), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(3 * MANY_DICE)
-
-
 def test_focal_by_hand() -> None:
     one = -(0.25 * 0.1**2 * math.log(0.9) + 0.75 * 0.2**2 * math.log(0.8) + 0.25 * 0.6**2 * math.log(0.4)) / 3
     assert float(build_loss(focal(0.25, 2.0), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(one)
@@ -179,8 +162,8 @@ def test_focal_by_hand() -> None:
     assert float(build_loss(focal(0.25, 2.0), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(many)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 4 / 3, 3.0])
-def test_tversky_by_hand(gamma: float) -> None:
+def test_tversky_by_hand() -> None:
+    gamma = 3.0
     hits, extra, missed = 0.9 + 0.4, 0.2, 0.1 + 0.6
     one = (1 - hits / (hits + 0.3 * extra + 0.7 * missed)) ** (1 / gamma)
     assert float(build_loss(tversky(0.3, 0.7, gamma), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(one)
@@ -190,22 +173,7 @@ def test_tversky_by_hand(gamma: float) -> None:
     assert float(build_loss(tversky(0.3, 0.7, gamma), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(many)
 
 
-def test_lovasz_hinge_by_hand() -> None:
-    # Logits 2, -0.5, -1 for truth 1, 0, 1: errors 0, 0.5, 2. The worst pixel alone costs 1/2 (one of two true pixels
-    # missed); with the next one wrong, too, 2/3 are wrong of the union of three.
-    logits = torch.tensor([2.0, -0.5, -1.0]).reshape(1, 1, 1, 3)
-    assert float(build_loss(lovasz(), 1)(logits, codes(1, 0, 1))) == pytest.approx(2 * 1 / 2 + 0.5 * (2 / 3 - 1 / 2))
-
-
-def test_lovasz_softmax_by_hand() -> None:
-    background = lovasz_extension([0.3, 0.1, 0.2, 0.3], {0})
-    first = lovasz_extension([0.2, 0.4, 0.3, 0.7], {1, 3})
-    second = lovasz_extension([0.1, 0.3, 0.5, 0.4], {2})
-    loss = float(build_loss(lovasz(), 3)(MANY_LOGITS, MANY_TRUTH))
-    assert loss == pytest.approx((background + first + second) / 3)
-
-
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     logits=arrays(np.float64, 6, elements=st.floats(-4, 4)),
     truth=arrays(np.uint8, 6, elements=st.integers(0, 1)),
@@ -217,7 +185,7 @@ def test_lovasz_hinge_is_the_area_over_all_levels_of_error(logits: Floats, truth
     assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     logits=arrays(np.float64, (3, 6), elements=st.floats(-4, 4)),
     truth=arrays(np.uint8, 6, elements=st.integers(0, 2)),
@@ -233,23 +201,6 @@ def test_lovasz_softmax_is_the_mean_area_of_the_classes_that_occur(logits: Float
     ]
     found = build_loss(lovasz(), 3)(torch.from_numpy(logits).reshape(1, 3, 2, 3), codes(*truth).reshape(1, 1, 2, 3))
     assert float(found) == pytest.approx(np.mean(expected), abs=1e-12)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_lovasz_per_image_is_the_mean_of_the_pictures_own_losses(channels: int) -> None:
-    logits, truth = random_batch(channels)
-    alone = [build_loss(lovasz(), channels)(logits[[i]], truth[[i]]) for i in range(2)]
-    together = build_loss(lovasz(per_image=True), channels)(logits, truth)
-    assert float(together) == pytest.approx(float(sum(alone)) / 2)
-    assert float(build_loss(lovasz(per_image=False), channels)(logits, truth)) != pytest.approx(float(together))
-
-
-@pytest.mark.parametrize("params", [dice(), tversky()], ids=["dice", "tversky"])
-def test_overlap_is_pooled_over_the_batch(params: LossParams) -> None:
-    logits, truth = random_batch(3)
-    side_by_side = [torch.cat(list(part), dim=-1).unsqueeze(0) for part in (logits, truth)]
-    loss = build_loss(params, 3)
-    assert float(loss(logits, truth)) == pytest.approx(float(loss(*side_by_side)))
 
 
 def test_the_library_agrees_where_both_mean_the_same() -> None:
@@ -311,11 +262,11 @@ def test_empty_and_full_pictures(params: LossParams, channels: int, alarm: float
     assert float(loss(sure_of(1), everything)) == pytest.approx(right, abs=2e-6)
 
 
-@pytest.mark.parametrize("params", [dice(), tversky(), tversky(gamma=4 / 3)], ids=["dice", "tversky", "focal tversky"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_overlap_leaves_batches_without_foreground_alone(params: LossParams, channels: int) -> None:
-    logits, truth = random_batch(channels)
-    assert slope(build_loss(params, channels), logits, torch.zeros_like(truth)).count_nonzero() == 0
+@pytest.mark.parametrize("params", [dice(), tversky(gamma=4 / 3)], ids=lambda params: params.name)
+def test_overlap_leaves_batches_without_foreground_alone(params: LossParams) -> None:
+    for channels in (1, 3):
+        logits, truth = random_batch(channels)
+        assert slope(build_loss(params, channels), logits, torch.zeros_like(truth)).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("params", [dice(), tversky(gamma=4 / 3), lovasz()], ids=lambda params: params.name)
@@ -328,82 +279,33 @@ def test_classes_that_do_not_occur_leave_the_mean(params: LossParams) -> None:
     )
 
 
-@each_case
-def test_a_perfect_prediction_costs_nothing_and_a_reversed_one_much(params: LossParams, channels: int) -> None:
-    truth = codes(1, 0, 1, 0)
-    right = (
-        torch.where(truth == 1, 60.0, -60.0) if channels == 1 else 60 * torch.eye(3)[[1, 0, 1, 0]].T.reshape(1, 3, 1, 4)
-    )
-    loss = build_loss(params, channels)
-    assert float(loss(right, truth)) == pytest.approx(0, abs=1e-6)
-    assert float(loss(-right, truth)) > 0.5
-
-
-@each_case
-@settings(deadline=None, max_examples=25)
-@given(data=st.data())
-def test_a_better_prediction_is_never_worse(params: LossParams, channels: int, data: st.DataObject) -> None:
-    scores = data.draw(arrays(np.float64, (2, channels, 2, 2), elements=st.floats(-6, 6)))
-    truth = data.draw(arrays(np.uint8, (2, 1, 2, 2), elements=st.integers(0, max(channels, 2) - 1)))
-    picture, row, column = (data.draw(st.integers(0, 1)) for _ in range(3))
-    step = data.draw(st.floats(0, 5))
-    code = int(truth[picture, 0, row, column])
-    better = scores.copy()
-    better[picture, code if channels > 1 else 0, row, column] += step if channels > 1 or code else -step
-    loss = build_loss(params, channels)
-    before, after = (float(loss(torch.from_numpy(part), torch.from_numpy(truth))) for part in (scores, better))
-    assert after <= before + 1e-12
-
-
-@each_case
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("score", [-60000.0, -60.0, 0.0, 60.0, 60000.0])
-def test_losses_and_slopes_stay_finite(params: LossParams, channels: int, dtype: torch.dtype, score: float) -> None:
-    loss = build_loss(params, channels)
-    same = torch.zeros(2, channels, 4, 4, dtype=dtype)
-    same[:, -1] = score
-    mixed = same.clone()
-    mixed[0, -1, :2] = -score
-    for truth in (torch.full((2, 1, 4, 4), code, dtype=torch.uint8) for code in (0, 1)):
-        for logits in (same, mixed):
+@each_loss
+def test_half_precision_neither_overflows_nor_enters_the_sums(cases: Cases) -> None:
+    for (params, channels), dtype in product(cases, (torch.float16, torch.bfloat16)):
+        loss = build_loss(params, channels)
+        for score, code in product((-60000.0, 0.0, 60000.0), (0, 1)):
+            truth = torch.full((2, 1, 4, 4), code, dtype=torch.uint8)
+            logits = torch.zeros(2, channels, 4, 4, dtype=dtype)
+            logits[:, -1] = score
+            logits[0, -1, :2] = -score
             assert torch.isfinite(loss(logits, truth))
             assert torch.isfinite(slope(loss, logits, truth)).all()
+        large = torch.zeros(1, channels, 512, 512, dtype=dtype)  # 262,144 pixels, half precision ends at 65,504
+        large[:, -1] = 0.5
+        truth = torch.ones(1, 1, 512, 512, dtype=torch.uint8)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss(large, truth)
+        assert found.dtype == torch.float32
+        assert float(found) == pytest.approx(float(loss(large.double(), truth)), rel=1e-5)
 
 
-@each_case
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_does_not_overflow_over_a_large_picture(
-    params: LossParams, channels: int, dtype: torch.dtype
-) -> None:
-    logits = torch.zeros(1, channels, 512, 512, dtype=dtype)  # 262,144 pixels, half precision ends at 65,504
-    logits[:, -1] = 0.5
-    truth = torch.ones(1, 1, 512, 512, dtype=torch.uint8)
-    loss = build_loss(params, channels)
-    found = loss(logits, truth)
-    assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(float(loss(logits.double(), truth)), rel=1e-5)
-    assert torch.isfinite(slope(loss, logits, truth)).all()
-
-
-@each_case
-def test_mixed_precision_computes_no_loss_in_half(params: LossParams, channels: int) -> None:
-    logits, truth = random_batch(channels)
-    loss = build_loss(params, channels)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = loss(logits.bfloat16(), truth)
-    assert float(inside) == float(loss(logits.bfloat16(), truth))
-
-
-@each_case
-def test_double_precision_is_kept(params: LossParams, channels: int) -> None:
-    assert build_loss(params, channels)(*random_batch(channels)).dtype == torch.float64
-
-
-@each_case
-def test_slopes_are_those_of_the_loss(params: LossParams, channels: int) -> None:
-    logits, truth = random_batch(channels, side=3)
-    loss = build_loss(params, channels)
-    assert torch.autograd.gradcheck(lambda scores: loss(scores, truth), logits.requires_grad_())
+@each_loss
+def test_slopes_are_those_of_the_loss(cases: Cases) -> None:
+    for params, channels in cases:
+        logits, truth = random_batch(channels, side=3)
+        loss = build_loss(params, channels)
+        assert loss(logits, truth).dtype == torch.float64
+        assert torch.autograd.gradcheck(loss, (logits.requires_grad_(), truth))
 
 
 def small_lesion() -> tuple[Tensor, Tensor]:
@@ -414,7 +316,7 @@ def small_lesion() -> tuple[Tensor, Tensor]:
     return (2 * order + truth) / 2**18 - 1.0, truth
 
 
-@pytest.mark.parametrize("params", [dice(), tversky(gamma=4 / 3), lovasz()], ids=lambda params: params.name)
+@pytest.mark.parametrize("params", [tversky(gamma=4 / 3), lovasz()], ids=lambda params: params.name)
 def test_slopes_of_a_small_lesion_in_a_large_picture_are_not_lost_to_rounding(params: LossParams) -> None:
     logits, truth = small_lesion()
     loss = build_loss(params, 1)
@@ -430,77 +332,12 @@ def test_focal_keeps_its_precision_where_a_pixel_is_nearly_right() -> None:
     assert float(found) == pytest.approx(by_hand, rel=1e-5, abs=0)
 
 
-@pytest.mark.parametrize("params", FOR_SEVERAL, ids=lambda params: params.name)
-def test_classes_can_change_places(params: LossParams) -> None:
-    logits, truth = random_batch(4)
-    order = [0, 3, 1, 2]  # the background stays
-    renamed = torch.tensor([order.index(code) for code in range(4)], dtype=torch.uint8)[truth.long()]
-    loss = build_loss(params, 4)
-    assert float(loss(logits[:, order], renamed)) == pytest.approx(float(loss(logits, truth)))
-
-
-@pytest.mark.parametrize("params", [cross_entropy(), lovasz(), focal(alpha=0.5)], ids=lambda params: params.name)
-def test_the_background_is_a_class_like_others_per_pixel_and_for_lovasz(params: LossParams) -> None:
-    logits, truth = random_batch(3)
-    loss = build_loss(params, 3)
-    assert float(loss(logits.flip(1), 2 - truth)) == pytest.approx(float(loss(logits, truth)))
-
-
-@pytest.mark.parametrize("params", [bce(), focal(alpha=0.5)], ids=lambda params: params.name)
-def test_foreground_and_background_can_change_places_per_pixel(params: LossParams) -> None:
-    logits, truth = random_batch(1)
-    loss = build_loss(params, 1)
-    assert float(loss(-logits, 1 - truth)) == pytest.approx(float(loss(logits, truth)))
-
-
-@pytest.mark.parametrize(
-    ("of_one", "of_two"),
-    [
-        (bce(), cross_entropy()),
-        (bce_dice(), ce_dice()),
-        *((params, params) for params in (dice(), focal(), tversky(gamma=4 / 3))),
-    ],
-    ids=lambda params: params.name,
-)
-def test_two_logits_say_what_their_difference_says(of_one: LossParams, of_two: LossParams) -> None:
-    logits, truth = random_batch(2)
-    difference = logits[:, 1:] - logits[:, :1]
-    assert float(build_loss(of_two, 2)(logits, truth)) == pytest.approx(float(build_loss(of_one, 1)(difference, truth)))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_equal_weights_make_tversky_dice(channels: int) -> None:
-    batch = random_batch(channels)
-    half = build_loss(tversky(alpha=0.5, beta=0.5), channels)(*batch)
-    assert float(half) == pytest.approx(float(build_loss(dice(smooth=0.0), channels)(*batch)))
-
-
-def test_alpha_weighs_false_positives_and_beta_misses() -> None:
-    truth = codes(1, 1, 0, 0)
-    extra, missed = (torch.tensor(scores).reshape(1, 1, 1, 4) * 60 for scores in ([1.0, 1, 1, -1], [1.0, -1, -1, -1]))
-    loss = build_loss(tversky(alpha=0.2, beta=0.9), 1)
-    assert float(loss(extra, truth)) == pytest.approx(1 - 2 / (2 + 0.2))
-    assert float(loss(missed, truth)) == pytest.approx(1 - 1 / (1 + 0.9))
-
-
-def test_focal_without_gamma_is_half_the_cross_entropy_at_alpha_one_half() -> None:
-    assert float(build_loss(focal(0.5, 0.0), 1)(ONE_LOGITS, ONE_TRUTH)) == pytest.approx(ONE_BCE / 2)
-    assert float(build_loss(focal(0.5, 0.0), 3)(MANY_LOGITS, MANY_TRUTH)) == pytest.approx(MANY_CE / 2)
-
-
 def test_the_outputs_losses_are_averaged_by_weight() -> None:
     outputs = [torch.full((1, 1, 2, 2), score) for score in (3.0, 1.0, -2.0)]
     truth = torch.ones(1, 1, 2, 2, dtype=torch.uint8)
     costs = [math.log1p(math.exp(-score)) for score in (3.0, 1.0, -2.0)]
     loss = deep_supervision(build_loss(bce(), 1), [1.0, 0.5, 0.25])
     assert float(loss(outputs, truth)) == pytest.approx((costs[0] + 0.5 * costs[1] + 0.25 * costs[2]) / 1.75)
-
-
-@settings(deadline=None, max_examples=30)
-@given(weights=st.lists(st.floats(0.001, 10), min_size=1, max_size=5))
-def test_the_weights_do_not_change_the_size_of_the_loss(weights: list[float]) -> None:
-    loss = deep_supervision(build_loss(bce(), 1), weights)
-    assert float(loss([ONE_LOGITS] * len(weights), ONE_TRUTH)) == pytest.approx(ONE_BCE)
 
 
 def test_outputs_without_weight_are_left_alone() -> None:
@@ -513,66 +350,35 @@ def test_more_weights_than_outputs_are_refused() -> None:
     params = BCE(name="bce", head_weights=[1.0, 0.5, 0.25])
     check_heads(params, 3)
     check_heads(params, 4)
-    with pytest.raises(UserError, match=r"loss\.head_weights has 3 entries, the network has 2 outputs"):
-        check_heads(params, 2)
-    with pytest.raises(UserError, match=r"loss\.head_weights has 3 entries, the network has 1 output;"):
-        check_heads(params, 1)
+    for heads in (1, 2):
+        with pytest.raises(UserError, match=r"params\.yaml: loss\.head_weights"):
+            check_heads(params, heads)
 
 
-@pytest.mark.parametrize("params", [bce(), bce_dice()], ids=lambda params: params.name)
-def test_losses_of_foreground_alone_refuse_several_classes(params: LossParams) -> None:
-    message = rf"params\.yaml: loss\.name = '{params.name}': can't tell several classes apart; choose one of (.*)"
-    with pytest.raises(UserError, match=message) as refusal:
-        build_loss(params, 3)
-    assert named_in(refusal.value) == {other.name for other in FOR_SEVERAL}
-
-
-@pytest.mark.parametrize("params", [cross_entropy(), ce_dice()], ids=lambda params: params.name)
-def test_losses_of_several_classes_refuse_foreground_alone(params: LossParams) -> None:
-    message = rf"params\.yaml: loss\.name = '{params.name}': needs several classes"
-    with pytest.raises(UserError, match=message) as refusal:
-        build_loss(params, 1)
-    assert named_in(refusal.value) == {other.name for other in FOR_ONE}
-
-
-def named_in(refusal: UserError) -> set[str]:
-    return set(str(refusal).split("choose one of ")[1].split(", "))
+def test_a_loss_for_another_number_of_logits_is_refused() -> None:
+    for params, logits in ((bce(), 3), (bce_dice(), 3), (cross_entropy(), 1), (ce_dice(), 1)):
+        with pytest.raises(UserError, match=rf"params\.yaml: loss\.name = '{params.name}'"):
+            build_loss(params, logits)
 
 
 def test_every_loss_has_a_file_of_its_name_that_holds_for_it(project: Path) -> None:
     files = sorted((project / "conf" / "loss").glob("*.yaml"))
     for file in files:
         assert validate(read_yaml(file), LossParams, str(file)).name == file.stem
-    assert {file.stem for file in files} == {params.name for params, _ in CASES}
+    assert {file.stem for file in files} == set(LOSSES)
 
 
 @pytest.mark.parametrize(
     ("section", "fault"),
     [
-        ({"name": "dice", "smooth": -1.0}, r"loss\.smooth = -1\.0"),
-        ({"name": "dice"}, r"loss\.smooth is missing"),
-        ({"name": "bce_dice", "bce_weight": -0.5, "dice_weight": 1.0, "smooth": 1.0}, r"loss\.bce_weight = -0\.5"),
-        (
-            {"name": "bce_dice", "bce_weight": 0.0, "dice_weight": 0.0, "smooth": 1.0},
-            "loss = 'bce_dice': bce_weight or dice_weight must be greater than 0",
-        ),
-        (
-            {"name": "ce_dice", "ce_weight": 0.0, "dice_weight": 0.0, "smooth": 1.0},
-            "loss = 'ce_dice': ce_weight or dice_weight must be greater than 0",
-        ),
-        ({"name": "focal", "alpha": 1.5, "gamma": 2.0}, r"loss\.alpha = 1\.5"),
-        ({"name": "focal", "alpha": 0.5, "gamma": -1.0}, r"loss\.gamma = -1\.0"),
-        ({"name": "tversky", "alpha": 0.0, "beta": 0.7, "gamma": 1.0}, r"loss\.alpha = 0\.0"),
-        ({"name": "tversky", "alpha": 0.3, "beta": 0.7, "gamma": 0.75}, r"loss\.gamma = 0\.75"),
-        ({"name": "lovasz"}, r"loss\.per_image is missing"),
-        ({"name": "bce", "head_weights": []}, r"loss\.head_weights"),
-        ({"name": "bce", "head_weights": [1.0] * 6}, r"loss\.head_weights"),
-        ({"name": "bce", "head_weights": [1.0, -0.5]}, r"loss\.head_weights\.1 = -0\.5"),
-        (
-            {"name": "bce", "head_weights": [0.0, 0.0]},
-            r"loss\.head_weights = \[0\.0, 0\.0\]: at least one weight must be greater than 0",
-        ),
-        ({"name": "hinge"}, r"loss\.name = 'hinge'"),
+        ({"name": "dice", "smooth": -1.0}, r"loss\.smooth"),
+        ({"name": "lovasz"}, r"loss\.per_image"),
+        ({"name": "bce_dice", "bce_weight": 0.0, "dice_weight": 0.0, "smooth": 1.0}, "loss = 'bce_dice'"),
+        ({"name": "ce_dice", "ce_weight": 0.0, "dice_weight": 0.0, "smooth": 1.0}, "loss = 'ce_dice'"),
+        ({"name": "focal", "alpha": 1.5, "gamma": 2.0}, r"loss\.alpha"),
+        ({"name": "tversky", "alpha": 0.3, "beta": 0.7, "gamma": 0.75}, r"loss\.gamma"),
+        ({"name": "bce", "head_weights": [1.0, -0.5]}, r"loss\.head_weights\.1"),
+        ({"name": "bce", "head_weights": [0.0, 0.0]}, r"loss\.head_weights"),
     ],
 )
 def test_wrong_sections_are_refused(section: dict[str, object], fault: str) -> None:

@@ -55,16 +55,14 @@ def test_nothing_acts_where_nothing_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(("name", "axis"), [("horizontal_flip", 3), ("vertical_flip", 2)])
-@pytest.mark.parametrize("size", [(32, 32), (17, 30)])
-def test_flips_reverse_one_axis(name: str, axis: int, size: tuple[int, int]) -> None:
-    pixels, truth = batch(2, *size)
+def test_flips_reverse_one_axis(name: str, axis: int) -> None:
+    pixels, truth = batch(2, 17, 30)
     images, codes = varied(pixels, truth, draws(2, **{name: 0}), **{name: 0.5})
     assert_allclose(images, pixels.numpy()[(slice(None),) * axis + (slice(None, None, -1),)], atol=0.01)
     assert_array_equal(codes, np.flip(truth.numpy(), axis))
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-@pytest.mark.parametrize("side", [32, 33])
+@pytest.mark.parametrize(("turns", "side"), [(0, 32), (1, 32), (2, 33), (3, 33)])
 def test_quarter_turns_land_on_pixels(turns: int, side: int) -> None:
     pixels, truth = batch(2, side, side)
     numbers = draws(2, quarter_turns=0, turns=turns / 4 + 0.1)
@@ -80,7 +78,7 @@ def about_centre(picture: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
     return shown
 
 
-@pytest.mark.parametrize(("number", "degrees"), [(0.0, -40), (0.5, 0), (0.75, 20), (1.0, 40)])
+@pytest.mark.parametrize(("number", "degrees"), [(0.0, -40), (0.75, 20)])
 def test_a_rotation_is_scipys(number: float, degrees: float) -> None:
     picture, truth = smooth(), torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     numbers = draws(1, rotate=0, angle=number)
@@ -151,7 +149,7 @@ def test_blur_is_scipys_gaussian() -> None:
     assert_array_equal(images[1], pixels[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40))
 def test_a_places_numbers_hang_on_seed_epoch_and_place_alone(
     seed: int, epoch: int, first: int, skipped: int, count: int

@@ -9,12 +9,12 @@ from torch import nn
 from medseg.models.pooling import BinAverages, replace_pooling
 
 
-@pytest.mark.parametrize("bins", [1, 2, 3, 6, (2, 5), (None, 3)])
-@pytest.mark.parametrize("size", [(6, 6), (7, 11), (2, 3)])
-def test_bins_average_what_pytorch_pools(bins: Any, size: tuple[int, int]) -> None:
-    features = torch.rand(2, 3, *size)
+@pytest.mark.parametrize("bins", [1, 3, (2, 5), (None, 3)])
+def test_bins_average_what_pytorch_pools(bins: Any) -> None:
     pooling = nn.AdaptiveAvgPool2d(bins)
-    torch.testing.assert_close(BinAverages(pooling)(features), pooling(features))
+    for size in ((6, 6), (7, 11), (2, 3)):
+        features = torch.rand(2, 3, *size)
+        torch.testing.assert_close(BinAverages(pooling)(features), pooling(features))
 
 
 def test_their_gradients_are_pytorchs() -> None:

@@ -26,10 +26,10 @@ from medseg.machine import MachineParams
 from medseg.metrics import count_classes, count_pixels, overlap_scores
 from medseg.models.network import Network
 from medseg.models.params import ImprovedUnet, UnetPlain
-from medseg.optimisation import Adam, AdamW, Constant, Cosine, Plateau, Sgd
+from medseg.optimisation import Adam, AdamW, Constant, Plateau, Sgd
 from medseg.params import validate
 from medseg.resuming import save_state
-from medseg.sampling import Balanced, Foreground, Uniform
+from medseg.sampling import Balanced, Uniform
 from medseg.store import Store
 from medseg.training import Places, Recipe, Trained, TrainParams, fit
 
@@ -146,11 +146,11 @@ def finished(stores: tuple[Store, Store], tmp_path_factory: pytest.TempPathFacto
     return Finished(tmp_path_factory.mktemp("finished"), stores)
 
 
-@pytest.mark.parametrize("name", ["train/loss", "val/loss", "val/dice", "learning_rate"])
-def test_every_epoch_has_its_row(finished: Finished, name: str) -> None:
-    table = column(finished.folder, name)
-    assert table["step"].tolist() == [1, 2, 3]
-    assert np.isfinite(table[Path(name).name]).all()
+def test_every_epoch_has_its_row(finished: Finished) -> None:
+    for name in ("train/loss", "val/loss", "val/dice", "learning_rate"):
+        table = column(finished.folder, name)
+        assert table["step"].tolist() == [1, 2, 3]
+        assert np.isfinite(table[Path(name).name]).all()
 
 
 def test_the_last_epochs_figures_are_metrics(finished: Finished) -> None:
@@ -223,13 +223,7 @@ def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Store, Store], 
     assert column(tmp_path, "val/dice")["step"].tolist() == [1, 2, 3]
 
 
-def test_the_plateau_lowers_the_logged_rate(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    plateau = Plateau(name="plateau", monitor="val/dice", factor=0.1, patience=0)
-    empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
-    run((stores[0], empty), replace(recipe(), scheduler=plateau), tmp_path)
-    assert column(tmp_path, "learning_rate")["learning_rate"].tolist() == pytest.approx([3e-3, 3e-3, 3e-4])
-
-
+@pytest.mark.slow
 def test_four_pictures_can_be_learnt_by_heart(tmp_path: Path) -> None:
     four = tiny.write_store(tmp_path / "store", 4)
     hard = replace(
@@ -249,11 +243,6 @@ def test_gradients_are_clipped(stores: tuple[Store, Store], tmp_path: Path) -> N
     assert not equal(free.state_dict(), tight.state_dict())
 
 
-def test_a_batch_larger_than_the_data_is_one_batch(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    _, description = run(stores, recipe(epochs=1, batch_size=64), tmp_path)
-    assert description.training.epochs == 1
-
-
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
 def test_mixed_precision_trains(
@@ -262,7 +251,7 @@ def test_mixed_precision_trains(
     optimizer = adam(3e-3).model_copy(update={"fused": precision != "16-mixed"})
     network, _ = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
     assert all(tensor.dtype != torch.bfloat16 for tensor in network.state_dict().values())
-    assert f"warning: train.precision = {precision} is for GPUs" in capsys.readouterr().out
+    assert f"train.precision = {precision}" in capsys.readouterr().out
 
 
 def test_random_weights_that_were_not_wished_for_are_on_record(
@@ -280,7 +269,7 @@ def test_random_weights_that_were_not_wished_for_are_on_record(
 
 def test_a_rate_beyond_reason_ends_in_words(stores: tuple[Store, Store], tmp_path: Path) -> None:
     wild = adamw(10.0, weight_decay=1.0)  # every step multiplies the weights by -9
-    with pytest.raises(UserError, match=r"epoch \d+, training has diverged: lower optimizer\.learning_rate"):
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate"):
         run(stores, replace(recipe(epochs=40, patience=40, gradient_clip=0.0), optimizer=wild), tmp_path)
 
 
@@ -330,7 +319,8 @@ def test_training_says_what_it_trains_and_nothing_that_worries(
 ) -> None:
     run(stores, recipe(epochs=1), tmp_path)
     said = capfd.readouterr()
-    assert said.out == f"training unet with {tiny.SMALL_ENCODER} on 5 samples of 32x32x1, 3 to choose\n"
+    assert "5 samples" in said.out
+    assert len(said.out.splitlines()) == 1
     assert said.err == ""
 
 
@@ -365,24 +355,17 @@ def test_several_classes_are_told_apart(lesions: tuple[Store, Store], tmp_path: 
 def test_labels_that_contradict_the_classes_stop_before_any_work(
     stores: tuple[Store, Store], lesions: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"task\.labels = .*the data also hold the label 'a'"):
+    with pytest.raises(UserError, match=r"task\.labels"):
         run(stores, SEVERAL, tmp_path)
     with pytest.raises(UserError, match="the label 'a'"):
         run((lesions[0], stores[1]), SEVERAL, tmp_path)
     more = tiny.LESIONS.model_copy(update={"labels": ["benign", "cyst", "malignant"]})
-    with pytest.raises(UserError, match="'cyst', which no training picture has"):
+    with pytest.raises(UserError, match="'cyst'"):
         run(lesions, replace(SEVERAL, task=more), tmp_path)
     marked = Store(lesions[1].images, np.ones_like(lesions[1].masks), lesions[1].index, lesions[1].geometry)
-    with pytest.raises(UserError, match=r"task\.background = 'normal': something is marked"):
+    with pytest.raises(UserError, match=r"task\.background = 'normal'"):
         run((lesions[0], marked), SEVERAL, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_losses_and_tasks_that_do_not_fit_are_told(lesions: tuple[Store, Store], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loss\.name = 'bce_dice': can't tell several classes apart"):
-        run(lesions, replace(SEVERAL, loss=RECIPE.loss), tmp_path)
-    with pytest.raises(UserError, match=r"loss\.name = 'ce_dice': needs several classes"):
-        run(lesions, replace(RECIPE, loss=SEVERAL.loss), tmp_path)
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Store, Store], tmp_path: Path) -> None:
@@ -429,19 +412,12 @@ def test_pictures_and_figures_are_those_of_the_exponential_mean_over_steps(
             torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_averages_go_with_a_schedule_by_step(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    cosine = Cosine(name="cosine", warmup_epochs=0.5, final_share=0.1)
-    _, description = run(stores, replace(recipe(epochs=2, ema_decay=0.9), scheduler=cosine), tmp_path)
-    assert description.training.epochs == 2
-
-
-@pytest.mark.parametrize(
-    "sampling", [Balanced(name="balanced"), Foreground(name="foreground", share=0.5, least=0.05)], ids=lambda s: s.name
-)
 def test_sampling_and_transforms_change_what_is_learnt_and_repeat_with_the_seed(
-    lesions: tuple[Store, Store], tmp_path: Path, sampling: Any
+    lesions: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    changed = replace(SEVERAL, sampling=sampling, online=tiny.online("horizontal_flip", "gaussian_noise", p=0.5))
+    changed = replace(
+        SEVERAL, sampling=Balanced(name="balanced"), online=tiny.online("horizontal_flip", "gaussian_noise", p=0.5)
+    )
     changed = replace(changed, train=TRAIN.model_copy(update={"epochs": 1}))
     plain = replace(SEVERAL, train=changed.train)
     first, again, other = (
@@ -465,13 +441,6 @@ def test_a_network_with_several_outputs_learns_from_those_that_are_weighed(
     )
     assert equal(one.state_dict(), same.state_dict())
     assert not equal(one.state_dict(), three.state_dict())
-
-
-def test_more_weights_than_outputs_are_told(stores: tuple[Store, Store], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loss\.head_weights has 4 entries, the network has 3 outputs"):
-        run(stores, improved([1.0, 0.5, 0.25, 0.125]), tmp_path)
-    with pytest.raises(UserError, match=r"loss\.head_weights has 2 entries, the network has 1 output;"):
-        run(stores, replace(RECIPE, loss=RECIPE.loss.model_copy(update={"head_weights": [1.0, 1.0]})), tmp_path)
 
 
 STEADY = replace(RECIPE, scheduler=Constant(name="constant"))
@@ -547,9 +516,9 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
         assert rows[0][K:] == rows[1]
 
 
-@pytest.mark.parametrize("monitor", ["train/loss", "val/loss", "val/dice"])
+@pytest.mark.parametrize("monitor", ["val/loss", "val/dice"])
 def test_what_is_kept_of_a_plateau_has_seen_the_best_epoch(
-    learning: tuple[Store, Store], tmp_path: Path, monitor: Literal["train/loss", "val/loss", "val/dice"]
+    learning: tuple[Store, Store], tmp_path: Path, monitor: Literal["val/loss", "val/dice"]
 ) -> None:
     plateau = Plateau(name="plateau", monitor=monitor, factor=0.5, patience=3)
     trained = train(learning, replace(steady(epochs=3), scheduler=plateau), tmp_path)
@@ -575,21 +544,10 @@ def test_epochs_add_up_over_runs_that_go_on(
     assert anew.epochs_behind == 0
 
 
-def test_a_run_that_goes_on_says_so(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(learning, steady(epochs=1, continue_from="first"), going_on(former[0], tmp_path / "next"))
-    assert f"training unet with {tiny.SMALL_ENCODER}, going on from first on 6 samples" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("key", ["init_from", "continue_from"])
-def test_a_missing_former_network_is_told_with_the_commands_that_bring_it(
-    learning: tuple[Store, Store], tmp_path: Path, key: str
-) -> None:
-    place_of = tmp_path / "weights/gone"
-    fault = f"{place_of}: .*dvc get . models/network --rev EXPERIMENT -o {place_of}; dvc add {place_of}; git add"
-    with pytest.raises(UserError, match=fault):
-        run(learning, steady(**{key: "gone"}), tmp_path)
+def test_a_missing_former_network_is_named(learning: tuple[Store, Store], tmp_path: Path) -> None:
+    for key in ("init_from", "continue_from"):
+        with pytest.raises(UserError, match=str(tmp_path / "weights/gone")):
+            run(learning, steady(**{key: "gone"}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -597,50 +555,29 @@ def test_a_missing_former_network_is_told_with_the_commands_that_bring_it(
     [
         (
             {"model": UnetPlain(name="unet_plain", init_features=4, input_mean=[0.5], input_std=[0.5])},
-            r"layer core\.\S+ has no place in the file, shape \(.*\) in the network",
+            r"layer core\.\S+",
         ),
         (
             {"model": tiny.unet(decoder_channels=[16, 24, 8, 8, 8])},
-            r"layer core\.decoder\S+ has shape \(.*\) in the file, shape \(.*\) in the network",
+            r"layer core\.decoder\S+",
         ),
     ],
 )
 def test_another_networks_weights_are_told_by_the_layer(
     former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path, change: dict[str, Any], fault: str
 ) -> None:
-    with pytest.raises(
-        UserError, match=f"first/weights.safetensors: does not fit params.yaml: model .*unet.*: {fault}"
-    ):
+    with pytest.raises(UserError, match=f"first/weights.safetensors: .*{fault}"):
         run(learning, replace(steady(init_from="first"), **change), going_on(former[0], tmp_path / "next"))
-
-
-def test_other_channels_or_classes_are_told_by_the_layer_and_its_shapes(
-    former: tuple[Path, Trained], lesions: tuple[Store, Store], tmp_path: Path
-) -> None:
-    colour = tiny.write_store(tmp_path / "colour", 2, channels=3)
-    folder = going_on(former[0], tmp_path / "next")
-    with pytest.raises(UserError, match=r"layer core\.encoder\.\S+ has shape \(16, 1, 3, 3\) .* shape \(16, 3, 3, 3\)"):
-        run((colour, colour), steady(init_from="first"), folder)
-    several = replace(SEVERAL, train=TRAIN.model_copy(update={"init_from": "first"}))
-    with pytest.raises(UserError, match=r"layer core\.segmentation_head\S+ has shape \(1, 8, .* shape \(3, 8, "):
-        run(lesions, several, folder)
 
 
 def test_weights_without_their_optimiser_can_only_be_started_from(
     former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
 ) -> None:
     save_bundle(tmp_path / "weights/bare", former[1].network, former[1].description)
-    with pytest.raises(UserError, match=r"bare/training\.yaml: no such file.*train\.init_from"):
+    with pytest.raises(UserError, match=r"bare/training\.yaml"):
         run(learning, steady(continue_from="bare"), tmp_path)
     _, description = run(learning, steady(epochs=1, init_from="bare"), tmp_path)
     assert description.training.first_weights == "former"
-
-
-def test_another_optimiser_cannot_go_on(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"optimizer\.name = 'sgd', .*first was trained with 'adam'"):
-        run(learning, replace(steady(continue_from="first"), optimizer=SGD), going_on(former[0], tmp_path / "next"))
 
 
 def test_the_memory_format_changes_rounding_alone(stores: tuple[Store, Store], tmp_path: Path) -> None:
@@ -656,6 +593,7 @@ def test_the_memory_format_changes_rounding_alone(stores: tuple[Store, Store], t
     assert train(stores, goes_on, tmp_path).description.training.first_weights == "former"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
 def test_a_compiled_network_learns_the_same(stores: tuple[Store, Store], tmp_path: Path) -> None:
@@ -672,22 +610,17 @@ def test_a_compiled_network_learns_the_same(stores: tuple[Store, Store], tmp_pat
 def test_gradients_that_a_fused_optimiser_would_scale_cannot_be_clipped(
     stores: tuple[Store, Store], tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        UserError, match=r"optimizer\.fused = true: can't clip gradients in train\.precision = 16-mixed"
-    ):
+    with pytest.raises(UserError, match=r"optimizer\.fused"):
         run(stores, recipe(precision="16-mixed"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"init_from": "a", "continue_from": "b"}, "init_from and continue_from exclude each other"),
+        ({"init_from": "a", "continue_from": "b"}, "init_from and continue_from"),
         ({"init_from": "../a"}, r"train\.init_from = '\.\./a'"),
-        ({"continue_from": ""}, r"train\.continue_from = ''"),
-        ({"ema_decay": 1.0}, r"train\.ema_decay = 1\.0"),
-        ({"ema_decay": -0.1}, r"train\.ema_decay"),
+        ({"ema_decay": 1.0}, r"train\.ema_decay"),
         ({"devices": 0}, r"train\.devices = 0"),
-        ({"num_nodes": 0}, r"train\.num_nodes = 0"),
         ({"strategy": "fsdp"}, r"train\.strategy = 'fsdp'"),
     ],
 )
