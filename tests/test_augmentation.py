@@ -244,17 +244,6 @@ def _variant(chosen: AugmentParams, image: Pixels, number: int) -> tuple[Pixels,
     return make_variant(build_transform(chosen), image, image[..., 0], 0, 0, number)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_grey_and_colour_of_any_shape_keep_their_shape(channels: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (40, 56, channels), dtype=np.uint8)
-    mask = (image[..., 0] > 127).astype(np.uint8)
-    transform = build_transform(params(1.0, *(step for step in (*GEOMETRIC, *PHOTOMETRIC) if step != "quarter_turns")))
-    changed, changed_mask = make_variant(transform, image, mask, 0, 0, 1)
-    assert changed.shape == image.shape
-    assert changed_mask.shape == mask.shape
-    assert changed.dtype == changed_mask.dtype == np.uint8
-
-
 def test_quarter_turns_of_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
     oblong = prepared(tmp_path, 2, height=32)
     with pytest.raises(UserError, match=r"augment\.quarter_turns = 0\.5: must be 0 .* not square \(64x32\)"):

@@ -80,11 +80,13 @@ def assert_same_everywhere(work: Work, cluster: Any, folder: Path) -> None:
     assert all(other == found[0] for other in found[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", [tiny.resize(), PATCHES], ids=lambda geometry: str(geometry.name))
 def test_prepare(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path, geometry: Any) -> None:
     assert_same_everywhere(lambda way, out: prepare(rows, raw, geometry, way, out), cluster, tmp_path)
 
 
+@pytest.mark.slow
 def test_augment(project: Path, cluster: Any, tmp_path: Path) -> None:
     tiny.write_store(tmp_path / "train", 150)  # several tasks
     values = yaml.safe_load((project / "conf" / "augment" / "sevenfold.yaml").read_text())
@@ -92,11 +94,13 @@ def test_augment(project: Path, cluster: Any, tmp_path: Path) -> None:
     assert_same_everywhere(lambda way, out: augment(tmp_path / "train", params, way, out), cluster, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_phantom(cluster: Any, tmp_path: Path) -> None:
     params = validate(PHANTOM | {"contrast": [8.0, 20.0], "looks": 2}, PhantomParams, "data")
     assert_same_everywhere(lambda way, out: fetch(params, out, way), cluster, tmp_path)
 
 
+@pytest.mark.slow
 def test_manifest(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path) -> None:
     """The faults too name the same paths, though workers are given absolute ones."""
     records = [Record(file, (mask,), "a") for file, mask in zip(rows["file"], rows["mask"], strict=True)]
@@ -114,6 +118,7 @@ def test_manifest(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path) -
     assert f"{os.path.relpath(raw)}/gone.png: no such file" in (tmp_path / "0" / "faults.txt").read_text()
 
 
+@pytest.mark.slow
 def test_work_is_done_elsewhere_and_in_order(cluster: Any) -> None:
     found = run_parallel(on(cluster.scheduler_address), process_of, range(40), "t")
     assert [number for number, _ in found] == list(range(40))
@@ -124,11 +129,13 @@ def process_of(number: int) -> tuple[int, int]:
     return number, os.getpid()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_worker_reaches_the_caller_as_it_was(cluster: Any, rows: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^{tmp_path}/0\.png: no such file$"):
         prepare(rows[:1], tmp_path, PATCHES, on(cluster.scheduler_address), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_workers_with_other_code_are_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the code was edited after they started."""
     monkeypatch.setattr(machine, "code_digest", Digest())
@@ -155,6 +162,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         run_parallel(on(address), process_of, range(3), "t")
 
 
+@pytest.mark.slow
 def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "PATIENCE", 1)
     with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty:

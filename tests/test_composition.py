@@ -1,7 +1,9 @@
-"""Every choice under conf/ composes into parameters that their classes accept."""
+"""Every choice under conf/ is valid, and every experiment composes into parameters that their classes accept."""
 
 import json
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,9 @@ from sections import CONF, SECTIONS
 
 from medseg.composition import compose
 from medseg.errors import UserError
-from medseg.params import Seed, read_record, read_section, read_yaml
+from medseg.params import Seed, read_record, read_section, read_yaml, validate
 
 KINDS: dict[str, Any] = SECTIONS | {"name": str, "seed": Seed}
-CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml") if path.parent.name != "experiment"
-)
 RUNS = sorted((Path(__file__).parents[1] / "metrics" / "runs").glob("*.json"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OLDER = ("busi_unet_bcedice", "busi_encoder_upsampled", "ucsb_", "cryonuseg_patches", "isic2017_improved_unet")
@@ -23,39 +22,54 @@ PUBLISHED = ("busi_cmunext",)  # protocols
 REPRODUCTIONS = [name for name in EXPERIMENTS if name.startswith((*OLDER, *PUBLISHED))]
 
 
-def check(path: Path) -> None:
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The parameter file of an experiment or of the `default`, composed once."""
+    folder = tmp_path_factory.mktemp("composed")
+
+    @cache
+    def composed(name: str) -> Path:
+        compose(CONF, folder / f"{name}.yaml", [] if name == "default" else [f"experiment={name}"])
+        return folder / f"{name}.yaml"
+
+    return composed
+
+
+def test_every_choice_of_every_group_is_valid(tmp_path: Path) -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))}
+    assert groups == {*SECTIONS, "experiment"}
+    for group, kind in SECTIONS.items():
+        for path in (CONF / group).glob("*.yaml"):
+            section = read_yaml(path)
+            if "defaults" in section:  # it changes another choice
+                compose(CONF, tmp_path / "params.yaml", [f"{group}={path.stem}"])
+                section = read_yaml(tmp_path / "params.yaml")[group]
+            validate(section, kind, str(path))
+
+
+@pytest.mark.parametrize("name", ["default", *EXPERIMENTS])
+def test_every_experiment_is_valid_and_bears_its_name(name: str, composed: Callable[[str], Path]) -> None:
+    path = composed(name)
     assert set(read_yaml(path)) == set(KINDS)
-    for name, kind in KINDS.items():
-        read_section(path, name, kind)
+    for section, kind in KINDS.items():
+        read_section(path, section, kind)
+    assert read_yaml(path)["name"] == name
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_is_valid(choice: str, tmp_path: Path) -> None:
-    compose(CONF, tmp_path / "params.yaml", [choice])
-    check(tmp_path / "params.yaml")
+def test_every_experiment_acts_on_the_whole_and_says_what_it_is() -> None:
+    for experiment in EXPERIMENTS:
+        first, second, *_ = experiment_file(experiment).splitlines()
+        assert first == "# @package _global_", experiment  # Hydra ignores it on any other line
+        assert second.startswith("# "), experiment
+        assert len(second) > 20, experiment
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_is_valid_and_bears_its_name(experiment: str, tmp_path: Path) -> None:
-    compose(CONF, tmp_path / "params.yaml", [f"experiment={experiment}"])
-    check(tmp_path / "params.yaml")
-    assert read_yaml(tmp_path / "params.yaml")["name"] == experiment
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_acts_on_the_whole_and_says_what_it_is(experiment: str) -> None:
-    first, second, *_ = experiment_file(experiment).splitlines()
-    assert first == "# @package _global_"  # Hydra ignores it on any other line
-    assert second.startswith("# ")
-    assert len(second) > 20
-
-
-@pytest.mark.parametrize("experiment", REPRODUCTIONS)
-def test_what_reproduces_a_source_names_it_its_number_and_what_is_different(experiment: str) -> None:
-    comment = [line for line in experiment_file(experiment).splitlines() if line.startswith("#")]
-    starts = [line.split(":")[0].removeprefix("# ") for line in comment if ":" in line]
+def test_what_reproduces_a_source_names_it_its_number_and_what_is_different() -> None:
     headings = ["Reproduces", "The source's number", "Departs"]
-    assert [start for start in starts if start in headings] == headings
+    for experiment in REPRODUCTIONS:
+        comment = [line for line in experiment_file(experiment).splitlines() if line.startswith("#")]
+        starts = [line.split(":")[0].removeprefix("# ") for line in comment if ":" in line]
+        assert [start for start in starts if start in headings] == headings, experiment
 
 
 def test_every_older_project_has_an_experiment() -> None:
@@ -73,17 +87,16 @@ def test_an_override_beats_an_experiment(tmp_path: Path) -> None:
     assert (values["train"]["epochs"], values["loss"]["name"], values["data"]["name"]) == (3, "dice", "busi")
 
 
-def test_the_committed_params_are_the_composed_default(project: Path, tmp_path: Path) -> None:
-    compose(CONF, tmp_path / "params.yaml", [])
+def test_the_committed_params_are_the_composed_default(project: Path, composed: Callable[[str], Path]) -> None:
     shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=project, capture_output=True, text=True, check=True)
-    assert shown.stdout == (tmp_path / "params.yaml").read_text()
+    assert shown.stdout == composed("default").read_text()
 
 
 @pytest.mark.parametrize("record", RUNS, ids=lambda path: path.stem)
-def test_a_recorded_run_was_made_with_what_its_experiment_says_today(record: Path, tmp_path: Path) -> None:
-    experiment = [] if record.stem == "default" else [f"experiment={record.stem}"]
-    compose(CONF, tmp_path / "params.yaml", experiment)
-    assert json.loads(record.read_text())["parameters"] == read_record(tmp_path / "params.yaml")
+def test_a_recorded_run_was_made_with_what_its_experiment_says_today(
+    record: Path, composed: Callable[[str], Path]
+) -> None:
+    assert json.loads(record.read_text())["parameters"] == read_record(composed(record.stem))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ def main(params: Path, out: Path) -> None:
 if __name__ == "__main__":
     run_stage(main)
 """
-HEAVY = {"torch", "pandas", "albumentations", "lightning", "pytorch_lightning", "matplotlib", "cv2", "scipy", "pandera"}
 
 
 @pytest.fixture
@@ -70,8 +69,9 @@ def test_a_defect_keeps_its_plain_traceback(stage: tuple[list[str], dict[str, st
 
 def test_a_full_disk_is_one_message_and_a_missing_file_a_defect(stage: tuple[list[str], dict[str, str]]) -> None:
     done = run(stage, "p.yaml", "full")
-    said = "error: out/a.png: No space left on device: see to room and rights there, then run the same command again\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: out/a.png: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
     assert "FileNotFoundError" in run(stage, "p.yaml", "gone").stderr
 
 
@@ -97,25 +97,3 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dic
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, "interrupted\n")
-
-
-def stages() -> list[str]:
-    return sorted(path.stem for path in (Path(__file__).parents[1] / "stages").glob("[a-z]*.py"))
-
-
-@pytest.mark.parametrize("name", stages())
-def test_a_stage_s_help_loads_nothing_heavy(project: Path, name: str) -> None:
-    code = (
-        f"import sys, runpy; sys.argv = ['{name}', '--help']\n"
-        f"try: runpy.run_module('stages.{name}', run_name='__main__')\n"
-        "except SystemExit as end: assert not end.code\n"
-        f"print('LOADED', *sorted({HEAVY!r} & set(sys.modules)))"
-    )
-    environment = {**os.environ, "PYTHONPATH": "src"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True
-    )
-    assert "Usage:" in done.stdout
-    assert "params" in done.stdout
-    assert "Example" in done.stdout
-    assert done.stdout.splitlines()[-1].strip() == "LOADED"

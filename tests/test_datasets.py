@@ -31,22 +31,13 @@ def touch(root: Path, *files: str) -> None:
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize("name", SOURCES)
-    def test_each_file_is_valid_and_named_after_its_source(self, project: Path, name: str) -> None:
-        assert params_of(project, name).name == name
-
-    @pytest.mark.parametrize("name", SOURCES)
-    def test_every_key_has_a_comment_above_or_beside_it(self, project: Path, name: str) -> None:
-        lines = (project / "conf" / "data" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        for above, line in pairwise(lines):
-            if line[:1].isalpha():
-                assert "#" in line or above.startswith("#"), line
-
-    def test_an_unknown_name_is_answered_with_the_known_ones(self) -> None:
-        with pytest.raises(
-            UserError, match=r"'busy': must be one of 'phantom', 'busi', 'isic2017', 'cryonuseg', 'ucsb'"
-        ):
-            validate({"name": "busy"}, DataParams, "data")
+    def test_each_file_is_named_after_its_source_and_every_key_has_a_comment(self, project: Path) -> None:
+        for name in SOURCES:
+            assert params_of(project, name).name == name
+            lines = (project / "conf" / "data" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            for above, line in pairwise(lines):
+                if line[:1].isalpha():
+                    assert "#" in line or above.startswith("#"), line
 
     @pytest.mark.parametrize(("name", "addresses"), [("busi", 2), ("isic2017", 9), ("cryonuseg", 0), ("ucsb", 0)])
     def test_every_known_address_has_a_checksum(self, project: Path, name: str, addresses: int) -> None:
@@ -92,11 +83,10 @@ class TestRealSamples:
         ]
 
     @pytest.mark.parametrize("name", SOURCES)
-    @pytest.mark.parametrize("exists", [True, False])
-    def test_an_empty_or_missing_folder_is_named(self, project: Path, tmp_path: Path, name: str, exists: bool) -> None:
-        root = tmp_path if exists else tmp_path / "gone"
-        with pytest.raises(UserError, match=str(root)):
-            scan(params_of(project, name), root)
+    def test_an_empty_or_missing_folder_is_named(self, project: Path, tmp_path: Path, name: str) -> None:
+        for root in (tmp_path, tmp_path / "gone"):
+            with pytest.raises(UserError, match=str(root)):
+                scan(params_of(project, name), root)
 
 
 class TestLayout:
@@ -124,36 +114,28 @@ class TestLayout:
 
 
 class TestTables:
-    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-    @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+    @pytest.mark.parametrize(("mark", "end"), [(b"", b"\n"), (b"\xef\xbb\xbf", b"\r\n")])
     def test_reads_byte_order_marks_line_ends_blanks_and_quotes(self, tmp_path: Path, mark: bytes, end: bytes) -> None:
         lines = [b"image, label,other", b'"a, b.png" , benign ,1', b"", b"c.png"]
         (tmp_path / "t.csv").write_bytes(mark + end.join(lines))
         expected = [{"image": "a, b.png", "label": "benign"}, {"image": "c.png", "label": ""}]
         assert read_table(tmp_path / "t.csv", ("image", "label")) == expected
 
-    def test_says_what_is_wrong(self, tmp_path: Path) -> None:
+    def test_what_is_no_table_is_refused_by_its_name(self, tmp_path: Path) -> None:
         path = tmp_path / "t.csv"
-        with pytest.raises(UserError, match=r"t\.csv: not read: No such file"):
-            read_table(path, ("image",))
-        path.write_bytes(b"")
-        with pytest.raises(UserError, match=r"t\.csv: lacks the columns image; it has none"):
-            read_table(path, ("image",))
-        path.write_bytes(b"image;label\n")
-        with pytest.raises(UserError, match=r"lacks the columns image, label; it has image;label"):
-            read_table(path, ("image", "label"))
-        for rows, reason in {
-            'a,"benign\nb,malignant\n': r"a cell of several lines \('benign\\nb,malignant\\n'\); is a quote not closed",
-            "a,1.png,benign\n": r"a row of more cells than the header \(a, 1\.png, benign\)",
-        }.items():
-            path.write_text("image,label\n" + rows)
-            with pytest.raises(UserError, match=rf"t\.csv: {reason}"):
+        contents: dict[bytes | None, str] = {
+            None: "",
+            b"": "image, label",
+            b"image;label\n": "image, label",
+            b'image,label\na,"benign\nb,malignant\n': "quote",
+            b"image,label\na,1.png,benign\n": "more cells",
+            b"image,label,label\n": "label",
+            "image,label,Größe\n".encode("latin-1"): "UTF-8",
+        }
+        for content, told in contents.items():
+            if content is not None:
+                path.write_bytes(content)
+            with pytest.raises(UserError, match=rf"t\.csv: .*{told}"):
                 read_table(path, ("image", "label"))
-        path.write_text("image,label,label\n")
-        with pytest.raises(UserError, match=r"t\.csv: the column label stands twice"):
-            read_table(path, ("image", "label"))
         with pytest.raises(UserError, match="no CSV table"):
             read_table(tmp_path / "a\0b", ("image",))
-        path.write_bytes("image,Größe\n".encode("latin-1"))
-        with pytest.raises(UserError, match=r"t\.csv: no CSV table in UTF-8"):
-            read_table(path, ("image",))

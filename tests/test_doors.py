@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,13 @@ def is_allowed(path: str, out: Path) -> bool:
     return path == os.devnull or "__pycache__" in path or Path(path) == out or out in Path(path).parents
 
 
+def each(cases: Iterable[str], *quick: str) -> list[Any]:
+    """All cases as parameters of a test; all but the quick ones, each of another kind, are slow together."""
+    found = list(cases)
+    assert set(quick) <= set(found)
+    return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in found]
+
+
 # ------------------------------------------------------------------------------------------------------ medseg predict
 
 PICTURES = bent.pictures()
@@ -215,7 +222,14 @@ def grey(image: Any) -> Any:
 
 
 @pytest.mark.usefixtures("predictor")
-@pytest.mark.parametrize("what", PICTURES)
+@pytest.mark.parametrize(
+    "what",
+    each(
+        PICTURES,
+        *("png, palette", "png, 16 bits", "tif, 0 is white, 16 bits", "tif, CMYK", "jpg, orientation 6", "png, 1 wide"),
+        *("text", "png, says 9000x9000", "tif, two pages", "tif, float", "png, a text that unpacks to 4 MB"),
+    ),
+)
 def test_a_picture_is_predicted_as_it_is_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     case = PICTURES[what]
     (given / case.name).write_bytes(case.content)
@@ -233,7 +247,7 @@ def test_a_picture_is_predicted_as_it_is_or_refused(what: str, knock: Knock, giv
 CUTTABLE = bent.cuttable()
 
 
-@pytest.mark.parametrize("what", CUTTABLE)
+@pytest.mark.parametrize("what", each(CUTTABLE, "png", "jpg", "tif, lzw"))
 def test_a_picture_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock: Knock, out: Path) -> None:
     content, path = CUTTABLE[what], out / "a"
     accepted: list[int] = []
@@ -308,7 +322,14 @@ def table_of(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "manifest.csv", keep_default_na=False).set_index("file")
 
 
-@pytest.mark.parametrize("what", MASKS)
+@pytest.mark.parametrize(
+    "what",
+    each(
+        MASKS,
+        *("palette, foreground first", "16 bits, 0 and 1", "turned by EXIF", "inverted"),
+        *("grades", "black, drawn in alpha", "on its side"),
+    ),
+)
 def test_a_mask_is_read_right_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     case = MASKS[what]
     pairs(given)
@@ -333,7 +354,7 @@ UNWRITABLE = {"\n", "\r", "\t", "\u2028", "\udcff", ";"}  # the manifest refuses
 
 
 @pytest.mark.usefixtures("predictor")
-@pytest.mark.parametrize("name", bent.NAMES, ids=ascii)
+@pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a\udcffb.png"), ids=ascii)
 def test_a_picture_of_any_name_is_predicted_or_its_name_refused(
     name: str, knock: Knock, given: Path, out: Path
 ) -> None:
@@ -348,7 +369,7 @@ def test_a_picture_of_any_name_is_predicted_or_its_name_refused(
         np.testing.assert_allclose(shown(out, stem), bent.GREY, atol=0.01)
 
 
-@pytest.mark.parametrize("name", bent.NAMES, ids=ascii)
+@pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a,b.png"), ids=ascii)
 def test_a_picture_of_any_name_is_tabulated_or_its_name_refused(
     name: str, knock: Knock, given: Path, out: Path
 ) -> None:
@@ -375,32 +396,31 @@ def test_names_that_differ_in_case_alone_stay_apart(knock: Knock, given: Path, o
         np.testing.assert_allclose(shown(out, name), image, atol=0.01)
 
 
+NO_PICTURES = {
+    "missing.png": "no such picture, folder or pattern",
+    "x" * 300: "too long",
+    "*.tif": "no such picture, folder or pattern",
+    "**a": "can only be an entire path component",
+    "empty": "no picture found",
+    "pipe.png": "no plain file",
+    "folder.png": "no picture found",
+    "/dev/zero": "no plain file",
+    "broken.png": "no such picture, folder or pattern",
+    "": "no picture found",
+}
+
+
 @pytest.mark.usefixtures("predictor")
-@pytest.mark.parametrize(
-    ("argument", "told"),
-    [
-        ("missing.png", "no such picture, folder or pattern"),
-        ("x" * 300, "too long"),
-        ("x/" * 3000, "too long"),
-        ("*.tif", "no such picture, folder or pattern"),
-        ("**a", "can only be an entire path component"),
-        ("empty", "no picture found"),
-        ("pipe.png", "no plain file"),
-        ("folder.png", "no picture found"),
-        ("/dev/zero", "no plain file"),
-        ("broken.png", "no such picture, folder or pattern"),
-        ("", "no picture found"),
-    ],
-)
+@pytest.mark.parametrize("argument", each(NO_PICTURES, "missing.png", "pipe.png", "empty"))
 def test_what_is_no_picture_to_predict_is_refused(
-    argument: str, told: str, knock: Knock, given: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    argument: str, knock: Knock, given: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(given / "pipe.png")
     (given / "broken.png").symlink_to("nowhere")
     for folder in ("empty", "folder.png"):
         (given / folder).mkdir()
     monkeypatch.chdir(given)
-    predicted(knock, f"argument: {argument:.30}", out, told, argument)
+    predicted(knock, f"argument: {argument:.30}", out, NO_PICTURES[argument], argument)
 
 
 # ----------------------------------------------------------------------------------------------------------- download
@@ -422,7 +442,7 @@ def held(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("what", ARCHIVES)
+@pytest.mark.parametrize("what", each(ARCHIVES, "tar.xz", "zip, ../evil", "tar, symbolic link", "text", "zip, a bomb"))
 def test_an_archive_is_unpacked_whole_or_refused(
     what: str, knock: Knock, given: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,7 +457,9 @@ def test_an_archive_is_unpacked_whole_or_refused(
         assert held(out / "raw") == case.right
 
 
-@pytest.mark.parametrize("what", [what for what, case in ARCHIVES.items() if case.right == bent.MEMBERS])
+@pytest.mark.parametrize(
+    "what", each((what for what, case in ARCHIVES.items() if case.right == bent.MEMBERS), "zip", "tar.gz")
+)
 @pytest.mark.parametrize("how", ["cut", "one byte changed"])
 def test_a_damaged_archive_is_unpacked_right_or_refused(
     what: str, how: str, knock: Knock, given: Path, out: Path
@@ -489,7 +511,7 @@ LISTS: dict[str, tuple[dict[str, bytes], str | None]] = {
 }
 
 
-@pytest.mark.parametrize("what", LISTS)
+@pytest.mark.parametrize("what", each(LISTS, "byte order mark", "CR", "a path outside", "UTF-16"))
 def test_lists_are_read_right_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     changes, told = LISTS[what]
     folder = pairs(given) / "lists" / "mine"
@@ -537,7 +559,9 @@ TABLES: dict[str, tuple[bytes, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("what", TABLES)
+@pytest.mark.parametrize(
+    "what", each(TABLES, "byte order mark", "contradicting rows", "a quote that is not closed", "a picture")
+)
 def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     content, told = TABLES[what]
     (pairs(given) / "labels.csv").write_bytes(content)
@@ -551,7 +575,7 @@ def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, 
         assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "..", "a\0b", "x" * 300, "images"])
+@pytest.mark.parametrize("name", each(["missing.csv", "..", "a\0b", "x" * 300, "images"], "missing.csv"))
 def test_a_table_that_is_none_is_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     label = {"name": "table", "file": name, "picture": "image", "column": "label"}
     call = tabulated(pairs(given), out, data={"label": label})
@@ -597,15 +621,26 @@ TEXTS: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("what", TEXTS)
-def test_a_parameter_file_that_is_none_stops_every_stage(
-    what: str, name: str, knock: Knock, given: Path, out: Path
+@pytest.mark.parametrize(
+    "what", each(TEXTS, "half", "another section", "an object of Python", "aliases of aliases", "half a character")
+)
+def test_a_parameter_file_that_is_none_stops_a_stage(what: str, knock: Knock, given: Path, out: Path) -> None:
+    refuse(what, "manifest", knock, given, out)
+
+
+@pytest.mark.parametrize("name", each(STAGES, "download", "report"))
+def test_every_stage_refuses_a_parameter_file_that_lacks_a_section(
+    name: str, knock: Knock, given: Path, out: Path
 ) -> None:
+    refuse("another section", name, knock, given, out)
+
+
+def refuse(what: str, name: str, knock: Knock, given: Path, out: Path) -> None:
+    """A stage refuses one of `TEXTS` as its parameter file."""
     content, told = TEXTS[what]
     (given / "params.yaml").write_bytes(content)
     call = stage(name, given / "params.yaml", *(out / str(number) for number in range(STAGES[name])))
-    if name == "report" and what in ("another section",):
+    if name == "report":
         told = "name is missing"
     assert str(given / "params.yaml") in knock(f"{name}: params.yaml", what, call, told) or name == "report"
     assert not out.exists()
@@ -750,8 +785,20 @@ def with_model(door: str, model: Path, given: Path, out: Path) -> Call:
     return invoke(app, "predict", given / "images", *model_options, "--accelerator", "cpu")
 
 
-@pytest.mark.parametrize("door", ["predict", "evaluate", "export"])
-@pytest.mark.parametrize("what", BUNDLES)
+QUICK_BUNDLES = (
+    *("weights: a pipe", "weights: a pickle with code", "weights: cut by a byte", "weights: of a wider network"),
+    *("weights: NaN", "no description", "description: an object of Python", "description: threshold NaN"),
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "door"),
+    [
+        *(pytest.param(*case.values, "predict", marks=case.marks) for case in each(BUNDLES, *QUICK_BUNDLES)),
+        *(("weights: a pickle with code", door) for door in ("evaluate", "export")),
+        *(("description: of a network alone", door) for door in ("evaluate", "export")),
+    ],
+)
 def test_a_bent_bundle_is_refused(what: str, door: str, knock: Knock, given: Path, out: Path, bundles: Path) -> None:
     bend, told = BUNDLES[what]
     for name in ("model", "wider", "classes", "network"):
@@ -839,7 +886,7 @@ GRAPHS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", GRAPHS)
+@pytest.mark.parametrize("what", each(GRAPHS, "text", "no description", "NaN for weights"))
 def test_a_bent_onnx_file_is_refused(what: str, knock: Knock, given: Path, out: Path, onnx_file: bytes) -> None:
     bend, told = GRAPHS[what]
     pairs(given, 1)
@@ -849,7 +896,7 @@ def test_a_bent_onnx_file_is_refused(what: str, knock: Knock, given: Path, out: 
     assert "model.onnx" in message or "p0.png" in message
 
 
-@pytest.mark.parametrize("name", ["missing", "x" * 300, "model/missing.onnx", "/dev/zero"])
+@pytest.mark.parametrize("name", each(["missing", "x" * 300, "model/missing.onnx", "/dev/zero"], "missing"))
 def test_a_model_that_is_none_is_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     call = with_model("predict", given / name, pairs(given, 1), out)
     knock("predict --model", f"named {name:.20}", call, "no such")
@@ -874,7 +921,9 @@ ROW_CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", ROW_CHANGES)
+@pytest.mark.parametrize(
+    "what", each(ROW_CHANGES, "nothing", "a column too few", "a height that is not the picture's", "no UTF-8")
+)
 def test_a_bent_manifest_stops_the_next_stage(what: str, knock: Knock, given: Path, out: Path) -> None:
     bend, told = ROW_CHANGES[what]
     rows = [tiny.row(given, f"{n}.png", *tiny.square(n, 40, 50), label="lesion", split="train") for n in range(3)]
@@ -915,8 +964,13 @@ STORES: dict[str, tuple[Bend, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", STORES)
-@pytest.mark.parametrize("door", ["train", "augment"])
+@pytest.mark.parametrize(
+    ("what", "door"),
+    [
+        *(pytest.param(*case.values, "train", marks=case.marks) for case in each(STORES, "pictures cut", "a pickle")),
+        *(pytest.param(what, "augment", marks=pytest.mark.slow) for what in ("no pictures", "floats", "no index")),
+    ],
+)
 def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, given: Path, out: Path) -> None:
     bend, told = STORES[what]
     tiny.write_store(given / "train", 4)
@@ -959,7 +1013,7 @@ STUDIES: dict[str, tuple[Bend, tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", STUDIES)
+@pytest.mark.parametrize("what", each(STUDIES, "a picture cut off", "a link that leads back", "a label that is empty"))
 def test_a_bent_study_is_refused(what: str, knock: Knock, given: Path, out: Path, bundles: Path) -> None:
     bend, options, told = STUDIES[what]
     bend(pairs(given, 3))
@@ -969,20 +1023,13 @@ def test_a_bent_study_is_refused(what: str, knock: Knock, given: Path, out: Path
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("where", "told"),
-    [
-        ("given", "holds something else than an evaluation"),
-        ("given/images/p0.png", "holds something else than an evaluation"),
-        ("given/images", "holds something else than an evaluation"),
-    ],
-)
+@pytest.mark.parametrize("where", ["given", "given/images/p0.png"])
 def test_an_evaluation_never_replaces_what_it_did_not_write(
-    where: str, told: str, knock: Knock, given: Path, tmp_path: Path, bundles: Path
+    where: str, knock: Knock, given: Path, tmp_path: Path, bundles: Path
 ) -> None:
     patterns = ("--images", "images/{name}.png", "--masks", "masks/{name}.png")
     command = ("evaluate", "--model", bundles / "model", "--data", pairs(given, 1), "--out", tmp_path / where)
-    knock("evaluate --out", where, invoke(app, *command, *patterns), told)
+    knock("evaluate --out", where, invoke(app, *command, *patterns), "holds something else than an evaluation")
 
 
 # ------------------------------------------------------------------------------------------------------- downloads
@@ -1032,7 +1079,7 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-@pytest.mark.parametrize("what", PAGES)
+@pytest.mark.parametrize("what", each(PAGES, "whole", "too few bytes", "a web page", "a redirect to a file"))
 def test_a_download_comes_whole_or_is_refused(
     what: str, knock: Knock, given: Path, out: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1055,17 +1102,6 @@ def test_a_download_comes_whole_or_is_refused(
         assert not any(found.is_file() for found in out.rglob("*"))
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a.zip", "//host/a.zip", "http:", "", "javascript:1"])
-def test_an_address_that_is_none_is_refused(url: str, knock: Knock, given: Path, out: Path) -> None:
-    data = {
-        "name": "ucsb",
-        "path": None,
-        "archives": [{"file": "s.zip", "addresses": [{"url": url, "checksum": None}]}],
-    }
-    path = _written_yaml(given / "params.yaml", {"data": data, "machine": MACHINE})
-    knock("download", f"address {url!r}", stage("download", path, out / "raw"), "data.archives.0.addresses.0.url")
-
-
 # ------------------------------------------------------------------------------------------ in processes of their own
 
 RUN = "from medseg.cli import main; main()"
@@ -1075,8 +1111,14 @@ RUN = "from medseg.cli import main; main()"
     ("what", "arguments", "told"),
     [
         ("a bomb as picture", ("predict", "bomb.png", "--model", "model", "--out", "out"), "more than 67108864"),
-        ("a pipe as picture", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
-        ("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
+        pytest.param(
+            *("a pipe as picture", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_process_ends_with_one_message(

@@ -59,7 +59,7 @@ def test_sizes_by_hand() -> None:
 
 
 @given(height=SIDES, width=SIDES, geometry=whole_geometries(), channels=st.sampled_from([1, 3]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=25)
 def test_fitted_pictures_and_masks_have_the_size_that_was_asked_for(
     height: int, width: int, geometry: Resize | Scale, channels: int
 ) -> None:
@@ -78,7 +78,7 @@ def test_fitted_pictures_and_masks_have_the_size_that_was_asked_for(
 
 
 @given(height=st.integers(40, 200), width=st.integers(40, 200), geometry=whole_geometries())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=25)
 def test_unfitting_brings_a_picture_back_to_its_size(height: int, width: int, geometry: Resize | Scale) -> None:
     planes = np.stack([np.full(fitted_size(height, width, geometry), value, np.float32) for value in (0.25, 0.75)])
     padded = np.pad(planes, [(0, 0), (0, 9), (0, 9)], constant_values=9)  # padding must not leak in
@@ -102,8 +102,8 @@ def test_a_pixel_of_a_shrunken_mask_is_one_where_at_least_half_was() -> None:
     assert fit_mask(mask, scale(0.5)).tolist() == [[1, 0], [1, 1]]  # shares 2/4, 1/4; 4/4, 3/4
 
 
+@settings(max_examples=25)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), factor=st.integers(2, 9), seed=st.integers(0, 99))
-@settings(deadline=None)
 def test_the_share_rule_holds_for_any_whole_factor(height: int, width: int, factor: int, seed: int) -> None:
     mask = np.random.default_rng(seed).integers(0, 2, (height * factor, width * factor), dtype=np.uint8)
     counts = mask.reshape(height, factor, width, factor).sum(axis=(1, 3))

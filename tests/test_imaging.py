@@ -173,20 +173,7 @@ ENCODED = {
 
 
 @pytest.mark.parametrize("name", ENCODED)
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on the way to failing
-@settings(max_examples=40, deadline=None)
-@given(share=st.floats(0, 0.95))
-def test_a_picture_that_is_cut_off_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, name: str, share: float
-) -> None:
-    path = tmp_path_factory.getbasetemp() / f"cut.{name}"
-    path.write_bytes(ENCODED[name][: int(share * len(ENCODED[name]))])
-    with pytest.raises(UserError, match="not readable as a picture"):
-        read_image(path)
-
-
-@pytest.mark.parametrize("name", ENCODED)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20)
 @given(changes=st.dictionaries(st.integers(0, 199), st.integers(0, 255), min_size=1, max_size=8))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -221,7 +208,7 @@ def test_a_written_picture_reads_back_and_has_the_same_bytes_each_time(tmp_path:
     np.testing.assert_array_equal(back.reshape(image.shape), image)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(1, 254), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_codes_go_through_a_file_unchanged(
     tmp_path_factory: pytest.TempPathFactory, classes: int, height: int, width: int, seed: int

@@ -54,7 +54,7 @@ def test_a_picture_that_no_table_names_is_reported(layout: Path) -> None:
         scan_isic2017(layout)
 
 
-@pytest.mark.parametrize("cells", ["yes,0", ",", "1,1", "2,0", "0"])
+@pytest.mark.parametrize("cells", ["yes,0", "1,1", "0"])
 def test_a_diagnosis_that_is_none_is_reported(layout: Path, cells: str) -> None:
     write_table(layout, "Training", f"ISIC_0,{cells}")
     with pytest.raises(UserError, match=r"the diagnosis of ISIC_0 is none: melanoma = "):

@@ -69,7 +69,7 @@ def places(table: pd.DataFrame, splits: pd.Series) -> dict[str, set[str]]:
 
 
 @given(table=pictures(), seed=st.integers(0, 99), fold=st.integers(0, 2), folded=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30)
 def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed: int, fold: int, folded: bool) -> None:
     drawn = {"name": "folds", "folds": 3, "fold": fold} if folded else {"name": "fraction", "test": 0.25}
     splits = attempt(table, split_params(**drawn, seed=seed, val=0.25), Path())
@@ -86,7 +86,7 @@ def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed
     hashes=st.data(),
     distance=st.integers(0, 12),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30)
 def test_pictures_of_one_patient_and_near_duplicates_are_of_one_group(
     patients: list[str], hashes: st.DataObject, distance: int
 ) -> None:
@@ -103,7 +103,7 @@ def test_pictures_of_one_patient_and_near_duplicates_are_of_one_group(
 
 @pytest.mark.parametrize("source", ["official", "lists", "pattern"])
 @given(table=pictures())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15)
 def test_straddling_does_what_it_says_to_splits_of_others(source: str, table: pd.DataFrame) -> None:
     with tempfile.TemporaryDirectory() as folder:
         published = publish(source, table, Path(folder))
@@ -181,7 +181,7 @@ def shown_split(image: Pixels) -> set[str]:
     factor=st.integers(1, 4),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5)
 def test_every_sample_of_train_leads_back_to_a_picture_of_train_by_its_pixels(
     splits: list[str], geometry: dict[str, Any], factor: int, seed: int
 ) -> None:
@@ -287,16 +287,12 @@ def test_the_masks_of_test_change_what_is_scored(runs: tuple[Run, Run]) -> None:
     assert plain != flipped
 
 
-@pytest.mark.parametrize(
-    "made",
-    ["splits", "prepared", "augmented", "network", "metrics", "segmenter/model.yaml", "segmenter/weights.safetensors"],
-)
-def test_the_masks_of_test_change_nothing_that_is_learned_or_chosen(runs: tuple[Run, Run], made: str) -> None:
+def test_the_masks_of_test_change_nothing_that_is_learned_or_chosen(runs: tuple[Run, Run]) -> None:
     plain, flipped = runs
-    if (plain.folder / made).is_file():
-        assert (plain.folder / made).read_bytes() == (flipped.folder / made).read_bytes()
-    else:
-        assert plain.content(made) == flipped.content(made) != {}
+    for made in ("splits", "prepared", "augmented", "network", "metrics"):
+        assert plain.content(made) == flipped.content(made) != {}, made
+    for made in ("segmenter/model.yaml", "segmenter/weights.safetensors"):
+        assert (plain.folder / made).read_bytes() == (flipped.folder / made).read_bytes(), made
 
 
 def test_each_choice_was_val_s_to_make(runs: tuple[Run, Run]) -> None:

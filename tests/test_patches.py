@@ -64,7 +64,6 @@ def test_the_padded_size_is_the_least_that_patches_cover(side: int, layout: tupl
 
 
 @given(layout=layouts(), border=st.sampled_from(["drop", "pad"]), channels=st.sampled_from([None, 1, 3]))
-@settings(deadline=None)
 def test_patches_stand_in_the_order_of_their_origins(
     layout: tuple[int, int, int, int], border: Border, channels: int | None
 ) -> None:
@@ -99,7 +98,7 @@ def test_padded_patches_cover_every_pixel_and_dropping_keeps_the_inside(layout: 
 
 
 @given(patch=st.integers(1, 300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_blending_weight_is_a_positive_symmetric_bell(patch: int) -> None:
     weight = blending_weight(patch)
     assert weight.shape == (patch, patch)

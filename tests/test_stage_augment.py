@@ -89,19 +89,15 @@ def test_as_a_command_it_is_silent_when_all_is_well(project: Path, place: Path) 
 
 def test_a_mistake_is_found_before_any_work(project: Path, place: Path) -> None:
     write_params(place, project, horizontal_flip=2)
-    with pytest.raises(
-        UserError, match=r"params\.yaml: augment\.horizontal_flip = 2: Input should be less than or equal"
-    ):
+    with pytest.raises(UserError, match=r"params\.yaml: augment\.horizontal_flip = 2"):
         main(*arguments(place))
     assert not (place / "out").exists()
 
 
-def test_as_a_command_it_names_samples_that_are_not_whole(project: Path, place: Path) -> None:
+def test_samples_that_are_not_whole_are_named(place: Path) -> None:
     (place / "train" / "masks.npy").unlink()
-    done = run(project, place)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {place}/train: no complete packed arrays: ")
-    assert "Traceback" not in done.stderr
+    with pytest.raises(UserError, match=f"^{place}/train: "):
+        main(*arguments(place))
     assert content(place) == {}
 
 

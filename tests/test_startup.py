@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import tiny
 import yaml
 
@@ -27,20 +26,16 @@ HEAVY = {
     "torch",
     "torchvision",
 }
-STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
-COMMANDS = ["params", "table", "row", "compare", "predict", "export", "evaluate", "provenance"]
 PRINT_MODULES = """
 import atexit, json, runpy, sys
 atexit.register(lambda: print("modules:" + json.dumps(sorted({name.split(".")[0] for name in sys.modules}))))
 sys.argv = sys.argv[1:]
-if sys.argv[0] == "medseg":
-    runpy.run_module("medseg.cli")["main"]()
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
 def imported(project: Path, *command: str) -> set[str]:
-    """The packages that a stage (`stages.NAME ...`) or command (`medseg ...`) has imported when it ends."""
+    """The packages that a stage (`stages.NAME ...`) has imported when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", PRINT_MODULES, *command],
         cwd=project,
@@ -53,15 +48,36 @@ def imported(project: Path, *command: str) -> set[str]:
     return set(json.loads(done.stdout.rpartition("modules:")[2]))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_help_of_a_stage_imports_nothing_heavy(project: Path, stage: str) -> None:
-    assert imported(project, f"stages.{stage}", "--help") & HEAVY == set()
+def helped(project: Path, script: str, *names: str) -> subprocess.CompletedProcess[str]:
+    """All helps, one after the other in one process; the last line holds the heavy packages that were imported."""
+    code = f"import runpy, sys\nfor name in sys.argv[1:]:\n{script}\nprint(*sorted({HEAVY!r} & set(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": "src"}
+    command = [sys.executable, "-c", code, *names]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_of_a_command_imports_nothing_heavy(project: Path, command: str) -> None:
-    words = [command] if command else []
-    assert imported(project, "medseg", *words, "--help") & HEAVY == set()
+def test_help_of_the_stages_imports_nothing_heavy_and_shows_an_example(project: Path) -> None:
+    stages = sorted(path.stem for path in (project / "stages").glob("[a-z]*.py"))
+    script = """
+    sys.argv = [name, "--help"]
+    try: runpy.run_module(f"stages.{name}", run_name="__main__")
+    except SystemExit as end: assert not end.code
+"""
+    done = helped(project, script, *stages)
+    assert done.stdout.splitlines()[-1] == ""
+    assert [done.stdout.count(word) for word in ("Usage:", "Example")] == [len(stages)] * 2
+
+
+def test_help_of_the_commands_imports_nothing_heavy(project: Path) -> None:
+    commands = ["params", "table", "row", "compare", "predict", "export", "evaluate", "provenance"]
+    script = """
+    sys.argv = ["medseg", *name.split(), "--help"]
+    try: runpy.run_module("medseg.cli")["main"]()
+    except SystemExit as end: assert not end.code
+"""
+    done = helped(project, script, "", *commands)
+    assert done.stdout.splitlines()[-1] == ""
+    assert done.stdout.count("Usage:") == 1 + len(commands)
 
 
 def test_data_stages_never_import_pytorch(project: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ MOST_MEMORY = 2 * 2**30  # bytes
 LARGEST = 64  # pixels, of samples that are made here, for the same reason
 
 FILES = sorted(path for group in SECTIONS for path in (CONF / group).glob("*.yaml"))
+ONE_PER_GROUP = list({path.parent: path for path in reversed(FILES)}.values())
 
 Keys = tuple[str | int, ...]
 
@@ -74,12 +75,33 @@ def replaced(section: Any, keys: Keys, value: Any) -> Any:
     return changed
 
 
-@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+def attempts(count: int) -> settings:
+    return settings(max_examples=count, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+
+
+@pytest.mark.slow
+@attempts(25)
 @given(data=st.data())
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_value_is_accepted_and_works_or_refused_with_its_key(
     path: Path, data: st.DataObject, record_property: Callable[[str, object], None], tmp_path_factory: Any
 ) -> None:
+    try_a_value(path, data, record_property, tmp_path_factory)
+
+
+@attempts(4)
+@given(data=st.data())
+@pytest.mark.parametrize("path", ONE_PER_GROUP, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_few_values_are_accepted_and_work_or_refused_with_their_key(
+    path: Path, data: st.DataObject, record_property: Callable[[str, object], None], tmp_path_factory: Any
+) -> None:
+    try_a_value(path, data, record_property, tmp_path_factory)
+
+
+def try_a_value(
+    path: Path, data: st.DataObject, record_property: Callable[[str, object], None], tmp_path_factory: Any
+) -> None:
+    """Replace one of the values of a file by one that is drawn."""
     group = path.parent.name
     section = read_yaml(path)
     keys = data.draw(st.sampled_from(sorted(leaves(section), key=str)), label="key")
@@ -225,7 +247,7 @@ def use_evaluation(section: Any, folder: Path) -> None:
 
 
 @given(value=VALUES)
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@settings(max_examples=30, derandomize=True, database=None)
 def test_a_seed_is_accepted_or_refused_by_name(value: Any) -> None:
     message = refusal(lambda: np.random.default_rng(validate(value, Seed, "params.yaml: seed")))
     assert message is None or message.startswith("params.yaml: seed")

@@ -66,7 +66,7 @@ def test_speckle_is_wider_across_than_in_depth_and_wider_off_focus() -> None:
     assert correlation(speckle(beam=4), axis=1) > correlation(speckle(), axis=1) + 0.2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10)
 @given(
     kind=st.sampled_from(["benign", "malignant", "normal"]), width=st.integers(64, 200), seed=st.integers(0, 2**32 - 1)
 )
