@@ -15,22 +15,21 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.bundle import load_bundle
-from medseg.choices import Choices
-from medseg.counting import CountingParams
-from medseg.crf import CrfParams
-from medseg.evaluation import evaluate
-from medseg.inference import choose_device, network_forward
-from medseg.manifest import read_manifest
-from medseg.markdown import table as table_text
-from medseg.params import read_record, read_section
-from medseg.postprocess import Postprocess
-from medseg.scoring import Counting
-from medseg.segmenter import Segmenter, SegmenterDescription
-from medseg.selection import EvaluateParams
-from medseg.statistics import RESAMPLES, SEED, paired_bootstrap
-from medseg.tiling import Forward
-from medseg.wording import ABSENT, score
+from medseg.core.markdown import table as table_text
+from medseg.core.params import read_record, read_section
+from medseg.data.manifest import read_manifest
+from medseg.evaluation.describe import ABSENT, score
+from medseg.evaluation.evaluate import evaluate
+from medseg.evaluation.tuning import EvaluateParams
+from medseg.inference.crf import CrfParams
+from medseg.inference.postprocess import Postprocess
+from medseg.inference.predictor import Segmenter
+from medseg.inference.settings import Choices, Counting, SegmenterDescription
+from medseg.inference.sliding_window import Forward
+from medseg.inference.torch_backend import choose_device, network_forward
+from medseg.metrics.bootstrap import RESAMPLES, SEED, paired_bootstrap
+from medseg.metrics.counting import CountingParams
+from medseg.models.checkpoint import load_bundle
 
 ROOT = Path(__file__).parents[1]
 BARE = Postprocess(threshold=0.5, fill_holes=False, smallest_object=0, largest_component=False)

@@ -17,8 +17,8 @@ import pandas as pd
 from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_pictures
 from measuring import Row, peak_anonymous, report, row
 
-from medseg.augmentation import augment
-from medseg.preparation import prepare
+from medseg.data.augment import augment
+from medseg.data.prepare import prepare
 
 LIMIT = 1024.0  # MiB
 PATCHES = 400  # of a picture

@@ -31,15 +31,15 @@ from measuring import report, row, seconds
 from patchify import patchify
 from PIL import Image
 
-from medseg.augmentation import AugmentParams, Transforms, augment
-from medseg.geometry import Patchify
-from medseg.imaging import Pixels
-from medseg.loading import training_batches
-from medseg.machine import MachineParams, worker_count
-from medseg.params import read_yaml, validate
-from medseg.preparation import prepare
-from medseg.sampling import Sampling, Uniform
-from medseg.store import create_arrays, describe_arrays, open_store
+from medseg.core.parallel import MachineParams, worker_count
+from medseg.core.params import read_yaml, validate
+from medseg.data.augment import AugmentParams, Transforms, augment
+from medseg.data.geometry import Patchify
+from medseg.data.image_io import Pixels
+from medseg.data.packed import create_arrays, describe_arrays, open_store
+from medseg.data.prepare import prepare
+from medseg.training.dataloader import training_batches
+from medseg.training.sampler import Sampling, Uniform
 
 ROOT = Path(__file__).parents[1]
 SIDE, PATCH, STRIDE = 512, 128, 20

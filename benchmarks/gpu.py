@@ -1,7 +1,7 @@
 """What one GPU trains: pictures per second, how busy it is and how much memory it takes, all in.
 
-The network, loss and optimiser of params.yaml go through `medseg.training.fit` on random pictures, once for each
-size of picture, batch and precision: float32 as params.yaml has it, bfloat16 (conf/train/gpu.yaml without its
+The network, loss and optimiser of params.yaml go through `medseg.training.trainer.fit` on random pictures, once for
+each size of picture, batch and precision: float32 as params.yaml has it, bfloat16 (conf/train/gpu.yaml without its
 compiled kernels), and bfloat16 compiled (conf/train/gpu.yaml). Online augmentation (conf/online/strong.yaml) is on. Of
 three epochs the last is measured. What does not fit the memory is said so. Last, the smallest size and batch train
 twice with train.deterministic on and twice with it off: whether the weights come out equal, and what that costs.
@@ -29,13 +29,13 @@ import torch
 from measuring import RESULTS, machine
 from peers.side import ROOT, recipe
 
-from medseg import training
-from medseg.errors import UserError
-from medseg.geometry import Resize
-from medseg.machine import MachineParams
-from medseg.markdown import table
-from medseg.store import Store, create_arrays, describe_arrays, open_store
-from medseg.training import Recipe
+from medseg.core.errors import UserError
+from medseg.core.markdown import table
+from medseg.core.parallel import MachineParams
+from medseg.data.geometry import Resize
+from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.training import trainer as training
+from medseg.training.trainer import Recipe
 
 EPOCHS = 3
 LOOK = 0.05  # seconds between looks at how busy the GPU is

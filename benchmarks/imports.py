@@ -27,8 +27,14 @@ STAGES = ("download", "manifest", "prepare", "augment", "train", "evaluate", "re
 COMMANDS = ("", "params", "table", "row", "compare", "predict", "export", "evaluate")
 MODULES = (
     *("numpy", "pandas", "pandera.pandas", "cv2", "joblib", "torch", "pytorch_lightning", "distributed"),
-    *("medseg.params", "medseg.datasets", "medseg.manifest", "medseg.preparation", "medseg.augmentation"),
-    *("medseg.training", "medseg.evaluation", "medseg.report.content", "medseg.comparison", "medseg.prediction"),
+    *("medseg.core.params", "medseg.datasets", "medseg.data.manifest", "medseg.data.prepare", "medseg.data.augment"),
+    *(
+        "medseg.training.trainer",
+        "medseg.evaluation.evaluate",
+        "medseg.report.sections",
+        "medseg.experiments.compare",
+        "medseg.inference.predict",
+    ),
 )
 SMALLEST = (
     *("data.benign=8", "data.malignant=8", "data.normal=4", "data.width=[64,64]", "prepare.height=32"),

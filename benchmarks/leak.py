@@ -25,19 +25,19 @@ import torch
 from measuring import RESULTS, machine
 from numpy.typing import NDArray
 
-from medseg.bundle import load_bundle
-from medseg.composition import compose
-from medseg.description import Description
-from medseg.geometry import Geometry
-from medseg.inference import choose_device, network_forward
-from medseg.machine import MachineParams
-from medseg.manifest import read_manifest
-from medseg.markdown import table as table_text
-from medseg.metrics import count_pixels, overlap_scores
-from medseg.params import read_section
-from medseg.preparation import prepare
-from medseg.splits import Fraction, assign
-from medseg.store import Store, create_arrays, describe_arrays, open_store
+from medseg.core.markdown import table as table_text
+from medseg.core.parallel import MachineParams
+from medseg.core.params import read_section
+from medseg.data.geometry import Geometry
+from medseg.data.manifest import read_manifest
+from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.prepare import prepare
+from medseg.data.splits import Fraction, assign
+from medseg.experiments.compose import compose
+from medseg.inference.torch_backend import choose_device, network_forward
+from medseg.metrics.overlap import count_pixels, overlap_scores
+from medseg.models.checkpoint import load_bundle
+from medseg.models.model_yaml import Description
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the stages

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from medseg.markdown import table as table_text
+from medseg.core.markdown import table as table_text
 
 RESULTS = Path(__file__).parent / "results"
 

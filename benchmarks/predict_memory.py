@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medseg.imaging import Pixels, write_png
+from medseg.data.image_io import Pixels, write_png
 
 RESULTS = Path(__file__).parent / "results" / "predict_memory.json"
 SIZES = ((1000, 750), (2000, 1500), (4000, 3000))  # width, height; pixels
@@ -102,8 +102,8 @@ def write_models(folder: Path) -> None:
     import torch
     from torch.nn import functional
 
-    from medseg.bundle import save_bundle
-    from medseg.export import export
+    from medseg.inference.onnx_export import export
+    from medseg.models.checkpoint import save_bundle
     from medseg.models.network import build_model
 
     torch.manual_seed(0)
@@ -124,8 +124,8 @@ def write_models(folder: Path) -> None:
 
 def description(geometry: dict[str, Any]) -> Any:
     """`model.yaml` with threshold 0.5 and nothing else chosen."""
-    from medseg.params import validate
-    from medseg.segmenter import SegmenterDescription
+    from medseg.core.params import validate
+    from medseg.inference.settings import SegmenterDescription
 
     rule = {"smallest": 10, "split": False, "depth": 1.0}
     last = {"threshold": 0.5, "fill_holes": False, "smallest_object": 0, "largest_component": False}

@@ -1,7 +1,7 @@
 """Prediction tile by tile, without overlap, against one call of the network on all pixels of the picture.
 
 The network is that of params.yaml with random weights, for grey pictures. Ours is the public path up to the
-probabilities, `segmenter.predict`: cutting, batches, the network, putting the tiles in place. The baseline is
+probabilities, `predictor.predict`: cutting, batches, the network, putting the tiles in place. The baseline is
 `network(x)` of the whole picture by PyTorch, x ready on the device, and `session.run` of it by ONNX Runtime, whose
 exported network takes any size. Both sides run in turn; small pictures once before the clock starts. Where there is a
 GPU, PyTorch's calls are waited for; ONNX Runtime needs its GPU package to use one.
@@ -21,16 +21,16 @@ import torch
 from measuring import Row, report, row, seconds
 from predict_memory import GEOMETRIES, description
 
-from medseg.bundle import save_bundle
-from medseg.export import export
-from medseg.imaging import Pixels
-from medseg.inference import load_segmenter
+from medseg.core.params import read_yaml, validate
+from medseg.data.image_io import Pixels
+from medseg.inference.backends import INPUT, OUTPUT, Accelerator, Runtime, open_model
+from medseg.inference.onnx_export import export
+from medseg.inference.predict import BATCH_SIZE
+from medseg.inference.predictor import Segmenter, predict
+from medseg.inference.torch_backend import load_segmenter
+from medseg.models.checkpoint import save_bundle
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
-from medseg.params import read_yaml, validate
-from medseg.prediction import BATCH_SIZE
-from medseg.runtimes import INPUT, OUTPUT, Accelerator, Runtime, open_model
-from medseg.segmenter import Segmenter, predict
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((512, 512), (4000, 3000))  # width, height; pixels

@@ -19,7 +19,7 @@ from typing import Any
 
 from measuring import RESULTS, machine
 
-from medseg.markdown import table
+from medseg.core.markdown import table
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = 128  # eight batches of 16
@@ -102,9 +102,9 @@ def seconds_of_epochs() -> list[float]:
     """How long the steps of each epoch took, of a run of the default parameters on the first samples."""
     import pytorch_lightning as pl
 
-    from medseg import training
-    from medseg.machine import MachineParams
-    from medseg.store import Store, open_store
+    from medseg.core.parallel import MachineParams
+    from medseg.data.packed import Store, open_store
+    from medseg.training import trainer as training
 
     class Clock(pl.Callback):
         def on_train_epoch_start(self, *_: Any) -> None:
@@ -131,14 +131,14 @@ def seconds_of_epochs() -> list[float]:
 
 def default_recipe() -> Any:
     """params.yaml of the tree, with few epochs."""
-    from medseg.augmentation import Transforms
-    from medseg.classes import TaskParams
-    from medseg.losses import LossParams
+    from medseg.core.params import read_section
+    from medseg.data.augment import Transforms
+    from medseg.data.task import TaskParams
     from medseg.models.params import ModelParams
-    from medseg.optimisation import OptimizerParams, SchedulerParams
-    from medseg.params import read_section
-    from medseg.sampling import SamplingParams
-    from medseg.training import Recipe, TrainParams
+    from medseg.training.losses import LossParams
+    from medseg.training.optim import OptimizerParams, SchedulerParams
+    from medseg.training.sampler import SamplingParams
+    from medseg.training.trainer import Recipe, TrainParams
 
     kinds: dict[str, Any] = {
         "task": TaskParams,

@@ -13,7 +13,7 @@ from typing import Any
 
 from measuring import RESULTS
 
-from medseg.markdown import table
+from medseg.core.markdown import table
 
 BENCHMARKS = ("data_stages", "data_memory", "imports", "training", "prediction")
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"

@@ -25,9 +25,9 @@ import pandas as pd
 import yaml
 from measuring import RESULTS, machine, peak_anonymous, seconds
 
-from medseg.composition import compose
-from medseg.manifest import group_names
-from medseg.markdown import table
+from medseg.core.markdown import table
+from medseg.data.duplicates import group_names
+from medseg.experiments.compose import compose
 
 ROOT = Path(__file__).parents[1]
 RESULT, PAGE = RESULTS / "scale.json", ROOT / "docs" / "scale.md"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medseg.composition import compose
-from medseg.description import Description, read_description
+from medseg.experiments.compose import compose
+from medseg.models.model_yaml import Description, read_description
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)

@@ -3,7 +3,7 @@
 Simulated ultrasound, cut to 128x128 patches as `prepare` writes them; the network, loss, optimiser, precision and batch
 size of params.yaml. Each side is a process of its own (benchmarks/peers), all with as many threads; they train an epoch
 in turn, the others stopped meanwhile, who begins changes from round to round, and the first epoch of each does not
-count. The sides: the pipeline (`medseg.training.fit` with loading and logging, validation aside), the same with online
+count. The sides: the pipeline (`trainer.fit` with loading and logging, validation aside), the same with online
 augmentation (conf/online/strong.yaml), pure compute (the same steps on one resident batch), the older project's loop (a
 PNG file per patch, one process, float32), segmentation-models-pytorch with Lightning as its example shows, and with
 `--nnunet` nnU-Net v2's trainer, which benchmarks/peers/nnunet_setup.sh installs; it is held against the pipeline with
@@ -31,14 +31,14 @@ import torch
 from measuring import Row, report, row
 from numpy.typing import NDArray
 
+from medseg.core.parallel import MachineParams
+from medseg.core.params import read_section, read_yaml
+from medseg.data.geometry import Patchify
+from medseg.data.manifest import ManifestParams, measure
+from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.prepare import prepare
 from medseg.datasets import phantom
 from medseg.datasets.busi import scan_busi_layout
-from medseg.geometry import Patchify
-from medseg.machine import MachineParams
-from medseg.manifest import ManifestParams, measure
-from medseg.params import read_section, read_yaml
-from medseg.preparation import prepare
-from medseg.store import Store, create_arrays, describe_arrays, open_store
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers"

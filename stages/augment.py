@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(params: Path, prepared: Path, augmented: Path, sheet: Path) -> None:
@@ -10,13 +10,13 @@ def main(params: Path, prepared: Path, augmented: Path, sheet: Path) -> None:
 
     Example: `python -m stages.augment params.yaml data/prepared/train data/augmented plots/augment/variants.png`
     """
-    from medseg.augmentation import AugmentParams, augment
-    from medseg.figures import sample_sheet
-    from medseg.imaging import write_png
-    from medseg.machine import MachineParams
-    from medseg.outputs import whole_folder
-    from medseg.params import read_section
-    from medseg.store import open_store
+    from medseg.core.files import whole_folder
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_section
+    from medseg.data.augment import AugmentParams, augment
+    from medseg.data.image_io import write_png
+    from medseg.data.packed import open_store
+    from medseg.previews.drawing import sample_sheet
 
     settings = read_section(params, "augment", AugmentParams)
     with whole_folder(augmented) as partial:

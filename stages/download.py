@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path) -> None:
@@ -10,10 +10,10 @@ def main(params: Path, raw: Path) -> None:
 
     Example: `python -m stages.download params.yaml data/raw`
     """
+    from medseg.core.files import whole_folder
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_section
     from medseg.datasets import DataParams, fetch
-    from medseg.machine import MachineParams
-    from medseg.outputs import whole_folder
-    from medseg.params import read_section
 
     data = read_section(params, "data", DataParams)
     machine = read_section(params, "machine", MachineParams)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(
@@ -22,22 +22,21 @@ def main(
     Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv metrics/manifest.json models/network
     models/segmenter data/predictions metrics/evaluate.json plots/evaluate metrics/environment.json`
     """
-    from medseg.bundle import load_bundle, save_bundle
-    from medseg.cards import own_cards
-    from medseg.description import Description
-    from medseg.environment import record_environment
-    from medseg.evaluation import evaluate
-    from medseg.evaluation_plots import write_plots
-    from medseg.inference import choose_device, network_forward
-    from medseg.inputs import read_json
-    from medseg.machine import MachineParams
-    from medseg.manifest import read_manifest
-    from medseg.model_card import write_card
-    from medseg.outputs import whole_folder
-    from medseg.params import read_section
-    from medseg.segmenter import Segmenter
-    from medseg.selection import EvaluateParams, select
-    from medseg.summary import write_tables
+    from medseg.core.environment import record_environment
+    from medseg.core.files import read_json, whole_folder
+    from medseg.core.gpu_locks import own_cards
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_section
+    from medseg.data.manifest import read_manifest
+    from medseg.evaluation.evaluate import evaluate
+    from medseg.evaluation.model_card import write_card
+    from medseg.evaluation.plots import write_plots
+    from medseg.evaluation.summary import write_tables
+    from medseg.evaluation.tuning import EvaluateParams, select
+    from medseg.inference.predictor import Segmenter
+    from medseg.inference.torch_backend import choose_device, network_forward
+    from medseg.models.checkpoint import load_bundle, save_bundle
+    from medseg.models.model_yaml import Description
 
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)

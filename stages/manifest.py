@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, audit_file: Path) -> None:
@@ -13,13 +13,13 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     """
     import json
 
-    from medseg.audit import audit, inverted_masks
+    from medseg.core.files import whole_folder, write_text
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_section
+    from medseg.data.manifest import ManifestParams, measure, write_manifest
+    from medseg.data.splits import SplitParams, assign, write_lists
     from medseg.datasets import DataParams, scan
-    from medseg.machine import MachineParams
-    from medseg.manifest import ManifestParams, measure, write_manifest
-    from medseg.outputs import whole_folder, write_text
-    from medseg.params import read_section
-    from medseg.splits import SplitParams, assign, write_lists
+    from medseg.previews.audit import audit, inverted_masks
 
     data = read_section(params, "data", DataParams)
     settings = read_section(params, "manifest", ManifestParams)

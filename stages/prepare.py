@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -> None:
@@ -11,15 +11,15 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     Example: `python -m stages.prepare params.yaml data/raw data/manifest.csv data/prepared
     plots/prepare/samples.png`
     """
-    from medseg.figures import evenly_spaced, sample_sheet
-    from medseg.geometry import Geometry
-    from medseg.imaging import write_png
-    from medseg.machine import MachineParams
-    from medseg.manifest import read_manifest
-    from medseg.outputs import whole_folder
-    from medseg.params import read_section
-    from medseg.preparation import prepare
-    from medseg.store import open_store
+    from medseg.core.files import whole_folder
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_section
+    from medseg.data.geometry import Geometry
+    from medseg.data.image_io import write_png
+    from medseg.data.manifest import read_manifest
+    from medseg.data.packed import evenly_spaced, open_store
+    from medseg.data.prepare import prepare
+    from medseg.previews.drawing import sample_sheet
 
     geometry, machine = read_section(params, "prepare", Geometry), read_section(params, "machine", MachineParams)
     table = read_manifest(manifest)

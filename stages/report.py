@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(
@@ -29,12 +29,12 @@ def main(
     models/segmenter data/predictions metrics/evaluate.json plots/evaluate src/medseg stages reports/report.html
     reports/report.md metrics/runs/default.json`
     """
-    from medseg.machine import MachineParams
-    from medseg.outputs import write_text
-    from medseg.params import read_record, read_section
-    from medseg.report.content import Sources, collect
+    from medseg.core.files import write_text
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import read_record, read_section
+    from medseg.experiments.run_record import run_record, write_record
     from medseg.report.page import render_html, render_markdown
-    from medseg.runs import run_record, write_record
+    from medseg.report.sections import Sources, collect
 
     run = run_record(read_record(params), manifest, audit, segmenter, metrics, [code, stages])
     sources = Sources(raw, manifest, audit, training, segmenter, predictions, plots)

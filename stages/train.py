@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from medseg.console import run_stage
+from medseg.core.app import run_stage
 
 
 def main(
@@ -20,22 +20,22 @@ def main(
     Example: `python -m stages.train params.yaml data/augmented data/prepared/val weights models/network
     metrics/train tensorboard metrics/environment.json`
     """
-    from medseg.augmentation import Transforms
-    from medseg.bundle import save_bundle
-    from medseg.cards import own_cards
-    from medseg.classes import TaskParams
-    from medseg.environment import record_environment
-    from medseg.losses import LossParams
-    from medseg.machine import MachineParams
+    from medseg.core.environment import record_environment
+    from medseg.core.files import whole_folder
+    from medseg.core.gpu_locks import own_cards
+    from medseg.core.parallel import MachineParams
+    from medseg.core.params import Seed, read_section
+    from medseg.data.augment import Transforms
+    from medseg.data.packed import open_store
+    from medseg.data.task import TaskParams
+    from medseg.models.checkpoint import save_bundle
     from medseg.models.params import ModelParams
-    from medseg.optimisation import OptimizerParams, SchedulerParams
-    from medseg.outputs import whole_folder
-    from medseg.params import Seed, read_section
-    from medseg.resuming import save_state
-    from medseg.sampling import SamplingParams
-    from medseg.state_folder import state_folder
-    from medseg.store import open_store
-    from medseg.training import Places, Recipe, TrainParams, fit
+    from medseg.training.losses import LossParams
+    from medseg.training.optim import OptimizerParams, SchedulerParams
+    from medseg.training.optimizer_state import save_state
+    from medseg.training.sampler import SamplingParams
+    from medseg.training.state_folder import state_folder
+    from medseg.training.trainer import Places, Recipe, TrainParams, fit
 
     recipe = Recipe(
         task=read_section(params, "task", TaskParams),

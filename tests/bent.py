@@ -20,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from medseg.imaging import Pixels
+from medseg.data.image_io import Pixels
 
 HEIGHT, WIDTH = 12, 16  # of every picture that has no reason to be larger
 CHANCE = np.random.default_rng(0)

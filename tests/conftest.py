@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
-    from medseg.evaluation import Evaluation
+    from medseg.evaluation.evaluate import Evaluation
 
 PROJECT = Path(__file__).parents[1]
 SAMPLES = Path(os.environ.get("MEDSEG_SAMPLES", PROJECT.parent / "shared" / "data"))
@@ -105,7 +105,7 @@ def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what came of all cases of bad input, as `test_doors.py` recorded them."""
+    """Print what came of all cases of bad input, as `test_doors` recorded them."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
     rows = [value for report in reports for name, value in report.user_properties if name == "door"]
     if not rows:

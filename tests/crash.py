@@ -21,10 +21,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from clone import STAGES, TINY, copy_project
 from ruamel.yaml import YAML
-from test_end_to_end import STAGES, TINY, copy_project
 
-from medseg.outputs import write_text
+from medseg.core.files import write_text
 
 Way = Literal["dvc repro", "dvc exp run", "queue"]
 Victims = Literal["all", "stage"]  # every process of the command, or the stage's alone

@@ -11,21 +11,23 @@ import pandas as pd
 import tiny
 import yaml
 
-from medseg.audit import audit
-from medseg.cases import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
-from medseg.classes import Multiclass, TaskParams, class_codes, class_names
-from medseg.counting import CountingParams
-from medseg.evaluation import Evaluation
-from medseg.evaluation_plots import write_plots
-from medseg.imaging import Pixels, read_mask, write_png
-from medseg.manifest import Fault, ManifestParams, crop, measure, region_of, write_manifest
-from medseg.metrics import Counts
-from medseg.objects import size_limits, size_strata
-from medseg.outputs import write_text
-from medseg.records import Record, Region
-from medseg.scoring import Counting, Scoring, score_picture
-from medseg.summary import write_tables
-from medseg.surfaces import Tolerance
+from medseg.core.files import write_text
+from medseg.data.image_io import Pixels, write_png
+from medseg.data.manifest import Fault, ManifestParams, crop, measure, region_of, write_manifest
+from medseg.data.mask_io import read_mask
+from medseg.data.task import Multiclass, TaskParams, class_codes, class_names
+from medseg.datasets.record import Record, Region
+from medseg.evaluation.evaluate import Evaluation
+from medseg.evaluation.per_image import score_picture
+from medseg.evaluation.plots import write_plots
+from medseg.evaluation.strata import size_limits, size_strata
+from medseg.evaluation.summary import write_tables
+from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
+from medseg.inference.settings import Counting, Scoring
+from medseg.metrics.counting import CountingParams
+from medseg.metrics.overlap import Counts
+from medseg.metrics.surface import Tolerance
+from medseg.previews.audit import audit
 
 Where = tuple[slice, slice]
 

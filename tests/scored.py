@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import tiny
 
-from medseg.classes import Multiclass
-from medseg.evaluation import Evaluation, evaluate
-from medseg.geometry import Geometry, Patchify
-from medseg.imaging import Pixels
-from medseg.postprocess import Probabilities
-from medseg.segmenter import Segmenter
-from medseg.tiling import Forward
+from medseg.data.geometry import Geometry, Patchify
+from medseg.data.image_io import Pixels
+from medseg.data.task import Multiclass
+from medseg.evaluation.evaluate import Evaluation, evaluate
+from medseg.inference.postprocess import Probabilities
+from medseg.inference.predictor import Segmenter
+from medseg.inference.sliding_window import Forward
 
 TILES = Patchify(name="patchify", channels=1, patch=16, stride=16, border="pad")
 THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])

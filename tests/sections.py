@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from medseg.augmentation import AugmentParams, Transforms
-from medseg.classes import TaskParams
+from medseg.core.parallel import MachineParams
+from medseg.data.augment import AugmentParams, Transforms
+from medseg.data.geometry import Geometry
+from medseg.data.manifest import ManifestParams
+from medseg.data.splits import SplitParams
+from medseg.data.task import TaskParams
 from medseg.datasets import DataParams
-from medseg.geometry import Geometry
-from medseg.losses import LossParams
-from medseg.machine import MachineParams
-from medseg.manifest import ManifestParams
+from medseg.evaluation.tuning import EvaluateParams
 from medseg.models.params import ModelParams
-from medseg.optimisation import OptimizerParams, SchedulerParams
-from medseg.sampling import SamplingParams
-from medseg.selection import EvaluateParams
-from medseg.splits import SplitParams
-from medseg.training import TrainParams
+from medseg.training.losses import LossParams
+from medseg.training.optim import OptimizerParams, SchedulerParams
+from medseg.training.sampler import SamplingParams
+from medseg.training.trainer import TrainParams
 
 CONF = Path(__file__).parents[1] / "conf"
 SECTIONS: dict[str, Any] = {

@@ -8,21 +8,19 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from medseg.augmentation import Transforms
-from medseg.choices import Augmentation, Choices, Chosen
-from medseg.classes import Binary, Multiclass, TaskParams
-from medseg.counting import CountingParams
-from medseg.description import Description, Training
-from medseg.geometry import Geometry, Patchify, Resize
-from medseg.imaging import Pixels, write_png
-from medseg.machine import MachineParams
+from medseg.core.parallel import MachineParams
+from medseg.core.params import validate
+from medseg.data.augment import Transforms
+from medseg.data.geometry import Geometry, Patchify, Resize
+from medseg.data.image_io import Pixels, write_png
+from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.task import Binary, Multiclass, TaskParams
+from medseg.inference.postprocess import Postprocess
+from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Scoring, SegmenterDescription
+from medseg.metrics.counting import CountingParams
+from medseg.metrics.surface import Tolerance
+from medseg.models.model_yaml import Description, Training
 from medseg.models.params import ModelParams, Unet
-from medseg.params import validate
-from medseg.postprocess import Postprocess
-from medseg.scoring import Counting, Scoring
-from medseg.segmenter import SegmenterDescription
-from medseg.store import Store, create_arrays, describe_arrays, open_store
-from medseg.surfaces import Tolerance
 
 BINARY = Binary(name="binary")
 LESIONS = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])

@@ -11,9 +11,9 @@ from typing import Any
 
 from side import DEVICE, ROOT, Order, order, recipe, take_turns
 
-from medseg.errors import UserError
+from medseg.core.errors import UserError
+from medseg.data.packed import open_store
 from medseg.models.network import build_model
-from medseg.store import open_store
 
 INSTALLED = ROOT / ".cache" / "nnunet"
 NUMBER, NAME = 1, "Dataset001_Patches"

@@ -1,4 +1,4 @@
-"""The pipeline's own training, all in: `medseg.training.fit` on packed arrays. A third argument names conf/online."""
+"""The pipeline's own training, all in: `trainer.fit` on packed arrays. A third argument names conf/online."""
 
 import sys
 from typing import Any
@@ -7,9 +7,9 @@ from unittest.mock import patch
 import pytorch_lightning as pl
 from side import ROOT, TurnsOfEpochs, order, recipe
 
-from medseg import training
-from medseg.machine import MachineParams
-from medseg.store import open_store
+from medseg.core.parallel import MachineParams
+from medseg.data.packed import open_store
+from medseg.training import trainer as training
 
 
 def main() -> None:

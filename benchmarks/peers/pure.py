@@ -4,9 +4,9 @@ import torch
 from side import DEVICE, first_batch, order, recipe, take_turns
 from torch.nn.utils import clip_grad_norm_
 
-from medseg.losses import build_loss
 from medseg.models.network import build_model
-from medseg.optimisation import build_optimizer
+from medseg.training.losses import build_loss
+from medseg.training.optim import build_optimizer
 
 PRECISIONS = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 

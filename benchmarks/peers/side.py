@@ -21,15 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg.augmentation import Transforms
-from medseg.classes import TaskParams
-from medseg.losses import LossParams
+from medseg.core.params import Seed, read_section, read_yaml, validate
+from medseg.data.augment import Transforms
+from medseg.data.packed import open_store
+from medseg.data.task import TaskParams
 from medseg.models.params import ModelParams
-from medseg.optimisation import OptimizerParams, SchedulerParams
-from medseg.params import Seed, read_section, read_yaml, validate
-from medseg.sampling import SamplingParams
-from medseg.store import open_store
-from medseg.training import Recipe, TrainParams
+from medseg.training.losses import LossParams
+from medseg.training.optim import OptimizerParams, SchedulerParams
+from medseg.training.sampler import SamplingParams
+from medseg.training.trainer import Recipe, TrainParams
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = 10**6  # epochs

@@ -19,7 +19,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 
 from medseg.models.params import Unet
-from medseg.training import Recipe
+from medseg.training.trainer import Recipe
 
 Sample = dict[str, NDArray[Any]]
 

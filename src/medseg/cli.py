@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from medseg.console import new_app, run_app
-from medseg.errors import UserError
+from medseg.core.app import new_app, run_app
+from medseg.core.errors import UserError
 
 app = new_app(no_args_is_help=True, help="Beside the pipeline, which `dvc repro` runs: what is done by hand.")
 
@@ -17,7 +17,7 @@ def params(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
 ) -> None:
     """Compose conf/ into params.yaml. Example: `medseg params data=busi train.epochs=20`."""
-    from medseg.composition import compose
+    from medseg.experiments.compose import compose
 
     compose(Path("conf"), output, overrides or [])
 
@@ -25,7 +25,7 @@ def params(
 @app.command()
 def table() -> None:
     """Write the table of the runs in metrics/runs/ into README.md. Example: `medseg table`."""
-    from medseg.runs import update_readme
+    from medseg.experiments.run_record import update_readme
 
     update_readme(Path("README.md"), Path("metrics/runs"))
 
@@ -49,7 +49,7 @@ def row(
     A variant that starts from another one's network runs after it. A variant that is finished is kept. Ctrl-C ends the
     watching; the queue goes on until `dvc queue stop --kill`.
     """
-    from medseg.rows import draw_row, find_row, read_variants, row_table, run_row
+    from medseg.experiments.series import draw_row, find_row, read_variants, row_table, run_row
 
     names = find_row(Path("conf"), name)
     if table_only:
@@ -82,7 +82,14 @@ def compare(
     Runs have to share their test set. With --across they may be seeds, which share it too, or folds, whose test sets
     have no image in common.
     """
-    from medseg.comparison import compare, comparison_text, read_tables, result_json, summarise_runs, summary_text
+    from medseg.experiments.compare import (
+        compare,
+        comparison_text,
+        read_tables,
+        result_json,
+        summarise_runs,
+        summary_text,
+    )
 
     if len(revisions) < 2:
         raise typer.BadParameter("name two runs or more", param_hint="REV")
@@ -105,7 +112,7 @@ def provenance(
 
     What does not match its hash is named at the end, with exit code 1.
     """
-    from medseg.provenance import provenance_text, trace
+    from medseg.experiments.provenance import provenance_text, trace
 
     found = trace(model)
     typer.echo(provenance_text(found))
@@ -137,8 +144,8 @@ def predict(
     Masks are made as the stage evaluate scored them. A picture that fails is named at the end and the others go on.
     Research software: not for diagnosis.
     """
-    from medseg.prediction import find_pictures, predict_pictures
-    from medseg.runtimes import open_model
+    from medseg.inference.backends import open_model
+    from medseg.inference.predict import find_pictures, predict_pictures
 
     found = find_pictures(pictures, out)
     predict_pictures(open_model(model, runtime, accelerator), found, out)
@@ -160,7 +167,7 @@ def export(
     `medseg predict --model segmenter.onnx` runs it without PyTorch; other programs find what it takes and gives, and
     all that was chosen, in its metadata.
     """
-    from medseg.export import export
+    from medseg.inference.onnx_export import export
 
     size = export(model, out, tile)
     typer.echo(f"{out}: for pictures of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
@@ -195,7 +202,7 @@ def evaluate(
     Patterns are those of conf/data/folder.yaml. Pictures that the model was trained on are not recognised: keep them
     out, or the figures flatter it.
     """
-    from medseg.external import evaluate_external, folder_data, layout_data
+    from medseg.evaluation.external import evaluate_external, folder_data, layout_data
 
     if layout is not None and (images, masks, label) == (None, None, None):
         source = layout_data(layout)

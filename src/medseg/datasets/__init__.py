@@ -8,16 +8,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medseg.archives import fetch_archives
+from medseg.core.parallel import MachineParams
 from medseg.datasets import phantom
 from medseg.datasets.busi import BusiParams, scan_busi_layout
 from medseg.datasets.cryonuseg import CryonusegParams, scan_cryonuseg
+from medseg.datasets.download import fetch_archives
 from medseg.datasets.folder import FolderParams, scan_folder
 from medseg.datasets.isic2017 import Isic2017Params, scan_isic2017
 from medseg.datasets.phantom import PhantomParams
+from medseg.datasets.record import Record
 from medseg.datasets.ucsb import UcsbParams, scan_ucsb
-from medseg.machine import MachineParams
-from medseg.records import Record
 
 DataParams = Annotated[
     PhantomParams | BusiParams | Isic2017Params | CryonusegParams | UcsbParams | FolderParams,

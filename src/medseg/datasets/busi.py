@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medseg.archives import ArchiveParams
+from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_pictures
-from medseg.records import Record
+from medseg.datasets.record import Record
 
 Label = Literal["benign", "malignant", "normal"]
 LABELS: tuple[Label, ...] = ("benign", "malignant", "normal")

@@ -16,10 +16,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from medseg.archives import ArchiveParams
+from medseg.core.errors import UserError
+from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import existing, files_in, find_folder, require_pictures
-from medseg.errors import UserError
-from medseg.records import Record
+from medseg.datasets.record import Record
 
 NUMBER = re.compile(r"_[0-9]+$")
 

@@ -22,12 +22,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from medseg.archives import ArchiveParams
+from medseg.core.errors import UserError
+from medseg.core.params import Section
+from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_below, natural, shortened
+from medseg.datasets.record import Record
 from medseg.datasets.tables import read_table
-from medseg.errors import UserError
-from medseg.params import Section
-from medseg.records import Record
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches stand at odd places of what `split` gives

@@ -11,11 +11,11 @@ Source: Codella et al., "Skin lesion analysis toward melanoma detection", ISBI 2
 from pathlib import Path
 from typing import Literal
 
-from medseg.archives import ArchiveParams
+from medseg.core.errors import UserError
+from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_pictures, shortened
+from medseg.datasets.record import Record, Split
 from medseg.datasets.tables import read_table
-from medseg.errors import UserError
-from medseg.records import Record, Split
 
 PARTS: dict[str, Split] = {"Training": "train", "Validation": "val", "Test_v2": "test"}
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")  # columns of the tables; where neither is 1 the lesion is a nevus

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from medseg.archives import walk_folders
-from medseg.errors import UserError
+from medseg.core.errors import UserError
+from medseg.datasets.download import walk_folders
 
 SHOWN = 10  # so many names stand in a message, the rest is counted
 DEBRIS = "__MACOSX"  # the folder with file attributes that macOS adds to its archives

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
+from medseg.core.parallel import MachineParams, run_parallel
+from medseg.core.params import Section
 from medseg.datasets.busi import LABELS
 from medseg.datasets.ultrasound import Kind, simulate
-from medseg.machine import MachineParams, run_parallel
-from medseg.params import Section
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.errors import UserError
+from medseg.core.errors import UserError
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from medseg.archives import ArchiveParams
+from medseg.core.errors import UserError
+from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_pictures
-from medseg.errors import UserError
-from medseg.records import Record, Region
+from medseg.datasets.record import Record, Region
 
 LABEL = re.compile(r"benign|malignant")
 CAMERA = "_ccd"  # ends the names of pictures, not those of masks

@@ -11,7 +11,7 @@ from segmentation_models_pytorch.encoders import encoders
 from segmentation_models_pytorch.encoders.timm_universal import TimmUniversalEncoder
 from torch import Tensor, nn
 
-from medseg.errors import UserError
+from medseg.core.errors import UserError
 from medseg.models.params import Encoded, Library
 from medseg.models.pooling import replace_pooling
 

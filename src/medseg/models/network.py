@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.errors import UserError
+from medseg.core.errors import UserError
 from medseg.models import cmunext, improved_unet, library, pspnet, segnet, unet, unet_plain
 from medseg.models.params import (
     Cmunext,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from medseg.params import Section
+from medseg.core.params import Section
 
 EncoderWeights = Literal["auto", "imagenet", "none"]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]

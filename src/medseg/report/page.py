@@ -8,18 +8,18 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from medseg.markdown import plain
-from medseg.objects import SIZES
-from medseg.report import figures_in_words
+from medseg.core.markdown import plain
+from medseg.evaluation.describe import counted, score
+from medseg.evaluation.strata import SIZES
+from medseg.experiments.run_record import sample_size
+from medseg.report import metric_text
 from medseg.report.charts import Axis, Interval, interval
-from medseg.report.content import Report
-from medseg.report.figures_in_words import measured, percent
+from medseg.report.metric_text import measured, percent
+from medseg.report.sections import Report
+from medseg.report.sentences import SCORED_ON_VAL
 from medseg.report.tables import Figure, Stratum
-from medseg.report.words import SCORED_ON_VAL
-from medseg.runs import sample_size
-from medseg.wording import counted, score
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "templates"
 
 
 def render_html(report: Report) -> str:
@@ -53,8 +53,8 @@ def whisker(figure: Figure, axis: Axis) -> Interval | None:
 
 def _for_both(report: Report) -> dict[str, object]:
     return {
-        "figures": figures_in_words,
-        "summary": figures_in_words.overlap_and_surface(report.description.scoring.tolerance),
+        "figures": metric_text,
+        "summary": metric_text.overlap_and_surface(report.description.scoring.tolerance),
         "scored_on_val": SCORED_ON_VAL,
         "sizes": SIZES,
         "dice_axis": dice_axis(report.strata),
@@ -73,7 +73,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "counted": counted,
-        "interval": figures_in_words.interval,
+        "interval": metric_text.interval,
         "measured": measured,
         "percent": percent,
         "plain": plain,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.errors import UserError
-from medseg.inputs import read_bytes
+from medseg.core.errors import UserError
+from medseg.core.files import read_bytes
 
 TEXT = ("file", "label", "group", "size", "called", "by", "stratum", "figure", "actual", "predicted")
 

@@ -1,0 +1,1 @@
+"""What every package uses: parameters, errors, files, parallel work, commands. Imports nothing of the project."""

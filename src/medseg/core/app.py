@@ -1,0 +1,50 @@
+"""Running one function as a command: arguments from its signature, errors in words, exit codes."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from medseg.core.errors import UserError
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+INTERRUPTED = 130  # exit code after Ctrl-C
+
+
+def new_app(**options: Any) -> typer.Typer:
+    """A Typer application that shows defects as plain tracebacks and offers no shell completion."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown", **options)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run `app` and exit: 0 done, 1 a user's mistake (told in one message); by Typer, 2 wrong usage, 130 Ctrl-C.
+
+    What the system refuses, on a full disk or for lack of rights, is told in one message, too.
+    """
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror}: see to room and rights there, then run the same command again")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def run_stage(main: Callable[..., None]) -> None:
+    """Run a stage's `main`, whose parameters are the paths that `dvc.yaml` passes, in that order."""
+    app = new_app()
+    app.command()(main)
+    run_app(app)

@@ -1,0 +1,80 @@
+"""Reading files with messages that name them, and writing outputs that are whole or absent."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medseg.core.errors import UserError
+
+PARTIAL_PREFIX = ".partial-"  # ignored by git and by DVC
+LONGEST_NAME = 255  # bytes, on every common file system
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it takes the name `path` when the block ends well, and vanishes when not."""
+    partial = _partial(path)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write one file to; it becomes `path` when the block ends well, and vanishes when not."""
+    partial = _partial(path)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _partial_name(name: str) -> str:
+    partial = PARTIAL_PREFIX + name
+    if len(os.fsencode(partial)) <= LONGEST_NAME:
+        return partial
+    return PARTIAL_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
+def _partial(path: Path) -> Path:
+    partial = path.with_name(_partial_name(path.name))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.unlink(missing_ok=True)
+    return partial
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file. Raises `UserError` that names it where it is missing."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises `UserError` that names it."""
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return content

@@ -1,0 +1,170 @@
+"""Reading one section of `params.yaml` into its class.
+
+The classes stand in the modules that use them; this module knows none of them.
+"""
+
+import copy
+import json
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, overload
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from medseg.core.errors import UserError
+
+T = TypeVar("T")
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+MAX_VALUES = 100_000  # of a file; the longest that the project writes has some hundreds
+
+MACHINE_SECTION = "machine"  # changes speed but no bytes, so no stage lists it under `params:`
+
+
+class Section(BaseModel):
+    """Base of every parameter class: strict types, no unknown keys, no NaN or infinity, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@overload
+def read_section(path: Path, name: str, kind: type[T]) -> T: ...
+
+
+@overload
+def read_section(path: Path, name: str, kind: Any) -> Any: ...
+
+
+def read_section(path: Path, name: str, kind: Any) -> Any:
+    """Read the section `name` of the parameter file `path` as `kind`, a class or a union of classes.
+
+    Raises `UserError` with every wrong key, its value and what is allowed.
+    """
+    sections = read_yaml(path)
+    if name not in sections:
+        raise UserError(f"{path}: the section '{name}' is missing; it has {', '.join(sections) or 'no section'}")
+    return validate(sections[name], kind, f"{path}: {name}")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read all sections that can change a result, as plain values for the record: all but `machine`."""
+    return {name: section for name, section in read_yaml(path).items() if name != MACHINE_SECTION}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML 1.2 mapping, as DVC reads it (so `1e-3` is a number). Raises `UserError`."""
+    try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        _check_tree(content)
+    # Of a number or a date that can't be, and of lists in lists in lists, the library tells by the last two.
+    except (YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a mapping of names to values")
+    return content
+
+
+def _check_tree(content: Any) -> None:
+    """Raise `ValueError` for what no section can hold, and for more than `MAX_VALUES` values, aliases followed.
+
+    So a few lines of aliases of aliases can't fill the memory, and a value that holds itself ends.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"more than {MAX_VALUES} values, or one that holds itself")
+        if isinstance(value, dict):
+            if others := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"the key {others[0]!r} is no text; put it in quotes")
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        else:
+            _check_value(value)
+
+
+def _check_value(value: Any) -> None:
+    if isinstance(value, str):
+        value.encode()  # half a character, as "\ud800" in quotes, is a `ValueError`
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"a number of {value.bit_length()} bits")
+    elif not isinstance(value, int | float | date | None):
+        raise ValueError(f"a value of the type {type(value).__name__}, which no section takes")
+
+
+def validate(value: Any, kind: Any, where: str) -> Any:
+    """Check `value` against `kind`; `where` leads each message. Raises `UserError` that lists every fault."""
+    try:
+        return _parse(value, kind)
+    except ValidationError as error:
+        faults = [_describe(fault, value, kind, where) for fault in error.errors(include_url=False)]
+        raise UserError("\n       ".join(faults)) from None
+
+
+def _parse(value: Any, kind: Any) -> Any:
+    # Through JSON, so that strict mode still takes a YAML list for a tuple.
+    return TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
+
+
+def _describe(fault: Any, value: Any, kind: Any, where: str) -> str:
+    keys = _existing_keys(fault["loc"], value)
+    key = ".".join([where, *map(str, keys)])
+    match fault["type"]:
+        case "missing":
+            return f"{key}.{fault['loc'][-1]} is missing"
+        case "union_tag_not_found":
+            return f"{key}.name is missing"
+        case "union_tag_invalid":
+            return f"{key}.name = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
+        case "extra_forbidden":
+            return f"{key} is no known key; known are {', '.join(_known_keys(fault['loc'], keys[:-1], value, kind))}"
+    return f"{key} = {_shown(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value.get("name")) if isinstance(value, dict) and "name" in value else repr(value)
+
+
+def _existing_keys(location: tuple[int | str, ...], value: Any) -> list[int | str]:
+    """The parts of pydantic's location that are keys of the YAML; the others are tags of a union, or missing."""
+    keys: list[int | str] = []
+    inside_union = False
+    for part in location:
+        if isinstance(value, dict) and value.get("name") == part and not inside_union:
+            inside_union = True  # a tag, even where a key has the same name
+        elif _holds(value, part):
+            value = value[part]
+            keys.append(part)
+            inside_union = False
+    return keys
+
+
+def _holds(value: Any, part: int | str) -> bool:
+    return part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
+
+
+def _known_keys(location: tuple[int | str, ...], parents: list[int | str], value: Any, kind: Any) -> list[str]:
+    """The keys that may stand beside the unknown one at `location`, which lies in the mapping at `parents`.
+
+    No section has defaults: they are the keys that are missed where nothing but the union's tag stands there.
+    """
+    bare = copy.deepcopy(value)
+    mapping = bare
+    for part in parents:
+        mapping = mapping[part]
+    tag = {"name": mapping["name"]} if "name" in mapping else {}
+    mapping.clear()
+    mapping.update(tag)
+    try:
+        _parse(bare, kind)
+    except ValidationError as error:
+        missed = [fault["loc"] for fault in error.errors() if fault["type"] == "missing"]
+        return [*tag, *(str(missing[-1]) for missing in missed if missing[:-1] == location[:-1])]
+    return [*tag]

@@ -1,0 +1,21 @@
+"""The colours in which ground truth and predictions are drawn."""
+
+Colour = tuple[int, int, int]  # RGB, 0..255
+
+TRUTH: Colour = (46, 204, 113)  # green
+PREDICTION: Colour = (255, 99, 71)  # red
+# Of the classes 1, 2, ... where there are several. Told apart, and from the truth's green, with normal sight and with
+# each kind of colour blindness; the first two best.
+CLASSES: tuple[Colour, ...] = (
+    (51, 120, 255),  # blue
+    (220, 38, 127),  # magenta
+    (240, 228, 66),  # yellow
+    (204, 121, 167),  # pink
+    (230, 159, 0),  # orange
+    (0, 114, 178),  # dark blue
+)
+
+
+def class_colours(count: int) -> list[Colour]:
+    """The colours in which predictions of `count` classes are drawn: red for one; from the seventh on they repeat."""
+    return [PREDICTION] if count == 1 else [CLASSES[code % len(CLASSES)] for code in range(count)]

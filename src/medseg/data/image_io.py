@@ -1,0 +1,143 @@
+"""Picture and mask files to arrays, and arrays to files."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+
+from medseg.core.errors import UserError
+from medseg.core.files import whole_file
+
+Pixels = NDArray[np.uint8]
+
+# Of the others that Pillow knows, some start programs (EPS) and one reads a file that was cut off (JPEG 2000).
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+MAX_PIXELS = 1 << 26  # 8192x8192; prediction takes some 30 bytes for each, so 2 GB
+
+_GREY_MODES = {"1", "L", "LA"}
+_DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF 6.0
+_WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2  # their values
+
+
+def read_image(path: Path) -> Pixels:
+    """Read a picture as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
+
+    Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255, of 16-bit colours the higher 8 bits are kept.
+    Raises `UserError` that names the file where it is no picture of one of the `FORMATS`, is cut off, has more than
+    `MAX_PIXELS`, holds several pictures, or values that are negative, floating-point or wider than 16 bits.
+    """
+    values = pixel_values(open_image(path), path)
+    pixels = values if values.dtype == np.uint8 else _from_16_bit(values, path)
+    return (pixels[..., None] if pixels.ndim == 2 else pixels).astype(np.uint8)
+
+
+def to_channels(image: Pixels, channels: int) -> Pixels:
+    """Turn (H, W, 1 or 3) into (H, W, channels): RGB to grey by ITU-R BT.601 weights, grey to RGB by repetition."""
+    if image.shape[2] == channels:
+        return image
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8)
+    return np.repeat(image, channels, axis=2)
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write (H, W) grey, (H, W, 1) grey or (H, W, 3) RGB uint8 as PNG; the bytes depend on the pixels alone."""
+    with whole_file(path) as partial:
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image).save(
+            partial, format="PNG"
+        )
+
+
+def open_image(path: Path, is_mask: bool = False) -> Image.Image:
+    """Open, check and turn upright an image or mask file. Raises `UserError` that names the file."""
+    if not path.is_file():  # a pipe would never end
+        raise UserError(f"{path}: {'no plain file' if path.exists() else 'no such file'}")
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            _refuse_size(picture, path)
+            frames = getattr(picture, "n_frames", 1)
+            fault = _misread(picture, is_mask)
+            negative = picture.mode in _DEEP_MODES and _tag(picture, _PHOTOMETRIC) == _WHITE_IS_ZERO
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # on damaged files Pillow raises nearly anything: SyntaxError, TypeError, struct.error ...
+        raise UserError(f"{path}: not readable as a picture: {error}") from None
+    if fault or frames > 1:
+        raise UserError(f"{path}: {fault or f'holds {frames} pictures; give one file for each'}")
+    return _inverted(upright) if negative else upright
+
+
+def _refuse_size(picture: Image.Image, path: Path) -> None:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise UserError(
+            f"{path}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS} in all; cut it into several"
+        )
+
+
+def _tag(picture: Image.Image, number: int) -> Any:
+    """The value of a TIFF tag, the first of several; None where there is none or the file is no TIFF."""
+    value = picture.tag_v2.get(number) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _misread(picture: ImageFile.ImageFile, is_mask: bool) -> str:
+    """What Pillow takes for something else without a word; empty where it reads the file right."""
+    deep = _is_deep_colour(picture)
+    if deep and is_mask:
+        return "16-bit colours or alpha are not read in a mask, small values would vanish; convert it to 8 bits"
+    if deep and _tag(picture, _PLANES) == _SEPARATE_PLANES:
+        return "16-bit colours in separate planes are not read; convert it to 8 bits, or to interleaved colours"
+    if picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT) == _SIGNED:
+        return "signed 8-bit values are not read; convert it to unsigned ones"
+    return ""
+
+
+def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
+    """Whether a picture that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
+    if picture.mode in _DEEP_MODES or picture.mode == "F":
+        return False
+    if picture.format == "PPM":  # whose greatest value stands there, not its depth
+        return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in picture.tile)
+    return (_tag(picture, _BITS) or 0) > 8 or any(";16" in str(part.args) for part in picture.tile)
+
+
+def _inverted(picture: Image.Image) -> Image.Image:
+    """16-bit grey in which 0 is white: Pillow turns 8 bits alone."""
+    return Image.fromarray((65535 - np.asarray(picture).astype(np.int32)).astype(np.int32))
+
+
+def pixel_values(picture: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
+    """(H, W) grey or (H, W, 3) RGB; uint16 where the file holds integers of more than 8 bits, else uint8."""
+    if picture.mode == "F":
+        raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
+    if picture.mode in _DEEP_MODES:
+        return _as_16_bit(np.asarray(picture), path)
+    values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
+    return values
+
+
+def _as_16_bit(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint16]:
+    if values.min() < 0 or values.max() > 65535:
+        raise UserError(f"{path}: values outside 0..65535; convert it to 8 or 16 bits")
+    return values.astype(np.uint16)
+
+
+def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
+    """0..65535 to the nearest of 0..255: a fraction of exactly one half can't be."""
+    if values.min() < (most := values.max()) < 256:
+        raise UserError(f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8")
+    quotient: Pixels = (values // 257).astype(np.uint8)
+    return quotient + (values % 257 > 128).astype(np.uint8)
+
+
+def size_text(pixels: Pixels) -> str:
+    """Width and height of (H, W, ...), as messages give them: `640x480`."""
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"

@@ -1,0 +1,204 @@
+"""The table of pictures: one row per picture with its masks, facts, group and split, and the schema it obeys."""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import imagehash
+import pandas as pd
+import pandera.pandas as pa
+from PIL import Image
+from pydantic import Field
+
+from medseg.core.errors import UserError
+from medseg.core.files import whole_file
+from medseg.core.parallel import MachineParams, run_parallel
+from medseg.core.params import Section
+from medseg.data.duplicates import group_names
+from medseg.data.image_io import Pixels, read_image, to_channels
+from medseg.data.mask_io import read_mask
+from medseg.datasets.record import Record, Region
+
+MASK_SEPARATOR = ";"
+SHOWN_FAULTS = 20
+# Controls, ends of lines and paragraphs, and what stands for bytes of a name that are no UTF-8.
+_UNWRITABLE = {"Cc", "Zl", "Zp", "Cs"}
+
+
+class ManifestParams(Section):
+    """The section `manifest`: what to do with bad files, and which pictures count as the same."""
+
+    bad_files: Literal["fail", "skip"]
+    duplicate_distance: int = Field(ge=0, le=16)  # bits of 64; looser thresholds chain unlike pictures together
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A picture that can't be used, and why."""
+
+    file: str
+    reason: str
+
+
+SCHEMA = pa.DataFrameSchema(
+    {
+        "file": pa.Column(str, unique=True),
+        "mask": pa.Column(str, pa.Check.str_length(min_value=1)),  # several joined by `;`
+        "label": pa.Column(str, pa.Check.str_length(min_value=1)),
+        "group": pa.Column(str),  # never parted by a split that we draw
+        "split": pa.Column(str, pa.Check.isin(["train", "val", "test", "dropped"])),
+        "height": pa.Column(int, pa.Check.ge(1)),  # pixels
+        "width": pa.Column(int, pa.Check.ge(1)),  # pixels
+        "channels": pa.Column(int, pa.Check.isin([1, 3])),
+        "foreground": pa.Column(float, pa.Check.in_range(0, 1)),  # share of the region's pixels
+        "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the picture's file
+        "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the mask files' bytes, one after the other
+        "phash": pa.Column(str, pa.Check.str_length(16, 16)),  # perceptual hash, 64 bits
+        # `top:left:bottom:right` in pixels; the whole picture where nothing narrower is known
+        "region": pa.Column(str, pa.Check.str_matches(r"^\d+:\d+:\d+:\d+$")),
+        "patient": pa.Column(str),  # empty: unknown
+        "official": pa.Column(str, pa.Check.isin(["", "train", "val", "test"])),  # where the publisher put it
+    },
+    ordered=True,
+    strict=True,
+)
+
+
+def measure(
+    records: list[Record], root: Path, params: ManifestParams, machine: MachineParams
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read every picture and mask under `root` and tabulate them, without `split`; the faults come beside.
+
+    Raises `UserError` that lists the faults where there are any and `bad_files` is `fail`, or where no picture
+    is left.
+    """
+    results = run_parallel(machine, partial(_measure_one, root=root.absolute(), shown=root), records, "manifest")
+    faults = [result for result in results if isinstance(result, Fault)]
+    if faults and params.bad_files == "fail":
+        raise UserError(_fault_report(faults))
+    rows = [result for result in results if not isinstance(result, Fault)]
+    if not rows:
+        raise UserError(f"{root}: none of its {len(records)} pictures can be used: {_fault_report(faults)}")
+    table = pd.DataFrame(rows)
+    table.insert(3, "group", group_names(table, params.duplicate_distance))
+    return table, faults
+
+
+def write_manifest(table: pd.DataFrame, path: Path) -> None:
+    """Check the table against the schema and write it as CSV."""
+    SCHEMA.validate(table)
+    with whole_file(path) as partial_path:
+        table.to_csv(partial_path, index=False, lineterminator="\n")
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read and check `manifest.csv`. Raises `UserError` where a column or value is not what the schema says."""
+    text = [
+        "file",
+        "mask",
+        "label",
+        "group",
+        "split",
+        "sha256",
+        "mask_sha256",
+        "phash",
+        "region",
+        "patient",
+        "official",
+    ]
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False)
+        return SCHEMA.validate(table)
+    except (OSError, ValueError, pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
+        raise UserError(f"{path}: not a manifest that this project wrote: {error}") from error
+
+
+def region_of(row: Any) -> Region:
+    """The annotated window of a manifest row."""
+    return Region(*(int(part) for part in row.region.split(":")))
+
+
+def crop(pixels: Pixels, region: Region) -> Pixels:
+    """The part of (H, W, ...) inside the region, without a copy."""
+    return pixels[region.top : region.bottom, region.left : region.right]
+
+
+def read_pair(row: Any, root: Path) -> tuple[Pixels, Pixels]:
+    """Read a manifest row's picture (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8.
+
+    Raises `UserError` where a file is missing or unreadable, or has not the size that the row says.
+    """
+    masks = [root / name for name in row.mask.split(MASK_SEPARATOR)]
+    image, mask = read_image(root / row.file), read_mask(masks)
+    if not image.shape[:2] == mask.shape == (row.height, row.width):
+        raise UserError(f"{root / row.file}: it or its mask has another size than the manifest says; run that stage")
+    return image, mask
+
+
+def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fault:
+    names = [record.file, *record.masks]
+    if not record.masks:
+        return Fault(record.file, "has no mask")
+    if unfit := [fault for name in names if (fault := _unfit(name))]:
+        return Fault(_shown(record.file), f"a name with {unfit[0]} can't stand in the manifest; rename the file")
+    try:
+        image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
+    except UserError as error:
+        return Fault(record.file, str(error).replace(str(root), str(shown), 1))
+    if image.shape[:2] != mask.shape:
+        sizes = f"{mask.shape[1]}x{mask.shape[0]}, the picture {image.shape[1]}x{image.shape[0]}"
+        return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
+    return _row(record, root, image, mask)
+
+
+def _unfit(name: str) -> str:
+    """What in a file's name the manifest and the lists of the split could not give back; empty where nothing is."""
+    if MASK_SEPARATOR in name:
+        return f"'{MASK_SEPARATOR}'"
+    if name != name.strip():
+        return "a blank at its end"
+    if any(unicodedata.category(letter) in _UNWRITABLE for letter in name):
+        return "a line break or another letter that can't be written"
+    return ""
+
+
+def _shown(name: str) -> str:
+    """A file's name with the letters that can't be written as numbers."""
+    return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNWRITABLE else letter for letter in name)
+
+
+def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, Any]:
+    region = record.region or Region(0, 0, *mask.shape)
+    return {
+        "file": record.file,
+        "mask": MASK_SEPARATOR.join(record.masks),
+        "label": record.label,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "channels": image.shape[2],
+        "foreground": round(float(crop(mask, region).mean()), 6),
+        "sha256": _sha256([root / record.file]),
+        "mask_sha256": _sha256([root / name for name in record.masks]),
+        "phash": str(imagehash.phash(Image.fromarray(to_channels(image, 1)[..., 0]))),
+        "region": f"{region.top}:{region.left}:{region.bottom}:{region.right}",
+        "patient": record.patient or "",
+        "official": record.official or "",
+    }
+
+
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _fault_report(faults: list[Fault]) -> str:
+    lines = [f"{fault.file}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]]
+    if len(faults) > SHOWN_FAULTS:
+        lines.append(f"... and {len(faults) - SHOWN_FAULTS} more")
+    head = f"{len(faults)} pictures can't be used (mend them, or set manifest.bad_files to skip to go on without them):"
+    return "\n       ".join([head, *lines])

@@ -1,0 +1,129 @@
+"""The packed arrays: `images.npy`, `masks.npy`, `index.csv`, and `about.yaml` that says how they were made.
+
+images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
+masks.npy   (N, H, W) uint8, 0 background, 1 foreground
+index.csv   one row per sample: file, label, group, top, left (of a patch in its region; pixels), variant (0: as it was)
+about.yaml  the geometry that made the samples
+
+One large file a split costs the disk, the cache and the loader next to nothing, whatever the number of samples, and
+a memory map lets every stage work on more than fits in memory.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from medseg.core.errors import UserError
+from medseg.core.files import write_text
+from medseg.core.params import read_yaml, validate
+from medseg.data.geometry import Geometry
+from medseg.data.image_io import Pixels
+
+Write = Callable[[int, Pixels, Pixels], None]
+
+_TEXT = ("file", "label", "group")  # never numbers, though a label may look like one
+
+
+@dataclass(frozen=True)
+class Store:
+    """The opened arrays of one split; `images` and `masks` are memory maps."""
+
+    images: Pixels
+    masks: Pixels
+    index: pd.DataFrame
+    geometry: Geometry
+
+
+def create_arrays(folder: Path, count: int, height: int, width: int, channels: int) -> tuple[Pixels, Pixels]:
+    """Make the empty `images.npy` and `masks.npy` of `count` samples in `folder` and map them for writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        _create(folder / "images.npy", (count, height, width, channels)),
+        _create(folder / "masks.npy", (count, height, width)),
+    )
+
+
+@contextmanager
+def sample_writer(folder: Path) -> Iterator[Write]:
+    """Give `write(first, images, masks)`, which writes (n, h, w, C) and (n, h, w) from sample `first` on.
+
+    Samples smaller than the arrays' are padded with 0 below and right. `create_arrays` made the files; any number of
+    threads, processes or machines may write to them at a time, each through a writer of its own, as long as their
+    samples differ. Plain writes, since pages of a memory map would stay in the process.
+    """
+    with ExitStack() as stack:
+        write_images, write_masks = (_row_writer(folder / f"{name}.npy", stack) for name in ("images", "masks"))
+
+        def write(first: int, images: Pixels, masks: Pixels) -> None:
+            write_images(first, images)
+            write_masks(first, masks)
+
+        yield write
+
+
+def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> None:
+    """Write `index.csv` and `about.yaml` beside the arrays."""
+    index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
+    write_text(folder / "about.yaml", yaml.safe_dump({"geometry": geometry.model_dump()}, sort_keys=False))
+
+
+def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
+    """Map `images.npy` and `masks.npy` for reading. Raises `OSError`, `ValueError` or `EOFError` where that fails."""
+    return _mapped(folder / "images.npy"), _mapped(folder / "masks.npy")
+
+
+def open_store(folder: Path) -> Store:
+    """Open what `create_arrays` and `describe_arrays` wrote. Raises `UserError` where a part is missing or cut."""
+    try:
+        images, masks = open_arrays(folder)
+        index = pd.read_csv(folder / "index.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{folder}: no complete packed arrays: {error}") from error
+    if images.dtype != np.uint8 or masks.dtype != np.uint8 or images.shape[:-1] != masks.shape or images.ndim != 4:
+        shapes = f"{images.dtype} {images.shape} and {masks.dtype} {masks.shape}"
+        raise UserError(f"{folder}: images and masks are {shapes}, not uint8 (N, H, W, C) and (N, H, W)")
+    if missing := sorted({*_TEXT, "top", "left", "variant"} - set(index)):
+        raise UserError(f"{folder / 'index.csv'}: lacks the columns {', '.join(missing)}")
+    if not len(images) == len(masks) == len(index):
+        raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
+    about = folder / "about.yaml"
+    geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
+    return Store(images, masks, index, geometry)
+
+
+def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
+    mapped = np.load(path, mmap_mode="r")  # for its header alone
+    shape, offset, row_bytes = mapped.shape[1:], mapped.offset, mapped.nbytes // max(1, len(mapped))
+    file = stack.enter_context(path.open("r+b"))
+
+    def write(first: int, rows: Pixels) -> None:
+        if rows.shape[1:] != shape:
+            small, rows = rows, np.zeros((len(rows), *shape), np.uint8)
+            rows[:, : small.shape[1], : small.shape[2]] = small
+        file.seek(offset + first * row_bytes)
+        file.write(np.ascontiguousarray(rows).data)
+
+    return write
+
+
+def _mapped(path: Path) -> Pixels:
+    # Not `np.load`, which takes more kinds of files than this one.
+    array: Pixels = open_memmap(path, "r")  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    return array
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
+    array: Pixels = open_memmap(path, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    return array
+
+
+def evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
+    """Up to `wanted` indices spread evenly over `count` items, each once."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))

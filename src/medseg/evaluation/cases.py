@@ -1,0 +1,52 @@
+"""One scored picture: where its predicted mask lies, in which form, and how picture, truth and prediction are drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.colours import TRUTH, class_colours
+from medseg.data.image_io import Pixels
+from medseg.data.manifest import crop, read_pair, region_of
+from medseg.data.task import TaskParams, class_names
+from medseg.inference.prediction_files import MASKS, mask_path, read_prediction
+from medseg.previews.drawing import outlined, within
+
+
+def read_case(row: Any, raw: Path, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
+    """The annotated region of a manifest row: picture (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
+
+    Masks are uint8 of 0 and 1. Raises `UserError` where a file is missing or unreadable.
+    """
+    image, truth = read_pair(row, raw)
+    codes = read_prediction(mask_path(predictions / MASKS, row.file), task)
+    image, truth, codes = (crop(pixels, region_of(row)) for pixels in (image, truth, codes))
+    return image, truth, [(codes == code).astype(np.uint8) for code in range(1, len(class_names(task)) + 1)]
+
+
+def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: int) -> Pixels:
+    """The annotated region of a manifest row with the outlines of truth (green) and of each predicted class on it.
+
+    Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. A binary prediction is red, classes have the
+    colours of `colours.class_colours`. The outlines are drawn after shrinking, so that they stay one pixel wide.
+    Raises `UserError` where a file is missing or unreadable.
+    """
+    image, truth, found = read_case(row, raw, predictions, task)
+    drawn = within(image, min(side, max(image.shape[:2])))
+    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
+    for mask, colour in [(truth, TRUTH), *zip(found, class_colours(len(found)), strict=True)]:
+        drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
+    return drawn
+
+
+def coloured(deviation: Pixels) -> Pixels:
+    """A map (H, W) or (H, W, 1) uint8, as `write_uncertainty` writes it, as RGB: black, violet, orange, yellow."""
+    return cv2.cvtColor(cv2.applyColorMap(deviation, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+def _shrunk(mask: NDArray[Any], height: int, width: int) -> Pixels:
+    """A mask of 0 and 1 at another size; a pixel is 1 where at least half of it was."""
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return (share >= 0.5).astype(np.uint8)

@@ -1,0 +1,179 @@
+"""A segmenter against the pictures that it never chose: a table per image, curves over pixels, and its masks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from medseg.core.errors import UserError
+from medseg.data.image_io import Pixels
+from medseg.data.manifest import read_pair
+from medseg.data.task import Binary, TaskParams, class_codes, class_names
+from medseg.evaluation.per_image import COLUMNS, DECIMALS, call_names, score_picture
+from medseg.evaluation.strata import size_limits, size_strata
+from medseg.evaluation.tuning import inside
+from medseg.inference.postprocess import Probabilities, foreground_probability
+from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
+from medseg.inference.predictor import Segmenter, finish, predict
+from medseg.inference.settings import SegmenterDescription
+from medseg.metrics.calibration import Calibration, object_surroundings
+from medseg.metrics.overlap import Counts, Mask, count_classes
+from medseg.metrics.precision_recall import PrecisionRecall
+
+CURVE_STEPS = 100
+CALIBRATION_BINS = 15
+RELIABILITY = ("confidence", "observed", "pixels")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    - table: one row per image, its columns as in `per_image.COLUMNS`;
+    - curve: threshold, precision and recall, pooled over pixels;
+    - calibration: the rows of `Calibration.curve`, over the pixels in and around objects, and `ece` over the same;
+    - pooled: by class; its truth are the marked pixels of its own pictures, over all pictures.
+    """
+
+    split: str
+    task: TaskParams
+    table: pd.DataFrame
+    curve: pd.DataFrame
+    calibration: pd.DataFrame
+    ece: float
+    pooled: dict[str, Counts]
+
+
+def scored_split(manifest: pd.DataFrame) -> str:
+    """The split that is scored: test, or val where the protocol has no test set.
+
+    Raises `UserError` where there is neither.
+    """
+    for split in ("test", "val"):
+        if (manifest["split"] == split).any():
+            return split
+    raise UserError("the manifest has no picture in test or val, so there is nothing to score; see the section split")
+
+
+def evaluate(segmenter: Segmenter, manifest: pd.DataFrame, raw: Path, batch_size: int, folder: Path) -> Evaluation:
+    """Predict the pictures of the scored split at their own resolution, write what is predicted, and score it.
+
+    Pixels count inside the annotated region alone. For each picture, whole, `folder` gets masks/NAME.png in the form
+    of `prediction_files.write_prediction`, and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png in that of
+    `prediction_files.write_uncertainty`. Raises `UserError` where a picture's label does not fit the classes of the
+    network.
+    """
+    split, task = scored_split(manifest), segmenter.description.task
+    scored = manifest[manifest["split"] == split]
+    _check_labels(scored, task)
+    pools = _Pools(task)
+    rows = []
+    pairs = list(zip(scored.itertuples(), class_codes(scored["label"], task), strict=True))
+    for row, own in tqdm(pairs, desc="evaluate", disable=None):
+        image, truth = read_pair(row, raw)
+        predicted = _predict(segmenter, image, batch_size)
+        _write(folder, str(row.file), predicted, task)
+        rows.append(_score(row, truth, own, predicted, segmenter.description, pools))
+    return Evaluation(
+        split=split,
+        task=task,
+        table=_with_size(pd.DataFrame(rows)),
+        curve=pd.DataFrame(pools.curve.curve()).round(DECIMALS),
+        calibration=pd.DataFrame(pools.calibration.curve(), columns=list(RELIABILITY)).round(DECIMALS),
+        ece=pools.calibration.ece(),
+        pooled=pools.classes,
+    )
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """One picture, whole: class codes and foreground probability (H, W), and its deviation over orientations."""
+
+    codes: Pixels
+    foreground: Probabilities
+    deviation: NDArray[np.float32] | None
+
+
+class _Pools:
+    """What is pooled over the pixels of all pictures."""
+
+    def __init__(self, task: TaskParams) -> None:
+        self.curve, self.calibration = PrecisionRecall(CURVE_STEPS), Calibration(CALIBRATION_BINS)
+        self.classes = dict.fromkeys(class_names(task), Counts(0, 0, 0, 0))
+
+    def add(self, codes: Pixels, foreground: Probabilities, truth: Pixels, own: np.uint8, near: Mask) -> None:
+        """Add the annotated pixels of one picture; `near` are those that count for calibration."""
+        self.curve.add(foreground, truth)
+        self.calibration.add(foreground, truth, near)
+        counts = count_classes(codes, truth * own, len(self.classes))
+        for name, found in zip(self.classes, counts, strict=True):
+            self.classes[name] += found
+
+
+def _predict(segmenter: Segmenter, image: Pixels, batch_size: int) -> _Predicted:
+    choices, uncertainty = segmenter.description.chosen.choices, segmenter.description.scoring.uncertainty
+    averaged = predict(segmenter, image, batch_size, choices.test_time_augmentation)
+    segmented = finish(averaged.probabilities, image, choices)
+    foreground = foreground_probability(segmented.probabilities)
+    if uncertainty == "none":
+        return _Predicted(segmented.codes, foreground, None)
+    if uncertainty != choices.test_time_augmentation:
+        averaged = predict(segmenter, image, batch_size, uncertainty)
+    return _Predicted(segmented.codes, foreground, averaged.deviation)
+
+
+def _write(folder: Path, file: str, predicted: _Predicted, task: TaskParams) -> None:
+    write_prediction(mask_path(folder / MASKS, file), predicted.codes, task)
+    if predicted.deviation is not None:
+        write_uncertainty(mask_path(folder / UNCERTAINTY, file), predicted.deviation)
+
+
+def _score(
+    row: Any, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
+) -> dict[str, Any]:
+    """The picture's row of the table, all but its size; its pixels are added to `pools`."""
+    region = inside(row)
+    codes, truth = predicted.codes[region], truth[region]
+    near = object_surroundings(codes, truth)
+    pools.add(codes, predicted.foreground[region], truth, own, near)
+    return {
+        "file": row.file,
+        "label": row.label,
+        "group": row.group,
+        **score_picture(codes, truth, own, description.task, description.scoring),
+        "uncertainty": _mean_deviation(predicted.deviation, region, near),
+    }
+
+
+def _mean_deviation(deviation: NDArray[np.float32] | None, region: tuple[slice, slice], near: Mask) -> float:
+    if deviation is None or not near.any():
+        return float("nan")
+    return round(float(deviation[region][near].mean()), DECIMALS)
+
+
+def _with_size(table: pd.DataFrame) -> pd.DataFrame:
+    """With the column `size`, which only all pictures together give; all columns in the order of `COLUMNS`."""
+    shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy(dtype=np.float64)
+    table = table.assign(size=size_strata(shares, size_limits(shares)))
+    return table[[name for name in COLUMNS if name in table]]
+
+
+def _check_labels(scored: pd.DataFrame, task: TaskParams) -> None:
+    if isinstance(task, Binary):
+        return
+    known = call_names(task)
+    for file, label, share in zip(scored["file"], scored["label"], scored["foreground"], strict=True):
+        if label not in known:
+            raise UserError(
+                f"{file}: its label '{label}' is no class of the network, which knows {', '.join(known)}; "
+                "see the section task"
+            )
+        if label == task.background and share > 0:
+            raise UserError(
+                f"{file}: something is marked in it, but its label '{label}' is task.background; "
+                "list the label in task.labels and train again"
+            )

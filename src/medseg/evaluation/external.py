@@ -1,0 +1,188 @@
+"""A segmenter against an external data set: scored by what its bundle holds, and nothing is chosen anew."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from medseg.core.errors import UserError
+from medseg.core.files import whole_folder, write_text
+from medseg.core.markdown import plain, table
+from medseg.core.parallel import MachineParams
+from medseg.core.params import validate
+from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
+from medseg.data.task import Binary, TaskParams
+from medseg.datasets import DataParams, scan
+from medseg.datasets.layout import shortened
+from medseg.evaluation.describe import spread
+from medseg.evaluation.evaluate import evaluate
+from medseg.evaluation.per_image import call_names
+from medseg.evaluation.plots import write_plots
+from medseg.evaluation.summary import write_tables
+from medseg.inference.backends import Accelerator, open_model
+from medseg.metrics.surface import Tolerance
+from medseg.previews.audit import audit, inverted_masks
+
+Layout = Literal["busi", "isic2017", "cryonuseg", "ucsb"]
+
+# What the pipeline does by default, in conf/data, conf/manifest and conf/evaluate.
+LAYOUTS: dict[Layout, dict[str, Any]] = {
+    "busi": {"labels": ["benign", "malignant", "normal"]},
+    "isic2017": {},
+    "cryonuseg": {"images": "tissue_images", "masks": "mask binary"},
+    "ucsb": {},
+}
+DUPLICATE_DISTANCE = 8  # bits of 64
+BATCH_SIZE = 16  # tiles at a time
+
+LABEL = "picture"  # of pictures in a folder of one's own, where none is given
+METRICS = "metrics.json"
+WRITTEN = {"per_image.csv", "figures.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
+MAPS = {"uncertainty"}  # written beside them unless no map is
+SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
+THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
+
+
+def layout_data(layout: Layout) -> DataParams:
+    """A published data set in its own layout, as the section `data` would have it."""
+    return _data({"name": layout} | LAYOUTS[layout], f"--layout {layout}")
+
+
+def folder_data(images: str, masks: str, label: str | None) -> DataParams:
+    """Pictures and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
+
+    Raises `UserError` where the patterns do not fit each other.
+    """
+    named = {"name": "text", "text": LABEL if label is None else label}
+    return _data(
+        {"name": "folder", "images": images, "masks": masks, "label": named, "patient": None},
+        "--images, --masks, --label",
+    )
+
+
+def evaluate_external(
+    model: Path, data: DataParams, root: Path, out: Path, skip_bad: bool, accelerator: Accelerator
+) -> str:
+    """Score a model folder, or an ONNX file of `medseg export`, on all pictures of `data` below `root`.
+
+    Threshold and all that was chosen are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
+    their summary), the maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
+    hashes of what was scored, and its audit.json; whole or not at all. A former evaluation in `out` is replaced. Gives
+    `summary_text`.
+
+    Groups are near-duplicates among these pictures and known patients. Pictures that the model was trained on are not
+    recognised: it does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
+    pictures can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
+    anything else, or there is no GPU.
+    """
+    _check_out(out, root)
+    segmenter = open_model(model, None, accelerator)
+    pictures, faults = _measured(data, root, skip_bad, accelerator)
+    _check_labels(pictures, segmenter.description.task)
+    with whole_folder(out.resolve()) as partial:
+        found = evaluate(segmenter, pictures, root, BATCH_SIZE, partial)
+        figures, _ = write_tables(found, partial, partial / METRICS)
+        (partial / "plots").mkdir()
+        write_plots(found, THRESHOLDS, figures, pictures, root, partial, partial / "plots")
+        write_manifest(pictures, partial / "manifest.csv")
+        audited = audit(data.name, pictures, faults, inverted_masks(pictures, root))
+        write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
+    return summary_text(figures, audited, segmenter.description.scoring.tolerance)
+
+
+def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
+    """The figures in short, as Markdown: means with 95 % intervals over all images and by label, and empties.
+
+    `figures` is what `summary.figure_table` gives, `audited` what `audit.audit` does.
+    """
+    rows = [
+        [plain(stratum), *_cells(part.set_index("figure"))]
+        for (kind, stratum), part in figures.groupby(["by", "stratum"], sort=False)
+        if kind in ("all", "label")
+    ]
+    parts = [
+        f"{plain(audited['data'])}: {audited['pictures']} pictures. Means over those in which something is marked, "
+        "with 95 % intervals over groups; HD95 in pixels:",
+        table(["images", "number", "groups", "missed", *_headings(tolerance)], rows),
+        _empty_text(figures),
+        "Nothing was chosen on these pictures. Any that the model was trained on were not recognised.",
+    ]
+    if inverted := audited["inverted_mask_files"]:
+        names = shortened(plain(name) for name in inverted)
+        parts.append(f"Masks that look inverted, as if the background had been marked: {len(inverted)} ({names})")
+    if faults := audited["skipped_files"]:
+        lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
+        parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _data(values: dict[str, Any], where: str) -> DataParams:
+    data: DataParams = validate({"path": None, "archives": ()} | values, DataParams, where)
+    return data
+
+
+def _check_out(out: Path, root: Path) -> None:
+    """Refuse what writing `out` would destroy; what this command wrote has all its names, and no others."""
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    if names and names - MAPS != WRITTEN:
+        raise UserError(
+            f"--out {out}: holds something else than an evaluation ({shortened(sorted(names))}); name a new folder"
+        )
+    if root.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"--out {out}: the data lie in it; name another folder")
+
+
+def _measured(
+    data: DataParams, root: Path, skip_bad: bool, accelerator: Accelerator
+) -> tuple[pd.DataFrame, list[Fault]]:
+    """The manifest of all pictures, in the split test, and what had to be left out."""
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    settings = ManifestParams(bad_files="skip", duplicate_distance=DUPLICATE_DISTANCE)
+    machine = MachineParams(workers=0, backend="threading", accelerator=accelerator)
+    pictures, faults = measure(scan(data, root), root, settings, machine)
+    if faults and not skip_bad:
+        lines = [f"{fault.file}: {fault.reason}" for fault in faults]
+        head = f"{root}: {len(faults)} pictures can't be used (mend them, or say --skip-bad to go on without them):"
+        raise UserError("\n       ".join([head, *lines]))
+    pictures.insert(4, "split", "test")
+    return pictures, faults
+
+
+def _check_labels(pictures: pd.DataFrame, task: TaskParams) -> None:
+    if isinstance(task, Binary):
+        return
+    if unknown := sorted(set(pictures["label"]) - set(call_names(task))):
+        raise UserError(
+            f"--label: '{unknown[0]}' is no class of the network, which knows {', '.join(call_names(task))}; "
+            "--label gives pictures one of these, such as --label '{folder}' with --images '{folder}/{name}.png'"
+        )
+
+
+def _headings(tolerance: Tolerance) -> list[str]:
+    nsd = [f"NSD at {tolerance.pixels:g} pixels", f"NSD at {100 * tolerance.diagonal:g} % of the diagonal"]
+    return ["Dice", "IoU", "HD95", *nsd]
+
+
+def _cells(figures: pd.DataFrame) -> list[str]:
+    dice = figures.loc["dice"]
+    counts = [str(dice[name]) for name in ("images", "groups", "missed")]
+    return counts + [_interval(figures.loc[name]) for name in SHOWN]
+
+
+def _interval(row: Any) -> str:
+    return spread(row["mean"], row["low"], row["high"])
+
+
+def _empty_text(figures: pd.DataFrame) -> str:
+    rows = figures[figures["by"] == "empty"].set_index("figure")
+    if rows.empty:
+        return ""
+    found, area = rows.loc["false_positive"], rows.loc["false_positive_area"]
+    return (
+        f"Images in which nothing is marked: {found['images']}. Share of them in which something was found: "
+        f"{_interval(found)}; of their area: {area['mean']:.2g}."
+    )

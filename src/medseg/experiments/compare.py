@@ -1,0 +1,389 @@
+"""Runs against one another on the same images, and queues of runs (folds, seeds) as one figure.
+
+A run is a git revision, a DVC experiment, or the workspace; its table per image comes out of DVC's cache or remote. As
+everywhere, figures are means over the images whose truth is not empty, and what is resampled are groups.
+"""
+
+import difflib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc.scm import RevError
+
+from medseg.core.errors import UserError
+from medseg.core.markdown import table as table_text
+from medseg.evaluation.describe import ABSENT, score, spread
+from medseg.experiments import queue as experiments
+from medseg.metrics.bootstrap import (
+    FEW_GROUPS,
+    RESAMPLES,
+    SEED,
+    Interval,
+    PairedResult,
+    bootstrap_interval,
+    group_means,
+    holm,
+    paired_bootstrap,
+    wilcoxon,
+)
+
+PER_IMAGE = "data/predictions/per_image.csv"
+WORKSPACE = "workspace"
+WORDS = ("file", "label", "group", "size", "called")  # columns of text, whatever they look like
+SIZES = ["truth_pixels", "region_pixels"]
+DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
+SHOWN = 5  # images that changed most, each way
+NAMED = 3  # images that an error names
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that figures are made from, and those left out: with an empty truth, or undefined in some run."""
+
+    images: int
+    groups: int
+    empty: int
+    undefined: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """The figure of one image in the first run and in a later one."""
+
+    file: str
+    first: float
+    later: float
+    difference: float  # later less first
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A later run against the first, over the same images.
+
+    `paired` is the bootstrap over groups. The p-values are two-sided; `holm_*` are corrected for all later runs of one
+    comparison. `fell` and `rose` hold the images that changed most, the largest change first.
+    """
+
+    run: str
+    mean: float
+    paired: PairedResult
+    wilcoxon: float  # signed-rank test on the mean differences of groups
+    holm_bootstrap: float
+    holm_wilcoxon: float
+    fell: list[Change]
+    rose: list[Change]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs on one test set, each against the first."""
+
+    metric: str
+    first: str
+    mean: float  # of the first run
+    over: Images
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
+class RunMean:
+    """One run of a queue: its mean over its own images."""
+
+    run: str
+    images: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A queue of runs as one figure.
+
+    `mean` and `deviation` are those of the runs' means (sample standard deviation, n - 1). `pooled` is over images: for
+    folds over all of them, each scored by its own run; for seeds over the test set, each image with its mean over the
+    runs. It says how the figure varies over images (groups), `deviation` how it varies over runs.
+    """
+
+    metric: str
+    kind: Literal["folds", "seeds"]
+    runs: list[RunMean]
+    mean: float
+    deviation: float
+    over: Images
+    pooled: Interval
+
+
+def read_tables(revisions: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The tables per image of git revisions, DVC experiments or `workspace`, by their names, with `file` as index.
+
+    To be called in the project's root. Raises `UserError` for a name given twice, an unknown one, and one without a
+    table that can be had.
+    """
+    if twice := [name for name in revisions if revisions.count(name) > 1]:
+        raise UserError(f"'{twice[0]}' is named twice; name different runs")
+    return {name: _read_table(name) for name in revisions}
+
+
+def compare(tables: Mapping[str, pd.DataFrame], metric: str) -> Comparison:
+    """Every later run of `tables` (by name, `file` as index) against the first, in the column `metric`.
+
+    Groups are those of the first run. Raises `UserError` where the test sets differ, or a table lacks the column.
+    """
+    first, *later = tables
+    _check_columns(tables, metric)
+    for name in later:
+        _refuse_other_test_set(first, tables[first], name, tables[name])
+    scores, over = _paired_scores(tables, metric)
+    groups = tables[first].loc[scores.index, "group"].tolist()
+    differences = [_difference(name, scores[first], scores[name], groups) for name in later]
+    return Comparison(metric, first, float(scores[first].mean()), over, _corrected(differences))
+
+
+def summarise_runs(tables: Mapping[str, pd.DataFrame], metric: str) -> Summary:
+    """One figure for runs that share their test set (seeds) or have test sets without a common image (folds).
+
+    Groups keep their names over folds, so that a group in two folds is still one. Raises `UserError` where test sets
+    overlap in part, or a table lacks the column `metric`.
+    """
+    _check_columns(tables, metric)
+    kind = _kind(tables)
+    scores, over = _paired_scores(tables, metric) if kind == "seeds" else _joined_scores(tables, metric)
+    groups = pd.concat([table["group"] for table in tables.values()])
+    groups = groups[~groups.index.duplicated()].loc[scores.index]
+    runs = [RunMean(name, int(scores[name].count()), float(scores[name].mean())) for name in tables]
+    means = pd.Series([run.mean for run in runs])
+    pooled = bootstrap_interval(scores.mean(axis=1).to_numpy(), groups.tolist(), RESAMPLES, SEED)
+    return Summary(metric, kind, runs, float(means.mean()), float(means.std()), over, pooled)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """A comparison as Markdown: the table of runs, how it was made, and the images that changed most."""
+    several = len(comparison.differences) > 1
+    columns = ["run", "mean", "difference", "95 % interval", "bootstrap p", "Wilcoxon p"]
+    columns += ["bootstrap p, Holm", "Wilcoxon p, Holm"] if several else []
+    first = [comparison.first, score(comparison.mean), *[ABSENT] * (len(columns) - 2)]
+    later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
+    note = f"Differences are to {comparison.first}, over the same images. "
+    note += f"Interval and bootstrap p: {_resampling(comparison.over)} "
+    note += "Wilcoxon: signed-rank test on the mean differences of groups."
+    if several:
+        note += f" Holm: corrected for {len(comparison.differences)} comparisons."
+    heading = _heading(comparison.metric, comparison.over)
+    changes = [_changes_text(comparison.first, difference) for difference in comparison.differences]
+    return "\n\n".join([heading, table_text(columns, [first, *later]), note, *changes])
+
+
+def summary_text(summary: Summary) -> str:
+    """A summary as Markdown: a row per run, their mean and standard deviation, and the pooled mean and its interval."""
+    rows = [[run.run, str(run.images), score(run.mean)] for run in summary.runs]
+    rows.append(["mean of runs", "", score(summary.mean)])
+    rows.append(["standard deviation of runs", "", score(summary.deviation)])
+    pooled = spread(summary.pooled.mean, summary.pooled.low, summary.pooled.high)
+    rows.append(["pooled over images (95 % interval)", str(summary.over.images), pooled])
+    how = {
+        "folds": "Folds: no two runs share a test image; pooled are all images, each scored by its own run.",
+        "seeds": "Seeds: all runs have one test set; pooled are its images, each with its mean over the runs.",
+    }
+    note = f"{how[summary.kind]} Interval: {_resampling(summary.over)}"
+    return "\n\n".join(
+        [_heading(summary.metric, summary.over), table_text(["run", "images", summary.metric], rows), note]
+    )
+
+
+def result_json(result: Comparison | Summary) -> str:
+    """A comparison or summary as JSON: the fields of its class, what is undefined as null, and how it was resampled."""
+    content = _defined(asdict(result)) | {"resamples": RESAMPLES, "seed": SEED}
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _read_table(revision: str) -> pd.DataFrame:
+    text = _read_workspace() if revision == WORKSPACE else _read_revision(revision)
+    table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(WORDS, str))
+    if missing := [name for name in ("file", "group", *SIZES) if name not in table]:
+        raise UserError(f"{revision}: {PER_IMAGE} has no column {missing[0]}: not a table per image of this project")
+    return table.set_index("file")
+
+
+def _read_workspace() -> str:
+    try:
+        return Path(PER_IMAGE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{WORKSPACE}: there is no {PER_IMAGE}: run `dvc repro` (or `dvc checkout`), in the project's root"
+        ) from None
+
+
+def _read_revision(revision: str) -> str:
+    try:
+        text: str = DVCFileSystem(rev=revision).read_text(PER_IMAGE, encoding="utf-8")
+    except RevError:
+        raise UserError(
+            f"'{revision}' is no git revision and no finished experiment{_near(revision)}; see `dvc exp show`"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"{revision}: {PER_IMAGE} can't be had: either the run made none (`dvc exp show --rev {revision}` shows "
+            "its figures), or it is not in the cache here: `dvc push` or `dvc exp push` where the run was made, then "
+            "`dvc fetch` or `dvc exp pull` here"
+        ) from None
+    except DvcException as error:
+        raise UserError(f"{revision}: DVC can't read {PER_IMAGE}: {error}; is this the project's root?") from error
+    return text
+
+
+def _near(revision: str) -> str:
+    """What may have been meant, as the end of a message."""
+    kinds = ("refs/heads", "refs/tags", "refs/exps/??/*/*")
+    names = experiments.run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", *kinds)
+    near = difflib.get_close_matches(revision, sorted(set(names.split())))
+    return f"; near it: {', '.join(near)}" if near else ""
+
+
+def _check_columns(tables: Mapping[str, pd.DataFrame], metric: str) -> None:
+    for name, table in tables.items():
+        numbers = table.select_dtypes("number").columns
+        known = [column for column in numbers if not column.endswith("_pixels")]
+        if metric not in known:
+            raise UserError(f"{name}: {PER_IMAGE} has no score '{metric}'; it has {', '.join(known)}")
+
+
+def _refuse_other_test_set(first: str, base: pd.DataFrame, name: str, table: pd.DataFrame) -> None:
+    alone = {first: base.index.difference(table.index), name: table.index.difference(base.index)}
+    if words := [f"only in {owner}: {_some(files)}" for owner, files in alone.items() if len(files)]:
+        raise UserError(
+            f"{first} and {name} were scored on different images ({'; '.join(words)}): compare runs with equal data "
+            "and split, or summarise folds with --across"
+        )
+    other = base.index[(base[SIZES] != table.loc[base.index, SIZES]).any(axis=1)]
+    if len(other):
+        raise UserError(
+            f"{first} and {name} were scored against different truths: pixels of the truth or of the scored region "
+            f"differ in {_some(other)}; compare runs on the same data"
+        )
+
+
+def _kind(tables: Mapping[str, pd.DataFrame]) -> Literal["folds", "seeds"]:
+    first, *later = tables
+    files = pd.concat([table.index.to_series() for table in tables.values()])
+    if not files.duplicated().any():
+        return "folds"
+    if all(set(tables[name].index) == set(tables[first].index) for name in later):
+        for name in later:
+            _refuse_other_test_set(first, tables[first], name, tables[name])
+        return "seeds"
+    counts = files.value_counts(sort=False)
+    shared, unshared = counts.index[counts > 1], counts.index[counts < len(tables)]
+    raise UserError(
+        "these runs are neither seeds (one test set) nor folds (test sets without a common image): "
+        f"more than one run has {_some(shared)}, but not every run has {_some(unshared)}"
+    )
+
+
+def _paired_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.DataFrame, Images]:
+    """The column `metric` of runs on one test set: a row per image that is defined in all, a column per run."""
+    base = next(iter(tables.values()))
+    scores = pd.DataFrame({name: table[metric] for name, table in tables.items()}).loc[base.index]
+    full = scores[base["truth_pixels"] > 0]
+    return _kept(full, full.dropna(), base)
+
+
+def _joined_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.DataFrame, Images]:
+    """The column `metric` of runs on disjoint test sets: a row per image, a column per run, one of them not NaN."""
+    joined = pd.concat(list(tables.values()))
+    scores = pd.DataFrame({name: table[metric] for name, table in tables.items()}).loc[joined.index]
+    full = scores[joined["truth_pixels"] > 0]
+    return _kept(full, full.dropna(how="all"), joined)
+
+
+def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, Images]:
+    if defined.empty:
+        undefined = f", and the figure is undefined in {len(full)}" if len(full) else ""
+        raise UserError(
+            f"no image is left to compare: {len(table) - len(full)} of {len(table)} have an empty truth{undefined}"
+        )
+    groups = table.loc[defined.index, "group"].nunique()
+    return defined, Images(len(defined), groups, len(table) - len(full), len(full) - len(defined))
+
+
+def _difference(name: str, first: pd.Series, later: pd.Series, groups: Sequence[str]) -> Difference:
+    """The run `name`, whose figures are `later`, against the first one, as if it were the only one."""
+    changes = (later - first).round(DECIMALS)
+    paired = paired_bootstrap(changes.to_numpy(), groups, RESAMPLES, SEED)
+    p_value = wilcoxon(group_means(changes.to_numpy(), groups).round(DECIMALS))
+    ranked = [
+        Change(file, float(first[file]), float(later[file]), float(changes[file]))
+        for file in changes.sort_values(kind="stable").index.astype(str)
+    ]
+    fell = [change for change in ranked if change.difference < 0][:SHOWN]
+    rose = [change for change in reversed(ranked) if change.difference > 0][:SHOWN]
+    return Difference(name, float(later.mean()), paired, p_value, paired.p_value, p_value, fell, rose)
+
+
+def _corrected(differences: Sequence[Difference]) -> list[Difference]:
+    bootstrap = holm([difference.paired.p_value for difference in differences])
+    signed_rank = holm([difference.wilcoxon for difference in differences])
+    return [
+        replace(difference, holm_bootstrap=resampled, holm_wilcoxon=ranked)
+        for difference, resampled, ranked in zip(differences, bootstrap, signed_rank, strict=True)
+    ]
+
+
+def _heading(metric: str, over: Images) -> str:
+    left_out = [f"{over.empty} with an empty truth"] if over.empty else []
+    left_out += [f"{over.undefined} undefined in some run"] if over.undefined else []
+    ending = f" (left out: {', '.join(left_out)})" if left_out else ""
+    return f"{metric}, mean over {over.images} images of {over.groups} groups{ending}"
+
+
+def _resampling(over: Images) -> str:
+    words = f"{RESAMPLES} resamples of whole groups, seed {SEED}"
+    return f"{words}, but of so few groups it promises too much." if over.groups < FEW_GROUPS else f"{words}."
+
+
+def _difference_cells(difference: Difference) -> list[str]:
+    interval = difference.paired.interval
+    low, high = (score(bound, "+.3f") for bound in (interval.low, interval.high))
+    p_values = [difference.paired.p_value, difference.wilcoxon, difference.holm_bootstrap, difference.holm_wilcoxon]
+    return [
+        difference.run,
+        score(difference.mean),
+        score(interval.mean, "+.3f"),
+        ABSENT if math.isnan(interval.low) else f"{low} to {high}",
+        *map(_p_value, p_values),
+    ]
+
+
+def _changes_text(first: str, difference: Difference) -> str:
+    heading = f"Changed most from {first} to {difference.run}"
+    changes = [*difference.fell, *difference.rose]
+    if not changes:
+        return f"{heading}: no image changed."
+    cells = [[row.file, score(row.first), score(row.later), score(row.difference, "+.3f")] for row in changes]
+    return f"{heading}:\n\n{table_text(['image', first, difference.run, 'difference'], cells)}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else score(value)
+
+
+def _some(files: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = sorted(files)
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{rest}"
+
+
+def _defined(content: Any) -> Any:
+    """`content` with None in place of NaN, which JSON does not have."""
+    if isinstance(content, dict):
+        return {key: _defined(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_defined(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

@@ -1,0 +1,145 @@
+"""The record of a run, kept in git: what was asked, on which data, with which packages, and what came out.
+
+It holds no clock, path, revision or host, so that equal runs give equal records.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.core.environment import code_sha256, package_versions
+from medseg.core.errors import UserError
+from medseg.core.files import read_bytes, read_json, write_text
+from medseg.core.markdown import table
+from medseg.evaluation.describe import ABSENT, score
+from medseg.inference.settings import SegmenterDescription
+from medseg.models.model_yaml import read_description
+
+SPLITS = ("train", "val", "test", "dropped")
+BEGIN = "<!-- runs: written by make table -->"
+END = "<!-- end of runs -->"
+COLUMNS = (
+    "run",
+    "data",
+    "train/val/test",
+    "model",
+    "loss",
+    "samples",
+    "epochs",
+    "scored on",
+    "images",
+    "Dice",
+    "95 % interval",
+    "IoU",
+)
+NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # columns aligned to the right
+
+
+def run_record(
+    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, metrics: Path, code: Sequence[Path]
+) -> dict[str, Any]:
+    """The record of a run: its parameters (all but `machine`), `manifest.csv`, its audit, the bundle and the metrics.
+
+    `code` are the folders of the source code, of which it holds the fingerprint.
+
+    Raises `UserError` where a file is missing or unreadable, or the parameters lack the run's name.
+    """
+    if not isinstance(parameters.get("name"), str):
+        raise UserError("params.yaml: name is missing: a word that names the run and its record")
+    counts, description = read_json(audit), read_description(segmenter, SegmenterDescription)
+    return {
+        "name": parameters["name"],
+        "parameters": parameters,
+        "data": {
+            "manifest_sha256": hashlib.sha256(read_bytes(manifest)).hexdigest(),
+            "pictures": counts["pictures"],
+            "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
+        },
+        "code_sha256": code_sha256(code),
+        "packages": package_versions(),
+        "training": description.training.model_dump(
+            include={"best_epoch", "epochs", "samples", "first_weights", "former"}
+        ),
+        "chosen": description.chosen.model_dump(),
+        "metrics": read_json(metrics),
+    }
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write a record as JSON."""
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def runs_table(folder: Path) -> str:
+    """The Markdown table of all records in `folder`, sorted by the run's name.
+
+    Raises `UserError` for a file that is no record of this project.
+    """
+    records = sorted((_row(path) for path in folder.glob("*.json")), key=lambda row: row[0])
+    return table(COLUMNS, records, NUMBERS) + "\n"
+
+
+def update_readme(readme: Path, folder: Path) -> None:
+    """Write `runs_table(folder)` between its two marker lines in `readme`. Raises `UserError` without them."""
+    text = read_bytes(readme).decode()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{readme}: the table of runs goes between the lines '{BEGIN}' and '{END}': add them")
+    write_text(readme, f"{before}{BEGIN}\n{runs_table(folder)}{END}{after}")
+
+
+def sample_size(prepare: dict[str, Any]) -> str:
+    """The section `prepare` in a few words: `96x96 grey`, `128x128 RGB patches`, `x0.5 RGB`."""
+    colour = "grey" if prepare["channels"] == 1 else "RGB"
+    match prepare["name"]:
+        case "resize":
+            return f"{prepare['width']}x{prepare['height']} {colour}"
+        case "patchify":
+            return f"{prepare['patch']}x{prepare['patch']} {colour} patches"
+        case _:
+            return f"x{prepare['factor']:g} {colour}"
+
+
+def model_words(model: dict[str, Any]) -> str:
+    """The section `model` in a few words: its architecture and what it is built over, or how wide it is.
+
+    `unet resnet18`, `unetplusplus resnet18`, `segnet 32`, `cmunext 16-32-128-160-256`.
+    """
+    name = model.get("arch", model["name"])
+    if "encoder" in model:
+        return f"{name} {model['encoder']}"
+    widths = model["widths"] if "widths" in model else [model["init_features"]]
+    return f"{name} {'-'.join(str(width) for width in widths)}"
+
+
+def _row(path: Path) -> list[str]:
+    record = read_json(path)
+    try:
+        return list(map(str, _cells(record)))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a record of a run: {error} is missing or unfit; run the stage report") from error
+
+
+def _cells(record: dict[str, Any]) -> list[Any]:
+    parameters, metrics, splits = record["parameters"], record["metrics"], record["data"]["splits"]
+    return [
+        record["name"],
+        parameters["data"]["name"],
+        "/".join(str(splits.get(split, 0)) for split in SPLITS[:3]),
+        model_words(parameters["model"]),
+        parameters["loss"]["name"],
+        sample_size(parameters["prepare"]),
+        record["training"]["epochs"],
+        metrics["split"],
+        metrics["images"],
+        score(metrics["dice"]),
+        _interval(metrics["dice_low"], metrics["dice_high"]),
+        score(metrics["iou"]),
+    ]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return ABSENT if low is None else f"{score(low)} to {score(high)}"

@@ -1,0 +1,193 @@
+"""A row of experiments: the variants of one older project, run as one and told in one table.
+
+A row is all experiments in `conf/experiment/` whose names begin with the same words: `ucsb` is `ucsb_unet`,
+`ucsb_segnet` and `ucsb_pspnet`.
+"""
+
+import difflib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from medseg.core.errors import UserError
+from medseg.core.markdown import table
+from medseg.core.params import read_record
+from medseg.evaluation.describe import score
+from medseg.experiments.compose import compose
+from medseg.experiments.queue import (
+    Task,
+    bring_network,
+    draw_plots,
+    enqueue,
+    find_record,
+    find_revision,
+    has_network,
+    log_tail,
+    read_queue,
+    start_queue,
+    watch,
+)
+from medseg.experiments.run_record import model_words
+
+COLUMNS = ("variant", "model", "loss", "scored on", "Dice", "IoU")
+PLOTS = Path("dvc_plots")  # ignored by git, where DVC's own plots go, too
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One experiment of a row."""
+
+    name: str
+    parameters: dict[str, Any]  # as composed: all that can change its result
+
+    @property
+    def former(self) -> str | None:
+        """The experiment whose network it starts from, if any."""
+        train = self.parameters["train"]
+        former: str | None = train["init_from"] or train["continue_from"]
+        return former
+
+
+def find_row(conf: Path, row: str) -> list[str]:
+    """The names of the experiments under `conf` that belong to `row`, sorted. Raises `UserError` without any."""
+    names = sorted(path.stem for path in (conf / "experiment").glob("*.yaml"))
+    found = [name for name in names if name == row or name.startswith(f"{row}_")]
+    if not found:
+        near = difflib.get_close_matches(row, sorted({row for name in names for row in _beginnings(name)}))
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise UserError(f"{conf}/experiment: no name begins with '{row}'{hint}; there are: {', '.join(names)}")
+    return found
+
+
+def read_variants(conf: Path, names: Sequence[str], overrides: Sequence[str]) -> list[Variant]:
+    """Compose experiments with `overrides` on top of each. Raises `UserError` where they do not fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        variants = []
+        for name in names:
+            compose(conf, path, [f"experiment={name}", *overrides])
+            variants.append(Variant(name, read_record(path)))
+    return variants
+
+
+def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) -> dict[str, str]:
+    """Run the variants that are not finished yet, `jobs` at a time, each after the one that it starts from.
+
+    Returns why each variant without a result has none, by its name. Raises `UserError` where one was finished with
+    other parameters, is in the queue already, or starts from a network that can't be had.
+    """
+    order = _order(variants)
+    refuse_rootless(variants)
+    refuse_other_results(variants)
+    earlier = read_queue()
+    refuse_queued(variants, earlier)
+    unfinished = {variant.name: "not run: the network that it starts from was not trained" for variant in variants}
+    while names := order.get_ready():
+        wave = [variant for variant in variants if variant.name in names]
+        for name, fault in _run_wave(wave, overrides, jobs, earlier):
+            if fault is None:
+                del unfinished[name]
+                order.done(name)
+            else:
+                unfinished[name] = fault
+    return unfinished
+
+
+def refuse_other_results(variants: Sequence[Variant]) -> None:
+    """Raise `UserError` where a variant was finished with other parameters than it has now."""
+    other = [
+        variant.name
+        for variant in variants
+        if (record := find_record(variant.name)) and record["parameters"] != variant.parameters
+    ]
+    if other:
+        raise UserError(
+            f"finished earlier with other parameters: {', '.join(other)}; to run them anew: "
+            f"dvc exp remove {' '.join(other)}"
+        )
+
+
+def refuse_queued(variants: Sequence[Variant], tasks: Sequence[Task]) -> None:
+    """Raise `UserError` where a variant waits in the queue or runs, as `tasks` say."""
+    names = {variant.name for variant in variants}
+    queued = sorted(task.name for task in tasks if task.name in names and not task.ended)
+    if queued:
+        raise UserError(
+            f"in the queue already: {', '.join(queued)}; let them end (dvc queue start, dvc queue status), "
+            "or end them (dvc queue kill, dvc queue remove)"
+        )
+
+
+def refuse_rootless(variants: Sequence[Variant]) -> None:
+    """Raise `UserError` where a variant starts from a network that is neither of this row, placed nor trained."""
+    names = {variant.name for variant in variants}
+    for variant in variants:
+        former = variant.former
+        if former and former not in names and not has_network(former) and not find_revision(former):
+            raise UserError(
+                f"{variant.name} starts from the network {former!r}: there is neither weights/{former} nor a finished "
+                f"experiment of that name; run it first: medseg row {former}"
+            )
+
+
+def row_table(names: Sequence[str]) -> str:
+    """The Markdown table of those experiments in `names` that are finished. Raises `UserError` where none is."""
+    records = [record for name in names if (record := find_record(name))]
+    if not records:
+        raise UserError(f"none of these experiments is finished: {', '.join(names)}")
+    return table(COLUMNS, map(_cells, records), numbers=("Dice", "IoU")) + "\n"
+
+
+def draw_row(row: str, names: Sequence[str]) -> Path:
+    """Draw the curves of the finished experiments in `names` into one another and return the page."""
+    return draw_plots([name for name in names if find_revision(name)], PLOTS / row)
+
+
+def _run_wave(
+    variants: Sequence[Variant], overrides: Sequence[str], jobs: int, earlier: Sequence[Task]
+) -> Iterator[tuple[str, str | None]]:
+    """Run variants that wait for none of their row; give each one's name and the end of its log if it failed."""
+    fresh = [variant for variant in variants if not find_revision(variant.name)]
+    for variant in variants:
+        if variant not in fresh:
+            print(f"{variant.name}: finished earlier, kept; to run it anew: dvc exp remove {variant.name}", flush=True)
+            yield variant.name, None
+    for former in sorted({variant.former for variant in fresh if variant.former}):
+        bring_network(former)
+    for variant in fresh:
+        enqueue(variant.name, overrides)
+    if fresh:
+        start_queue(jobs)
+    for task in watch([variant.name for variant in fresh], earlier, jobs):
+        print(f"{task.name}: {'finished' if task.status == 'Success' else 'failed'}", flush=True)
+        yield task.name, None if task.status == "Success" else f"failed:\n{log_tail(task)}"
+
+
+def _order(variants: Sequence[Variant]) -> TopologicalSorter[str]:
+    names = {variant.name for variant in variants}
+    order = TopologicalSorter({v.name: [v.former] if v.former in names else [] for v in variants})
+    try:
+        order.prepare()
+    except CycleError as error:
+        raise UserError(f"conf/experiment: they start from one another: {', '.join(error.args[1])}") from None
+    return order
+
+
+def _beginnings(name: str) -> list[str]:
+    words = name.split("_")
+    return ["_".join(words[:count]) for count in range(1, len(words) + 1)]
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    parameters, metrics = record["parameters"], record["metrics"]
+    return [
+        record["name"],
+        model_words(parameters["model"]),
+        parameters["loss"]["name"],
+        metrics["split"],
+        score(metrics["dice"]),
+        score(metrics["iou"]),
+    ]

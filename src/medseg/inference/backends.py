@@ -1,0 +1,112 @@
+"""Opening a segmenter: a model folder by PyTorch, an ONNX file without it."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medseg.core.errors import UserError
+from medseg.core.params import validate
+from medseg.data.image_io import Pixels
+from medseg.data.task import logit_count
+from medseg.inference.postprocess import Probabilities
+from medseg.inference.predictor import Segmenter
+from medseg.inference.settings import SegmenterDescription
+from medseg.inference.sliding_window import CPU_PIXELS, LARGEST_WHOLE, in_parts
+from medseg.models.model_yaml import DESCRIPTION
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+Runtime = Literal["torch", "onnx"]
+
+INPUT, OUTPUT = "pixels", "probabilities"  # of the ONNX graph
+DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JSON
+NO_GPU = "--accelerator gpu: no GPU can be used here; set it to auto or cpu"
+
+
+def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Segmenter:
+    """Open a model folder or an ONNX file; without `runtime`, by what `path` is.
+
+    A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
+    `UserError` where there is no model, it is unreadable or incomplete, the runtime does not fit, or there is no GPU.
+    """
+    try:
+        path.stat()
+    except OSError as error:  # a name may be too long, too
+        raise UserError(f"--model {path}: no such model folder or ONNX file ({error.strerror})") from None
+    if path.is_file():
+        if runtime == "torch":
+            raise UserError(f"--model {path}: a file runs with --runtime onnx; torch needs the model's folder")
+        return _open_onnx(path, accelerator)
+    return _open_onnx(_only_onnx_file(path), accelerator) if runtime == "onnx" else _open_torch(path, accelerator)
+
+
+def _only_onnx_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        raise UserError(
+            f"--model {folder}: holds {len(found)} ONNX files; name the one to use, or write one with "
+            f"`medseg export --model {folder} --out segmenter.onnx`"
+        )
+    return found[0]
+
+
+def _open_torch(folder: Path, accelerator: Accelerator) -> Segmenter:
+    from medseg.inference.torch_backend import choose_device, load_segmenter, network_forward
+
+    device = choose_device(accelerator, "--accelerator")
+    network, description = load_segmenter(folder)
+    return Segmenter(description, network_forward(network, device))
+
+
+def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
+    session = _open_session(path, _providers(accelerator))
+    text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_KEY)
+    if text is None:
+        raise UserError(f"{path}: holds no description of the model; write the file with `medseg export`")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
+    description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
+    _check_graph(session, description, path)
+    height, width = session.get_inputs()[0].shape[2:]
+    most = CPU_PIXELS if session.get_providers()[0] == "CPUExecutionProvider" else LARGEST_WHOLE
+
+    def forward(pixels: Pixels) -> Probabilities:
+        try:
+            channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+            probabilities: Probabilities = session.run([OUTPUT], {INPUT: channels_first})[0]
+        except Exception as error:  # as in `_open_session`; PyTorch raises this one
+            raise RuntimeError(str(error)) from error
+        return probabilities
+
+    size = (height, width) if isinstance(height, int) else None
+    return Segmenter(description, lambda pixels: in_parts(forward, pixels, most), size)
+
+
+def _check_graph(session: Any, description: SegmenterDescription, path: Path) -> None:
+    """Hold what the graph takes and gives against the description: names, and the second of (N, C, H, W)."""
+    found = [(port.name, len(port.shape), *port.shape[1:2]) for port in (*session.get_inputs(), *session.get_outputs())]
+    expected = [(INPUT, 4, description.channels), (OUTPUT, 4, logit_count(description.task))]
+    if found != expected:
+        raise UserError(f"{path}: its network is not the one of its description; write the file with `medseg export`")
+
+
+def _open_session(path: Path, providers: list[str]) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # errors; it warns of shapes that it can't know beforehand
+    try:
+        return onnxruntime.InferenceSession(path, providers=providers)
+    except Exception as error:  # a class for each of its status codes, with no common base
+        raise UserError(f"{path}: not readable as ONNX: {error}") from error
+
+
+def _providers(accelerator: Accelerator) -> list[str]:
+    import onnxruntime
+
+    on_gpu = [name for name in onnxruntime.get_available_providers() if name == "CUDAExecutionProvider"]
+    if accelerator == "gpu" and not on_gpu:
+        raise UserError(f"{NO_GPU} (ONNX Runtime needs its GPU package)")
+    return [*(on_gpu if accelerator != "cpu" else []), "CPUExecutionProvider"]

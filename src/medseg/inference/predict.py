@@ -1,0 +1,185 @@
+"""Predicting pictures by hand: which files, what is written for each, and one table of all."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from medseg.core.errors import UserError
+from medseg.core.files import whole_file, write_text
+from medseg.data.colours import class_colours
+from medseg.data.image_io import Pixels, read_image, write_png
+from medseg.data.task import Binary, TaskParams, class_names
+from medseg.inference.crf import load_library
+from medseg.inference.geojson import feature_collection
+from medseg.inference.postprocess import Probabilities
+from medseg.inference.prediction_files import write_prediction
+from medseg.inference.predictor import Segmenter, segment
+from medseg.inference.settings import SegmenterDescription
+from medseg.metrics.counting import count_objects
+from medseg.previews.drawing import outlined, within
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # of the files taken from a folder
+BATCH_SIZE = 64  # tiles at a time at most, which keep a GPU busy; of large ones `predict_tiles` takes fewer
+OVERLAY_SIDE = 1600  # pixels, the longer side at most
+TABLE = "predictions.csv"
+FACTS = ("pixels", "share", "objects", "counted")  # of each class in a row of the table
+
+
+def find_pictures(arguments: Sequence[str], out: Path) -> list[Path]:
+    """The pictures that files, folders and patterns name, as absolute paths, each once, sorted.
+
+    A folder gives all files below it, at any depth, that end in one of `SUFFIXES`, but hidden ones; a pattern (`*`,
+    `?`, `[...]`, and `**` for any depth) and a file are taken as they are. What lies in `out` is left out. Raises
+    `UserError` where an argument names nothing, or no picture is found.
+    """
+    found = {_absolute(path) for argument in arguments for path in _matches(argument)}
+    out = _absolute(out)
+    pictures = sorted(path for path in found if not path.is_relative_to(out))
+    if not pictures:
+        raise UserError(f"{' '.join(arguments)}: no picture found; in folders they end in {' '.join(sorted(SUFFIXES))}")
+    return pictures
+
+
+def output_names(pictures: Sequence[Path]) -> dict[Path, str]:
+    """A name for what is written for each picture: its path below the folder that all share, without suffix.
+
+    Pictures whose names would be equal, such as a.png and a.tif, keep their suffix.
+    """
+    base = os.path.commonpath([path.parent for path in pictures])
+    names = {path: path.relative_to(base).with_suffix("").as_posix() for path in pictures}
+    while len(set(names.values())) < len(names):
+        counts = Counter(names.values())
+        names = {path: path.relative_to(base).as_posix() if counts[name] > 1 else name for path, name in names.items()}
+    return names
+
+
+def predict_pictures(segmenter: Segmenter, pictures: Sequence[Path], out: Path) -> None:
+    """Segment pictures of any size, as evaluation does, and write into `out`, with NAME as `output_names` gives it:
+
+    - masks/NAME.png: class codes, in the form of `prediction_files.write_prediction`;
+    - probabilities/NAME.png: 16-bit grey, 0..65535 for the probability 0..1 of foreground; with several classes
+      probabilities/CODE/NAME.png for each;
+    - contours/NAME.geojson: as `geojson.feature_collection` gives them;
+    - overlays/NAME.png: the picture with the outlines of each class, at most `OVERLAY_SIDE` pixels long;
+    - predictions.csv: a row per picture: file, name, width, height; of each class CLASS_pixels, CLASS_share of the
+      picture, CLASS_objects, connected ones (8-connectivity), and CLASS_counted, objects by the rule
+      scoring.counting.prediction of the segmenter's model.yaml, which may drop small ones and tell touching ones apart.
+
+    A picture that fails is left out and the others go on; what was there under other names stays. Raises `UserError`
+    at the end that names all that failed, and why.
+    """
+    if segmenter.description.chosen.choices.crf is not None:
+        load_library()  # one message where it is missing, not one for each picture
+    rows, failed = [], []
+    for path, name in tqdm(output_names(pictures).items(), desc="predict", disable=None):
+        try:
+            rows.append({"file": str(path), "name": name} | _predict_one(segmenter, path, out, name))
+        # Lack of memory is a RuntimeError in PyTorch.
+        except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
+            failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
+    _write_table(out / TABLE, rows, segmenter.description.task)
+    if failed:
+        head = f"{len(failed)} of {len(pictures)} pictures failed; {out / TABLE} holds the others:"
+        raise UserError("\n       ".join([head, *failed]))
+
+
+def _matches(argument: str) -> Iterable[Path]:
+    path = Path(argument)
+    base = Path(path.anchor)  # Path.glob takes relative patterns alone
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        if path.exists():
+            return [path]
+        matches = list(base.glob(str(path.relative_to(base))))
+    except (OSError, ValueError) as error:  # a name too long; ** beside letters
+        raise UserError(f"{argument}: {error}") from error
+    if not matches:
+        raise UserError(f"{argument}: no such picture, folder or pattern of pictures")
+    return [match for match in matches if match.is_file()]
+
+
+def _absolute(path: Path) -> Path:
+    # Links stay: what lies in a folder may link to a store whose names say nothing.
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _in_folder(folder: Path) -> Iterable[Path]:
+    for path in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file():
+            yield path
+
+
+def _predict_one(segmenter: Segmenter, path: Path, out: Path, name: str) -> dict[str, Any]:
+    """Write all files of one picture and give its row of the table."""
+    # Halves of characters are what Python makes of bytes that are no UTF-8; `csv` does not quote a carriage return.
+    if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
+    image, task = read_image(path), segmenter.description.task
+    segmented = segment(segmenter, image, BATCH_SIZE)
+    codes = segmented.codes
+    objects = feature_collection(codes, task)
+    write_prediction(out / "masks" / f"{name}.png", codes, task)
+    write_text(out / "contours" / f"{name}.geojson", json.dumps(objects, separators=(",", ":")) + "\n")
+    write_png(out / "overlays" / f"{name}.png", _overlay(image, codes, task))
+    _write_probabilities(out / "probabilities", name, segmented.probabilities, task)
+    return _row(codes, objects, segmenter.description)
+
+
+def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescription) -> dict[str, Any]:
+    row: dict[str, Any] = {"width": codes.shape[1], "height": codes.shape[0]}
+    connected = Counter(feature["properties"]["code"] for feature in objects["features"])
+    for code, name in enumerate(class_names(description.task), start=1):
+        mask = codes == code
+        pixels = int(mask.sum())
+        counted = count_objects(mask, description.scoring.counting.prediction)
+        facts = zip(FACTS, (pixels, round(pixels / codes.size, 6), connected[code], counted), strict=True)
+        row |= {f"{name}_{fact}": value for fact, value in facts}
+    return row
+
+
+def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
+    """(H, W, 3) uint8; outlines are drawn after shrinking, so that they stay one pixel wide."""
+    drawn = within(image, min(OVERLAY_SIDE, max(image.shape[:2])))
+    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
+    for code, colour in enumerate(class_colours(len(class_names(task))), start=1):
+        share = cv2.resize(
+            (codes == code).astype(np.float32), (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA
+        )
+        drawn = outlined(drawn, (share >= 0.5).astype(np.uint8), colour)
+    return drawn
+
+
+def _write_probabilities(folder: Path, name: str, probabilities: Probabilities, task: TaskParams) -> None:
+    if isinstance(task, Binary):
+        _write_16_bit(folder / f"{name}.png", probabilities[0])
+        return
+    for code, plane in enumerate(probabilities[1:], start=1):
+        _write_16_bit(folder / str(code) / f"{name}.png", plane)
+
+
+def _write_16_bit(path: Path, plane: Probabilities) -> None:
+    # Where tiles are blended, a probability may exceed 1 by a rounding error.
+    values = np.clip(plane, 0, 1)
+    values *= 65535
+    picture = Image.fromarray(values.round(out=values).astype(np.uint16))
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG")
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
+    keys = [f"{name}_{fact}" for name in class_names(task) for fact in FACTS]
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", "name", "width", "height", *keys], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

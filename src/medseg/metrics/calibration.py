@@ -1,0 +1,76 @@
+"""Whether a probability of 0.8 is right eight times in ten: reliability and expected calibration error over pixels.
+
+Most of a picture is background far from any object, where every network is rightly sure: with it, the error comes near
+0 whatever the network does at the objects. So the pixels that count are those in and around objects, marked or found.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.metrics.distances import distance_to_background
+from medseg.metrics.overlap import Mask
+
+BAND = 0.02  # width of the surroundings of objects, as a share of the picture's diagonal
+
+
+class Calibration:
+    """Foreground probabilities against the truth, pooled over the pixels of many images, in bins of equal width."""
+
+    def __init__(self, bins: int) -> None:
+        """Bin i of 1 .. `bins` holds the probabilities p with (i-1)/bins < p <= i/bins; the first one holds 0, too."""
+        # Compared as the probabilities are, in single precision: 0.2 must not leave the bin that ends at 0.2.
+        self._inner_edges = np.linspace(0, 1, bins + 1)[1:-1].astype(np.float32)
+        self.pixels = np.zeros(bins, np.int64)
+        self.foreground = np.zeros(bins, np.int64)
+        self.probability = np.zeros(bins, np.float64)  # summed
+
+    def add(self, probabilities: NDArray[np.float32], truth: Mask, region: Mask) -> None:
+        """Add the pixels of one image for which `region` is not 0: probabilities 0..1, truth 0 or 1, all of one shape.
+
+        `object_surroundings` gives the region that keeps plain background out.
+        """
+        inside = region.astype(bool)
+        chosen, true = probabilities[inside], truth[inside].astype(bool)
+        codes = np.searchsorted(self._inner_edges, chosen, side="left")
+        bins = len(self.pixels)
+        self.pixels += np.bincount(codes, minlength=bins)
+        self.foreground += np.bincount(codes[true], minlength=bins)
+        self.probability += np.bincount(codes, chosen.astype(np.float64), minlength=bins)
+
+    def curve(self) -> list[dict[str, float]]:
+        """One row per bin that holds any pixel, upwards.
+
+        confidence: mean probability; observed: share of foreground in the truth; pixels: how many. A calibrated
+        network has confidence = observed.
+        """
+        return [
+            {"confidence": float(summed / pixels), "observed": float(true / pixels), "pixels": int(pixels)}
+            for summed, true, pixels in zip(self.probability, self.foreground, self.pixels, strict=True)
+            if pixels
+        ]
+
+    def ece(self) -> float:
+        """The expected calibration error, 0..1: the mean over pixels of |confidence - observed| of their bin.
+
+        Naeini et al., AAAI 2015, with the probability of foreground as the confidence, as for a binary classifier.
+        NaN without any pixel.
+        """
+        total = int(self.pixels.sum())
+        if total == 0:
+            return float("nan")
+        return float(np.abs(self.probability - self.foreground).sum() / total)
+
+
+def object_surroundings(predicted: Mask, truth: Mask) -> NDArray[np.bool_]:
+    """The pixels (H, W) of predicted and true foreground, and those within `BAND` of the diagonal (at least 1 pixel).
+
+    Both masks are (H, W), already cut to the annotated region; what is not 0 is foreground. A picture in which nothing
+    is marked or found gives no pixel: it is judged by its false positives. A missed object counts whole.
+    """
+    objects: NDArray[np.bool_] = predicted.astype(bool) | truth.astype(bool)
+    if not objects.any():
+        return objects
+    near: NDArray[np.bool_] = distance_to_background(~objects) <= max(1.0, BAND * math.hypot(*objects.shape))
+    return near

@@ -1,0 +1,81 @@
+"""Two masks to numbers, per image and pooled.
+
+The rules (for empty truths and misses) follow Maier-Hein et al., "Metrics reloaded", Nature Methods 2024: what is
+undefined stays undefined and is counted, a miss is never dropped.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg.data.image_io import Pixels
+
+Mask = NDArray[np.uint8 | np.bool_]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of a prediction against a truth."""
+
+    true_positives: int
+    false_positives: int
+    misses: int
+    true_negatives: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Pool two sets of pixels."""
+        return Counts(
+            self.true_positives + other.true_positives,
+            self.false_positives + other.false_positives,
+            self.misses + other.misses,
+            self.true_negatives + other.true_negatives,
+        )
+
+
+def count_pixels(prediction: Mask, truth: Mask) -> Counts:
+    """Count the pixels of two masks of equal shape; what is not 0 is foreground."""
+    predicted, true = prediction.astype(bool), truth.astype(bool)
+    return Counts(
+        int((predicted & true).sum()),
+        int((predicted & ~true).sum()),
+        int((~predicted & true).sum()),
+        int((~predicted & ~true).sum()),
+    )
+
+
+def count_classes(prediction: Pixels, truth: Pixels, classes: int) -> list[Counts]:
+    """Count the pixels of each class 1, 2, ... `classes` in two maps of codes, all other codes taken as background."""
+    return [count_pixels(prediction == code, truth == code) for code in range(1, classes + 1)]
+
+
+def prevailing_class(codes: Pixels) -> int:
+    """The code 1, 2, ... that most pixels have, the lowest of equally frequent ones; 0 where all are 0."""
+    areas = np.bincount(codes.ravel())[1:]
+    return 1 + int(areas.argmax()) if areas.any() else 0
+
+
+def overlap_scores(counts: Counts) -> dict[str, float]:
+    """Dice, IoU, precision, recall, specificity and accuracy, each 0..1, and the relative error of the area.
+
+    `area_error` is (predicted area - true area) / true area: -1 where nothing was predicted, 0 for equal areas.
+    Where the truth is empty, Dice, IoU, precision, recall and `area_error` are NaN: such an image is judged by its
+    false positives. Where a true object was missed whole, the first four are 0, precision too. Specificity is NaN where
+    the truth leaves no background.
+    """
+    hits, wrong, missed, rejected = vars(counts).values()
+    true, background = hits + missed, wrong + rejected
+    return {
+        "dice": _ratio(2 * hits, 2 * hits + wrong + missed, true),
+        "iou": _ratio(hits, hits + wrong + missed, true),
+        "precision": _ratio(hits, max(1, hits + wrong), true),
+        "recall": _ratio(hits, true, true),
+        "specificity": _ratio(rejected, background, background),
+        "accuracy": (hits + rejected) / (true + background),
+        "area_error": _ratio(wrong - missed, true, true),
+    }
+
+
+def _ratio(part: int, whole: int, judged: int) -> float:
+    """part / whole, or NaN where there is no pixel of the kind that is judged."""
+    return part / whole if judged else float("nan")

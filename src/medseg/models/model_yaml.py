@@ -1,0 +1,57 @@
+"""`model.yaml`: all that rebuilds a network and says what it needs. Read without torch, so quickly."""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from medseg.core.params import Section, read_yaml, validate
+from medseg.data.geometry import Geometry
+from medseg.data.task import TaskParams
+from medseg.models.params import ModelParams
+
+DESCRIPTION = "model.yaml"
+WEIGHTS = "weights.safetensors"  # beside it
+
+FirstWeights = Literal["packaged", "placed", "hub", "random", "former"]
+
+
+class Former(Section):
+    """The network that training started from."""
+
+    name: str = Field(min_length=1)  # its folder in weights/
+    weights_sha256: str = Field(min_length=64, max_length=64)
+    continued: bool  # with its optimiser and scheduler, not only its weights
+    epochs_behind: int = Field(ge=0)  # that order and transforms of the samples go on after; 0 where not continued
+
+
+class Training(Section):
+    """How the weights came to be."""
+
+    first_weights: FirstWeights  # of the encoder where there is one; former: all of them, from another run
+    former: Former | None
+    warnings: list[str]  # what a reader of any figure of this model should know
+    best_epoch: int = Field(ge=1)  # counted from 1
+    epochs: int = Field(ge=1)  # that were run
+    val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels; the mean over classes
+    samples: int = Field(ge=1)  # that an epoch saw
+    packages: dict[str, str]  # name to version
+
+
+class Description(Section):
+    """`model.yaml` of a network: evaluation and prediction read this, never `params.yaml`."""
+
+    model: ModelParams
+    channels: Literal[1, 3]
+    task: TaskParams
+    geometry: Geometry  # of the samples that it was trained on
+    training: Training
+
+
+Kind = TypeVar("Kind", bound=Description)
+
+
+def read_description(folder: Path, kind: type[Kind]) -> Kind:
+    """Read `model.yaml` of a model folder as `kind`. Raises `UserError` naming what is missing or wrong."""
+    description: Kind = validate(read_yaml(folder / DESCRIPTION), kind, str(folder / DESCRIPTION))
+    return description

@@ -1,0 +1,1 @@
+"""What shows data and changes none: the audit and contact sheets."""

@@ -1,0 +1,69 @@
+"""What is wrong with the data, or at least worth knowing before a number is believed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medseg.data.image_io import Pixels
+from medseg.data.manifest import Fault, crop, read_pair, region_of
+from medseg.data.splits import DROPPED, straddling_groups
+
+MOST_MARKED = 0.5  # share of a picture above which a mask may be inverted
+BORDER_MARKED = 0.95  # share of a picture's edge above which it looks so: a lesion seldom reaches all around
+
+
+def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str]) -> dict[str, Any]:
+    """Summarise a manifest (with splits), the faults that were skipped, and what `inverted_masks` found, for JSON.
+
+    `data` is the name of the data set, with which the result begins. Groups are those of the column `group`:
+    near-duplicates and known patients. A group contradicts itself where its pictures carry different labels.
+    """
+    members = table.groupby("group")["file"].apply(list)
+    labels = table.groupby("group")["label"].nunique()
+    contradicting = [members[name] for name in labels[labels > 1].index]
+    return {
+        "data": data,
+        "pictures": len(table),
+        "skipped": len(faults),
+        "empty_masks": int((table["foreground"] == 0).sum()),
+        "straddling_groups": len(straddling_groups(table["split"], table["group"])),
+        "dropped": int((table["split"] == DROPPED).sum()),
+        "inverted_masks": len(inverted),
+        "repeated_files": int(table["sha256"].duplicated().sum()),
+        "groups_of_several": int((members.str.len() > 1).sum()),
+        "groups_with_several_labels": len(contradicting),
+        "splits": _counts(table, "split"),
+        "labels": _counts(table, "label"),
+        "labels_by_split": {str(split): _counts(part, "label") for split, part in table.groupby("split", sort=True)},
+        "sizes": {
+            side: {"least": int(table[side].min()), "most": int(table[side].max())} for side in ("height", "width")
+        },
+        "foreground": {"mean": round(float(table["foreground"].mean()), 6), "most": float(table["foreground"].max())},
+        "near_duplicates": [names for names in members if len(names) > 1],
+        "contradicting_labels": contradicting,
+        "inverted_mask_files": list(inverted),
+        "skipped_files": [{"file": fault.file, "reason": fault.reason} for fault in faults],
+    }
+
+
+def inverted_masks(table: pd.DataFrame, root: Path) -> list[str]:
+    """The pictures of the manifest `table` whose masks look inverted, as if the background had been marked.
+
+    In such a mask more than `MOST_MARKED` of the annotated region is marked, but not all, and more than `BORDER_MARKED`
+    of its outermost pixels. Only masks of so much foreground are read, below `root`. Raises `UserError` as `read_pair`.
+    """
+    suspects = table[(table["foreground"] > MOST_MARKED) & (table["foreground"] < 1)]
+    masks = ((row, read_pair(row, root)[1]) for row in suspects.itertuples())
+    return [str(row.file) for row, mask in masks if _is_marked_around(crop(mask, region_of(row)))]
+
+
+def _is_marked_around(mask: Pixels) -> bool:
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return bool(border.mean() > BORDER_MARKED)
+
+
+def _counts(table: pd.DataFrame, column: str) -> dict[str, int]:
+    return {str(name): int(count) for name, count in table[column].value_counts().sort_index().items()}

@@ -1,0 +1,1 @@
+"""Training a network: batches, losses, optimisers, the training loop and its checkpoints."""

@@ -1,0 +1,376 @@
+"""One training run: the trainer, what it logs, and the epoch that is kept."""
+
+import hashlib
+import importlib.metadata
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from dvclive.lightning import DVCLiveLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pydantic import Field, model_validator
+from pytorch_lightning.callbacks import TQDMProgressBar, WeightAveraging
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch._inductor.exc import InductorError
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from medseg.core.errors import UserError
+from medseg.core.parallel import MachineParams
+from medseg.core.params import Section
+from medseg.data.augment import Transforms
+from medseg.data.packed import Store
+from medseg.data.task import Multiclass, TaskParams, check_labels, class_codes, logit_count
+from medseg.models.model_yaml import Description, FirstWeights, Former, Training
+from medseg.models.network import Network, build_model
+from medseg.models.params import Encoded, Library, ModelParams
+from medseg.models.pretrained import RandomWeightsWarning, load_encoder_weights
+from medseg.training.checkpointing import Best, Snapshots, bring_back_figures, last_epoch
+from medseg.training.dataloader import Batches, Share, training_batches, validation_batches
+from medseg.training.distributed import bound_together, check_nodes, share_of
+from medseg.training.init_from import load_former
+from medseg.training.lightning_module import SegmentationTask
+from medseg.training.loggers import ValidationPictures
+from medseg.training.losses import LossParams, build_loss, check_heads
+from medseg.training.optim import OptimizerParams, RmsProp, SchedulerParams, build_optimizer, build_schedule
+from medseg.training.optimizer_state import load_state
+from medseg.training.sampler import Sampling, SamplingParams, marked_shares
+
+NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
+    (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),  # torch to Lightning
+    (FutureWarning, r"The pynvml package is deprecated"),
+    (UserWarning, r"It is recommended to use `self\.log"),  # of figures that are equal in all processes
+    (UserWarning, r"Grad strides do not match bucket view strides"),
+)
+CHATTER = (  # logs of devices found, products to install, processes that joined
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
+)
+RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+
+
+class TrainParams(Section):
+    """The section `train`."""
+
+    init_from: Name | None  # a network in weights/ whose weights are taken; the optimiser starts anew
+    continue_from: Name | None  # a network in weights/ that is trained further, with its optimiser and scheduler
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # of all processes together
+    patience: int = Field(ge=1)  # epochs without a better val/dice before training ends
+    gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
+    deterministic: bool
+    channels_last: bool  # memory format of the weights; batches are so in any case
+    compile: bool  # torch.compile
+    devices: int = Field(ge=1)  # processes on a machine, each with a GPU of its own, or on the CPU
+    num_nodes: int = Field(ge=1)  # machines
+    strategy: Literal["auto", "ddp"]  # Lightning's words
+    ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
+    tensorboard: bool
+
+    @model_validator(mode="after")
+    def _have_one_former(self) -> "TrainParams":
+        if self.init_from and self.continue_from:
+            raise ValueError("init_from and continue_from exclude each other: set one of them to null")
+        return self
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All sections that say how to train, read once."""
+
+    task: TaskParams
+    model: ModelParams
+    loss: LossParams
+    optimizer: OptimizerParams
+    scheduler: SchedulerParams
+    sampling: SamplingParams
+    online: Transforms
+    train: TrainParams
+    seed: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that training reads and writes beside the arrays."""
+
+    weights: Path  # first weights placed by hand
+    metrics: Path  # DVCLive's
+    tensorboard: Path
+    state: Path | None = None  # what a killed run left here is gone on from; None: what is written goes with the run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: all of it as it was at the best epoch on val."""
+
+    network: Network
+    description: Description
+    optimizer_state: dict[str, Any]
+    scheduler_state: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the weights came from before the first step."""
+
+    weights: FirstWeights
+    former: Former | None
+    warnings: list[str]
+
+
+def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
+    """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
+
+    Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Of several
+    processes that train together the first writes and returns, the others return None. Raises `UserError` where the
+    sections do not fit each other, the data, or the former network.
+    """
+    pl.seed_everything(recipe.seed, verbose=False)
+    if isinstance(recipe.task, Multiclass):
+        check_labels(recipe.task, _labelled(train), _labelled(val))
+    logits = logit_count(recipe.task)
+    network = build_model(recipe.model, train.geometry.channels, logits)
+    start = _start(network, recipe, places.weights)
+    with _run_folder(places, start) as folder, _quiet():
+        snapshots = Snapshots(folder, places.metrics, recipe.train.patience)
+        trainer = _trainer(recipe.train, machine, places, snapshots, val)
+        share, device = share_of(trainer), trainer.strategy.root_device
+        task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share, device)
+        if trainer.is_global_zero:
+            _announce(recipe, train, val, start, device, last_epoch(folder))
+            bring_back_figures(folder, places.metrics)
+        codes = class_codes(val.index["label"], recipe.task)
+        _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
+        if not trainer.is_global_zero:
+            return None
+        best = snapshots.take_best(task.cpu())
+    description = _describe(recipe, train, start, best, trainer.current_epoch)
+    return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
+
+
+@contextmanager
+def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
+    """Where the run's epochs lie: apart for other first weights, which hang on what can be reached for `auto`."""
+    if places.state is not None:
+        yield places.state / hashlib.sha256(repr(start).encode()).hexdigest()
+        return
+    with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
+        yield Path(folder)
+
+
+def _labelled(store: Store) -> pd.DataFrame:
+    return pd.DataFrame({"label": store.index["label"], "marked": marked_shares(store) > 0})
+
+
+def _set_up(
+    network: Network,
+    train: Store,
+    recipe: Recipe,
+    logits: int,
+    former: Former | None,
+    placed: Path,
+    share: Share,
+    device: torch.device,
+) -> tuple[SegmentationTask, Batches]:
+    """Everything that training needs beside data to choose by; what does not fit together stops here."""
+    loss = build_loss(recipe.loss, logits)
+    check_heads(recipe.loss, network.head_count)
+    codes = class_codes(train.index["label"], recipe.task)
+    sampling = Sampling(recipe.sampling, train, recipe.seed)
+    first_epoch = former.epochs_behind if former else 0
+    batches = training_batches(
+        train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch, share, device
+    )
+    _check_scaling(recipe)
+    if recipe.train.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves its type out
+    optimizer = build_optimizer(recipe.optimizer, network)
+    schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
+    if former and former.continued:
+        load_state(placed / former.name, optimizer, schedule, recipe.optimizer, recipe.scheduler)
+    task = SegmentationTask(
+        network, loss, recipe.loss.head_weights, optimizer, schedule, logits, compiled=recipe.train.compile
+    )
+    return task, batches
+
+
+def _check_scaling(recipe: Recipe) -> None:
+    """A fused optimiser takes the scale of 16-mixed off the gradients itself, after they would have been clipped."""
+    scaled = recipe.train.precision == "16-mixed" and recipe.train.gradient_clip > 0
+    if scaled and not isinstance(recipe.optimizer, RmsProp) and recipe.optimizer.fused:
+        raise UserError(
+            "params.yaml: optimizer.fused = true: can't clip gradients in train.precision = 16-mixed; set it to false, "
+            "train.gradient_clip to 0, or train.precision to bf16-mixed"
+        )
+
+
+def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
+    name = recipe.train.init_from or recipe.train.continue_from
+    if name:
+        former = load_former(network, name, placed, continued=recipe.train.continue_from is not None)
+        return _Start("former", former, [])
+    if not isinstance(recipe.model, Encoded):
+        return _Start("random", None, [])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoder = network.core.get_submodule("encoder")
+        origin = load_encoder_weights(encoder, recipe.model.encoder, recipe.model.encoder_weights, placed)
+    notes = [str(warning.message) for warning in caught if warning.category is RandomWeightsWarning]
+    return _Start(origin, None, notes)
+
+
+def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: torch.device, finished: int) -> None:
+    for note in start.warnings:
+        print(f"warning: {note}")
+    if device.type == "cpu" and recipe.train.precision != "32-true":
+        print(f"warning: train.precision = {recipe.train.precision} is for GPUs: most CPUs are much slower in it")
+    origin = f", going on from {start.former.name}" if start.former else ""
+    samples = f"{len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
+    print(f"training {_title(recipe.model)}{origin} on {samples}")
+    if finished:
+        print(f"going on from epoch {finished} of {recipe.train.epochs}, after which an earlier run was interrupted")
+
+
+def _describe(recipe: Recipe, train: Store, start: _Start, best: Best, epochs: int) -> Description:
+    record = Training(
+        first_weights=start.weights,
+        former=start.former,
+        warnings=start.warnings,
+        best_epoch=best.epoch,
+        epochs=epochs,
+        val_dice=round(best.dice, 6),
+        samples=len(train.images),
+        packages={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+    )
+    channels: Literal[1, 3] = train.geometry.channels
+    return Description(
+        model=recipe.model,
+        channels=channels,
+        task=recipe.task,
+        geometry=train.geometry,
+        training=record,
+    )
+
+
+def _fit_or_explain(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
+    try:
+        with bound_together(trainer):
+            _fit(trainer, task, train, val)
+    except torch.OutOfMemoryError as error:
+        raise UserError("params.yaml: train.batch_size: such batches do not fit the GPU's memory; lower it") from error
+    except InductorError as error:
+        raise UserError(
+            f"params.yaml: train.compile = true: torch.compile fails here, where it may lack a compiler; set it to "
+            f"false: {error}"
+        ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "params.yaml: train.batch_size: a batch of one small sample can't be trained on, since batch "
+            "normalisation needs more than one value per channel; raise it, or prepare larger samples"
+        ) from error
+
+
+def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batches) -> None:
+    try:
+        trainer.fit(task, train, val)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+
+
+def _trainer(
+    params: TrainParams, machine: MachineParams, places: Places, snapshots: Snapshots, val: Store
+) -> pl.Trainer:
+    has_bar = sys.stdout.isatty()
+    loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(snapshots.folder) > 0)]
+    callbacks: list[pl.Callback] = [snapshots, *([_ProgressBar(refresh_rate=10)] if has_bar else [])]
+    if params.tensorboard:
+        board = TensorBoardLogger(str(places.tensorboard), name="")
+        loggers.append(board)
+        callbacks.append(ValidationPictures(val, board))
+    if params.ema_decay:  # after the pictures: it takes the averaged weights back when its turn comes
+        average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
+        callbacks.append(WeightAveraging(multi_avg_fn=average))
+    try:
+        trainer = pl.Trainer(
+            accelerator=machine.accelerator,
+            devices=params.devices,
+            num_nodes=params.num_nodes,
+            strategy=params.strategy,
+            use_distributed_sampler=False,  # each process's batches are its share already
+            precision=params.precision,
+            max_epochs=params.epochs,
+            gradient_clip_val=params.gradient_clip or None,
+            deterministic=params.deterministic,
+            benchmark=not params.deterministic,  # cuDNN tries its kernels on the first batch: all are of one size
+            logger=loggers,
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            enable_progress_bar=has_bar,
+        )
+    except MisconfigurationException as error:
+        wanted = f"machine.accelerator = {machine.accelerator}, train.devices = {params.devices}"
+        raise UserError(f"params.yaml: {wanted}: {error}") from error
+    check_nodes(trainer)
+    # With deterministic algorithms torch also fills all memory that it allocates, a tenth of the time on the CPU. That
+    # helps to find reads of what was never written, and alters nothing else.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a module's class
+    return trainer
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Lightning's bar without the version of the logger, which says nothing here."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """The figures beside the bar."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what Lightning tells every user and none can act on; every other warning passes."""
+    logs = [logging.getLogger(name) for name in CHATTER]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for category, message in NOISE:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _dvclive(folder: Path, goes_on: bool) -> DVCLiveLogger:
+    """DVCLive that writes to `folder` alone: by default it would rewrite `dvc.yaml` and save an experiment."""
+    return DVCLiveLogger(dir=str(folder), resume=goes_on, dvcyaml=None, save_dvc_exp=False, report=None)
+
+
+def _title(params: ModelParams) -> str:
+    kind = params.arch if isinstance(params, Library) else params.name
+    return f"{kind} with {params.encoder}" if isinstance(params, Encoded) else kind
+
+
+def _size(store: Store) -> str:
+    _, height, width, channels = store.images.shape
+    return f"{width}x{height}x{channels}"

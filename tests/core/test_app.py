@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STAGE = """
+import sys
+from pathlib import Path
+from medseg.core.app import run_stage
+from medseg.core.errors import UserError
+
+def main(params: Path, out: Path) -> None:
+    '''Say what is asked for in OUT.
+
+    Example: `python stage.py params.yaml out`
+    '''
+    match out.name:
+        case "mistake":
+            raise UserError(f"{params}: a mistake")
+        case "defect":
+            raise RuntimeError("a defect")
+        case "full":
+            raise OSError(28, "No space left on device", "out/a.png")
+        case "gone":
+            open("gone.png")
+        case "wait":
+            import time
+            print("waiting", flush=True)
+            time.sleep(60)
+    print(type(params).__name__, params, out)
+
+if __name__ == "__main__":
+    run_stage(main)
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a small stage, and its environment."""
+    (tmp_path / "stage.py").write_text(STAGE)
+    return [sys.executable, str(tmp_path / "stage.py")], {**os.environ, "PYTHONPATH": str(project / "src")}
+
+
+def run(stage: tuple[list[str], dict[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, environment = stage
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_arguments_arrive_as_paths_in_their_order(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "params.yaml", "data/out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["PosixPath", "params.yaml", "data/out"]
+
+
+def test_a_mistake_is_one_message_and_exit_code_1(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml", "mistake")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: p.yaml: a mistake\n")
+
+
+def test_a_defect_keeps_its_plain_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml", "defect")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last)")
+    assert done.stderr.endswith("RuntimeError: a defect\n")
+
+
+def test_a_full_disk_is_one_message_and_a_missing_file_a_defect(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml", "full")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: out/a.png: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+    assert "FileNotFoundError" in run(stage, "p.yaml", "gone").stderr
+
+
+def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "p.yaml")
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
+    command, environment = stage
+    with subprocess.Popen(
+        [*command, "p.yaml", "wait"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (130, "interrupted\n")

@@ -1,0 +1,207 @@
+"""The table per image to figures with intervals, and to the scalars that DVC compares."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from scipy import stats
+from scored import NOTHING, drawn, run, run_classes, shown
+
+from medseg.evaluation.evaluate import Evaluation
+from medseg.evaluation.per_image import COLUMNS
+from medseg.evaluation.summary import confusion, figure_table, summarise, write_tables
+from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_interval
+
+
+def summary_of(evaluation: Evaluation) -> dict[str, Any]:
+    return summarise(evaluation, figure_table(evaluation.table))
+
+
+def test_means_leave_out_images_without_foreground_and_keep_missed_ones(evaluation: Evaluation) -> None:
+    summary = summary_of(evaluation)
+    assert (summary["split"], summary["images"], summary["missed"]) == ("test", 3, 1)
+    assert summary["dice"] == pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-6)
+    assert summary["iou"] == pytest.approx((1 + 1 / 2 + 0) / 3, abs=1e-6)
+    assert summary["accuracy"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3, abs=1e-6)
+
+
+def test_images_without_foreground_stand_by_themselves(evaluation: Evaluation) -> None:
+    assert summary_of(evaluation)["empty"] == {"images": 1, "with_false_positives": 1.0, "false_positive_area": 0.5}
+
+
+def test_pooled_figures_count_every_pixel(evaluation: Evaluation) -> None:
+    # Shared 300 + 300, predicted 300 + 300 + 300, truth 300 + 600 + 300.
+    assert summary_of(evaluation)["pooled"] == {"dice": round(1200 / 2100, 6), "iou": round(600 / 1500, 6)}
+
+
+def test_each_label_has_its_means(evaluation: Evaluation) -> None:
+    labels = summary_of(evaluation)["labels"]
+    assert sorted(labels) == ["benign", "malignant"]
+    assert (labels["benign"]["images"], labels["benign"]["dice"]) == (1, 1.0)
+    assert labels["malignant"]["dice"] == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_tables_are_json_and_csv_without_nan(evaluation: Evaluation, tmp_path: Path) -> None:
+    figures, summary = write_tables(evaluation, tmp_path, tmp_path / "evaluate.json")
+    text = (tmp_path / "evaluate.json").read_text()
+    assert json.loads(text) == summary == summary_of(evaluation)
+    assert "NaN" not in text
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_image.csv"), evaluation.table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures.csv"), figures)
+    meanings = (tmp_path / "columns.md").read_text()
+    assert all(f"- `{name}`: {COLUMNS[name]}\n" in meanings for name in map(str, evaluation.table.columns))
+
+
+def figure(table: pd.DataFrame, name: str, by: str = "all", stratum: str = "all") -> dict[str, Any]:
+    figures = figure_table(table)
+    rows = figures[(figures["by"] == by) & (figures["stratum"] == stratum) & (figures["figure"] == name)]
+    return {str(key): value for key, value in rows.iloc[0].items()}
+
+
+def scored_table(**columns: list[Any]) -> pd.DataFrame:
+    """A table per image with these columns; all else is that of a picture of 100 pixels, 50 of them marked."""
+    count = len(next(iter(columns.values())))
+    numbers = {name: [0.5] * count for name in COLUMNS if name not in columns}
+    words = {"file": [f"{number}.png" for number in range(count)], "label": ["a"] * count, "called": ["b"] * count}
+    sizes = {"region_pixels": [100] * count, "truth_pixels": [50] * count, "predicted_pixels": [50] * count}
+    groups = {"group": [f"g{number}" for number in range(count)], "size": ["small"] * count}
+    return pd.DataFrame({**numbers, **words, **sizes, **groups, **columns})[list(COLUMNS)]
+
+
+def test_intervals_are_those_of_the_bootstrap_over_groups() -> None:
+    chance = np.random.default_rng(0)
+    dice, groups = chance.uniform(size=12).tolist(), [f"g{number // 2}" for number in range(12)]
+    found = figure(scored_table(dice=dice, group=groups), "dice")
+    expected = bootstrap_interval(dice, groups, RESAMPLES, SEED)
+    assert (found["images"], found["groups"], found["undefined"]) == (12, 6, 0)
+    assert [found["mean"], found["low"], found["high"]] == [
+        round(value, 6) for value in (expected.mean, expected.low, expected.high)
+    ]
+    assert found["low"] < found["mean"] < found["high"]
+
+
+def test_undefined_figures_are_left_out_and_counted() -> None:
+    table = scored_table(objects_iou=[0.6, None, 0.8], recall=[1.0, 0.0, 0.5])
+    found = figure(table, "objects_iou")
+    assert (found["images"], found["undefined"], found["missed"]) == (2, 1, 0)
+    assert found["mean"] == pytest.approx(0.7)
+    assert figure(table, "dice")["missed"] == 1
+
+
+def test_one_group_has_a_mean_and_no_interval() -> None:
+    found = figure(scored_table(dice=[0.4, 0.8], group=["g", "g"]), "dice")
+    assert found["mean"] == pytest.approx(0.6)
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
+def test_the_error_of_the_area_is_given_with_and_without_its_sign() -> None:
+    table = scored_table(area_error=[-0.5, 0.5, 0.3])
+    assert figure(table, "area_error")["mean"] == pytest.approx(0.1)
+    assert figure(table, "area_error_absolute")["mean"] == pytest.approx(1.3 / 3, abs=1e-6)
+
+
+def test_strata_are_labels_and_sizes_and_the_empty(evaluation: Evaluation) -> None:
+    figures = figure_table(evaluation.table)
+    strata = figures[["by", "stratum"]].drop_duplicates().to_numpy().tolist()
+    assert strata == [
+        ["all", "all"],
+        ["label", "benign"],
+        ["label", "malignant"],
+        ["size", "small"],
+        ["size", "large"],
+        ["empty", "empty"],
+    ]
+    assert figure(evaluation.table, "false_positive", "empty", "empty")["mean"] == 1
+    assert figure(evaluation.table, "dice", "size", "small")["mean"] == 0.5  # 1 and 0
+
+
+def test_sums_of_objects_are_over_all_images(evaluation: Evaluation) -> None:
+    # Three objects; two found with IoU 1 and 1/2, which is no match, one missed, and one found where there is none.
+    objects = summary_of(evaluation)["objects"]
+    assert {name: objects[name] for name in ("objects", "found", "detected", "missed", "false")} == {
+        "objects": 3,
+        "found": 3,
+        "detected": 1,
+        "missed": 2,
+        "false": 2,
+    }
+    assert (objects["f1"], objects["iou"]) == (pytest.approx(1 / 3, abs=1e-6), 1.0)
+
+
+def test_counts_are_off_by_as_much_as_one_counts(evaluation: Evaluation) -> None:
+    expected = {
+        f"{name}_{kind}": pytest.approx(1 / 3, abs=1e-6)
+        for name in ("contours", "counted")
+        for kind in ("absolute", "relative")
+    }
+    assert summary_of(evaluation)["counts"] == expected
+
+
+def test_the_rank_correlation_is_spearmans() -> None:
+    chance = np.random.default_rng(1)
+    dice, uncertainty = chance.uniform(size=9).round(1).tolist(), chance.uniform(size=9).round(1).tolist()
+    table = scored_table(dice=dice, uncertainty=uncertainty)
+    evaluation = Evaluation("test", tiny.BINARY, table, pd.DataFrame(), pd.DataFrame(), 0.1, {})
+    expected = stats.spearmanr(uncertainty, dice).statistic
+    assert summary_of(evaluation)["uncertainty"]["rank_correlation"] == pytest.approx(expected, abs=1e-6)
+    same = Evaluation("test", tiny.BINARY, scored_table(dice=[0.5, 0.5]), pd.DataFrame(), pd.DataFrame(), 0.1, {})
+    assert summary_of(same)["uncertainty"]["rank_correlation"] is None
+
+
+def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
+    nothing = np.zeros((16, 16), np.uint8)
+    summary = summary_of(run(tmp_path, [tiny.row(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
+    assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
+    assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
+    assert (summary["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
+
+
+def test_names_stay_short_and_nest_no_deeper_than_two(evaluation: Evaluation) -> None:
+    def depth(content: Any) -> int:
+        return 1 + max(map(depth, content.values())) if isinstance(content, dict) else 0
+
+    assert depth(summary_of(evaluation)) <= 3  # labels.benign.dice
+    assert "dice_low" in summary_of(evaluation)
+
+
+def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> None:
+    assert confusion(evaluation).to_numpy().tolist() == [
+        ["foreground", "foreground"],
+        ["foreground", "foreground"],
+        ["foreground", "empty"],
+        ["empty", "foreground"],
+    ]
+    summary = summary_of(evaluation)
+    assert summary["calls"] == {"images": 4, "right": 2, "accuracy": 0.5}
+    assert "classes" not in summary
+    assert not {"class_dice", "class_iou"} & set(evaluation.table)
+
+
+def test_a_picture_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
+    assert confusion(classes).to_numpy().tolist() == [
+        ["benign", "benign"],
+        ["malignant", "benign"],
+        ["malignant", "normal"],
+        ["malignant", "benign"],
+        ["normal", "malignant"],
+        ["normal", "normal"],
+    ]
+    assert summary_of(classes)["calls"] == {"images": 6, "right": 2, "accuracy": 0.333333}
+
+
+def test_figures_by_class_by_hand(classes: Evaluation) -> None:
+    # Pooled: benign shares 200, predicts 650 and holds 300; malignant shares 150, predicts 550 and holds 900.
+    assert summary_of(classes)["classes"] == {
+        "benign": {"images": 1, "dice": 0.8, "iou": 0.666667, "pooled_dice": round(400 / 950, 6)},
+        "malignant": {"images": 3, "dice": 0.222222, "iou": 0.166667, "pooled_dice": round(300 / 1450, 6)},
+    }
+
+
+def test_a_class_without_a_picture_has_no_figures(tmp_path: Path) -> None:
+    rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
+    nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
+    assert summary_of(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}

@@ -1,0 +1,354 @@
+"""What val chooses: the best of what is offered, by the stated rule, and nothing that is set."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from medseg.core.errors import UserError
+from medseg.core.params import validate
+from medseg.data.image_io import Pixels
+from medseg.evaluation.tuning import (
+    AUGMENTATIONS,
+    SMALLEST_OBJECTS,
+    THRESHOLDS,
+    ChoiceParams,
+    ValPicture,
+    choose,
+    dice_by_threshold,
+)
+from medseg.inference.crf import CrfParams
+from medseg.inference.postprocess import Postprocess, Probabilities, postprocess
+from medseg.inference.predictor import finish
+from medseg.inference.settings import Augmentation, Choices, Chosen
+
+CRF: dict[str, Any] = {
+    "iterations": 3,
+    "gaussian_sigma": 2.0,
+    "gaussian_weight": 3.0,
+    "bilateral_sigma": 20.0,
+    "bilateral_colour": 15.0,
+    "bilateral_weight": 5.0,
+}
+SET: dict[str, Any] = {
+    "threshold": 0.5,
+    "test_time_augmentation": "none",
+    "crf": {"use": "never", **CRF},
+    "fill_holes": "never",
+    "smallest_object": 0,
+    "largest_component": "never",
+}
+OPEN: dict[str, Any] = dict.fromkeys(SET, "val") | {"crf": {"use": "val", **CRF}}
+SHAPES: dict[str, Any] = {"fill_holes": "val", "smallest_object": "val", "largest_component": "val"}
+BARE: dict[str, Any] = {"fill_holes": False, "smallest_object": 0, "largest_component": False}
+
+
+def params(**changes: Any) -> ChoiceParams:
+    checked: ChoiceParams = validate({**SET, **changes}, ChoiceParams, "params.yaml: evaluate")
+    return checked
+
+
+def shown(
+    probabilities: NDArray[Any] | dict[Augmentation, NDArray[Any]], truth: NDArray[Any], image: Pixels | None = None
+) -> ValPicture:
+    """A picture of val, annotated as a whole; (H, W) or (K, H, W) for all augmentations or for each."""
+    by_name = probabilities if isinstance(probabilities, dict) else dict.fromkeys(AUGMENTATIONS, probabilities)
+    height, width = truth.shape
+    return ValPicture(
+        np.full((height, width, 1), 128, np.uint8) if image is None else image,
+        truth.astype(np.uint8),
+        (slice(0, height), slice(0, width)),
+        lambda name: by_name[name].astype(np.float32).reshape(-1, height, width),
+    )
+
+
+def choose_on(pictures: Iterable[ValPicture], **changes: Any) -> Chosen:
+    held = list(pictures)
+    return choose(params(**changes), lambda: held)
+
+
+def table(chosen: Chosen) -> list[tuple[Any, ...]]:
+    return [tuple(option.model_dump().values()) for option in chosen.options]
+
+
+def row(*values: float) -> NDArray[np.float32]:
+    return np.array([values], np.float32)
+
+
+def dice(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    found, truth = found > 0, truth > 0
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+def test_what_is_set_is_taken_and_val_is_not_looked_at() -> None:
+    def refuse() -> Iterator[ValPicture]:
+        raise AssertionError("val was read")
+
+    values = {
+        "threshold": 0.3,
+        "test_time_augmentation": "flips",
+        "crf": {"use": "always", **CRF},
+        "fill_holes": "always",
+        "smallest_object": 25,
+        "largest_component": "always",
+    }
+    chosen = choose(params(**values), refuse)
+    assert chosen.choices.model_dump() == {
+        "test_time_augmentation": "flips",
+        "crf": CRF,
+        "postprocess": {"threshold": 0.3, "fill_holes": True, "smallest_object": 25, "largest_component": True},
+    }
+    assert (chosen.options, chosen.images, chosen.warnings) == ([], 0, [])
+
+
+def test_the_threshold_with_the_best_mean_dice_is_taken() -> None:
+    chosen = choose_on([shown(row(0.22, 0.81, 0.9), row(0, 1, 1)), shown(row(0.68, 0.83), row(0, 1))], threshold="val")
+    # From 0.7 on both are right; 0.5 has one wrong pixel of two in the second.
+    assert chosen.choices.postprocess.threshold == 0.7
+    assert table(chosen) == [("threshold", round((1 + 2 / 3) / 2, 6), 1.0, "0.7", "0.7")]
+    assert chosen.images == 2
+
+
+def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_lower() -> None:
+    assert THRESHOLDS[:5] == (0.5, 0.45, 0.55, 0.4, 0.6)
+    assert sorted(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
+    sure = choose_on([shown(row(0.0, 1.0), row(0, 1))], threshold="val")
+    assert sure.choices.postprocess.threshold == 0.5
+    assert table(sure) == [("threshold", 1.0, 1.0, "0.45", "0.5")]
+    # 0.5 alone is wrong: 0.45 has the marked pixel, and 0.55 in the other picture is rid of the unmarked one.
+    two = [shown(row(0.47, 1.0), row(1, 1)), shown(row(0.52, 1.0), row(0, 1))]
+    assert choose_on(two, threshold="val").choices.postprocess.threshold == 0.45
+
+
+def test_pictures_count_alike_whatever_their_size_and_empty_ones_do_not_count() -> None:
+    small = shown(row(0.3, 0.0), row(1, 0))
+    large = shown(np.repeat(row(0.3, 0.9), 50, axis=0), np.repeat(row(0, 1), 50, axis=0))
+
+    def never(_: Augmentation) -> Probabilities:
+        raise AssertionError("an empty picture was predicted")
+
+    empty = ValPicture(np.zeros((1, 2, 1), np.uint8), np.zeros((1, 2), np.uint8), (slice(0, 1), slice(0, 2)), never)
+    chosen = choose_on([small, large, empty], threshold="val")
+    # Low thresholds give 1 and 2/3, high ones 0 and 1.
+    assert chosen.choices.postprocess.threshold == 0.3
+    assert chosen.images == 2
+
+
+def test_only_the_annotated_region_counts_but_objects_are_measured_whole() -> None:
+    truth = row(1, 0, 0, 0)
+    probabilities = row(0.9, 0.9, 0.9, 0.2)
+    whole = shown(probabilities, truth)
+    part = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(0, 1)), whole.predict)
+    assert choose_on([part], threshold="val").choices.postprocess.threshold == 0.5
+    # The object of three pixels has one in the region.
+    assert choose_on([part], smallest_object=3, largest_component="val").options[0].simplest == 1.0
+    outside = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(1, 4)), whole.predict)
+    assert choose_on([outside], threshold="val").images == 0
+
+
+def test_where_nothing_is_marked_all_stays_at_its_simplest_and_a_warning_says_so() -> None:
+    empty = shown(row(0.9, 0.1), row(0, 0))
+    for pictures in ([], [empty]):
+        chosen = choose_on(pictures, **OPEN)
+        assert chosen.choices == Choices(
+            test_time_augmentation="none", crf=None, postprocess=Postprocess(threshold=0.5, **BARE)
+        )
+        assert (chosen.options, chosen.images) == ([], 0)
+        assert len(chosen.warnings) == 1
+        assert "evaluate.threshold = 0.5" in chosen.warnings[0]
+        assert "evaluate.crf.use = never" in chosen.warnings[0]
+
+
+def test_augmentation_is_used_where_it_helps_and_the_simpler_one_where_it_helps_as_much() -> None:
+    plain, better = row(0.6, 0.9), row(0.4, 0.9)
+    truth = row(0, 1)
+    helps = shown({"none": plain, "mirror": plain, "flips": better, "flips_and_turns": better}, truth)
+    chosen = choose_on([helps], test_time_augmentation="val")
+    assert table(chosen) == [("test_time_augmentation", round(2 / 3, 6), 1.0, "flips", "flips")]
+    harms = shown({"none": better, "mirror": plain, "flips": plain, "flips_and_turns": better}, truth)
+    chosen = choose_on([harms], test_time_augmentation="val")
+    assert table(chosen) == [("test_time_augmentation", 1.0, 1.0, "flips_and_turns", "none")]
+
+
+def test_augmentation_is_chosen_at_a_half_and_the_threshold_on_what_it_gives() -> None:
+    picture = shown(
+        {"none": row(0.6, 0.9), "mirror": row(0.6, 0.9), "flips": row(0.3, 0.35), "flips_and_turns": row(0.75, 0.9)},
+        row(0, 1),
+    )
+    chosen = choose_on([picture], test_time_augmentation="val", threshold="val")
+    # With its own best threshold every one of them is right, but at 0.5 none gets more than the plain one.
+    assert [option.chosen for option in chosen.options] == ["none", "0.65"]
+
+
+def test_each_step_on_objects_is_used_where_it_helps() -> None:
+    ring = np.ones((5, 5))
+    ring[2, 2] = 0
+    found = np.zeros((20, 20))
+    found[2:7, 2:7] = ring
+    found[15, 0:12] = 1
+    truth = np.zeros((20, 20))
+    truth[2:7, 2:7] = 1
+    chosen = choose_on([shown(found, truth)], **SHAPES)
+    assert table(chosen)[0] == ("fill_holes", round(48 / 61, 6), round(50 / 62, 6), "always", "always")
+    # 30 pixels would drop the object itself, 10 leave the streak of 12: only the largest object helps.
+    assert [(option.option, option.chosen) for option in chosen.options] == [
+        ("fill_holes", "always"),
+        ("smallest_object", "0"),
+        ("largest_component", "always"),
+    ]
+    assert chosen.options[2].other == 1.0
+
+
+def test_the_least_number_of_pixels_that_does_it_is_taken() -> None:
+    found, truth = np.zeros((40, 40)), np.zeros((40, 40))
+    found[5:20, 5:25] = truth[5:20, 5:25] = 1  # 300 pixels
+    found[30, 0:12] = 1  # 12 pixels
+    chosen = choose_on([shown(found, truth)], **SHAPES)
+    assert [option.chosen for option in chosen.options] == ["never", "30", "never"]
+
+
+def test_several_classes_are_judged_by_their_foreground() -> None:
+    shares = np.array([[[0.4, 0.58]], [[0.25, 0.42]], [[0.35, 0.0]]], np.float32)
+    chosen = choose_on([shown(shares, row(1, 1))], threshold="val")
+    assert chosen.choices.postprocess.threshold == 0.4
+
+
+def test_the_crf_is_used_where_it_helps() -> None:
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:30, :30]
+    disc = (rows - 15) ** 2 + (columns - 15) ** 2 < 60
+    image = np.where(disc, 90, 150).astype(np.uint8)[..., None]
+    noisy = np.clip(np.where(disc, 0.65, 0.35) + random.normal(0, 0.25, disc.shape), 0, 1)
+    chosen = choose_on([shown(noisy, disc, image)], crf={"use": "val", **CRF})
+    assert chosen.choices.crf == CrfParams(**CRF)
+    assert chosen.options[0].option == "crf.use"
+    assert chosen.options[0].other > chosen.options[0].simplest + 0.2
+    probabilities = noisy.astype(np.float32)[None]
+    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
+        chosen.options[0].other, abs=1e-6
+    )
+    harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
+    assert (harmless.choices.crf, harmless.options[0].chosen) == (None, "never")
+
+
+def test_the_crf_that_may_be_used_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    for use in ("always", "val"):
+        with pytest.raises(UserError, match=r"evaluate\.crf\.use"):
+            choose_on([], crf={"use": use, **CRF})
+    choose_on([], crf={"use": "never", **CRF})
+
+
+def test_val_is_passed_at_most_twice_and_predicted_no_more_than_needed() -> None:
+    passes, asked = [], []
+    truth = row(0, 1, 1)
+
+    def predict(name: Augmentation) -> Probabilities:
+        asked.append(name)
+        return row(0.1, 0.9, 0.9)[None]
+
+    def pictures() -> Iterator[ValPicture]:
+        passes.append(1)
+        yield ValPicture(np.zeros((1, 3, 1), np.uint8), truth.astype(np.uint8), (slice(0, 1), slice(0, 3)), predict)
+
+    choose(params(**OPEN), pictures)
+    assert len(passes) == 2
+    assert asked == [*AUGMENTATIONS, "none"]
+
+
+@st.composite
+def val_sets(draw: st.DrawFn) -> list[ValPicture]:
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pictures = []
+    for _ in range(draw(st.integers(1, 4))):
+        height, width = random.integers(1, 12, 2)
+        # Steps of 1/40 lie on thresholds and between them.
+        maps = {name: random.integers(0, 41, (height, width)) / 40 for name in AUGMENTATIONS}
+        pictures.append(shown(maps, random.random((height, width)) < random.choice([0, 0.5])))
+    return pictures
+
+
+@settings(max_examples=40, deadline=None)
+@given(val_sets())
+def test_dice_of_one_histogram_is_that_of_each_threshold(pictures: list[ValPicture]) -> None:
+    for picture in pictures:
+        probabilities = picture.predict("none")
+        if picture.truth.any():
+            assert dice_by_threshold(probabilities[0], picture.truth, THRESHOLDS) == {
+                threshold: dice(postprocess(probabilities, Postprocess(threshold=threshold, **BARE)), picture.truth)
+                for threshold in THRESHOLDS
+            }
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    val_sets(),
+    st.fixed_dictionaries(
+        {
+            "test_time_augmentation": st.sampled_from(["flips", "val"]),
+            "threshold": st.sampled_from([0.3, "val"]),
+            "fill_holes": st.sampled_from(["never", "always", "val"]),
+            "smallest_object": st.sampled_from([0, 4, "val"]),
+            "largest_component": st.sampled_from(["never", "always", "val"]),
+        }
+    ),
+)
+def test_streamed_choices_are_those_of_brute_force(pictures: list[ValPicture], changes: dict[str, Any]) -> None:
+    chosen = choose_on(pictures, **changes)
+    assert chosen.choices == by_brute_force(pictures, changes)
+
+
+def by_brute_force(pictures: list[ValPicture], settings: dict[str, Any]) -> Choices:
+    """One key after the other, every value written out on every picture."""
+    offered: dict[str, Any] = {
+        "test_time_augmentation": AUGMENTATIONS,
+        "threshold": THRESHOLDS,
+        "fill_holes": (False, True),
+        "smallest_object": SMALLEST_OBJECTS,
+        "largest_component": (False, True),
+    }
+    words = {"never": False, "always": True}
+    state = {key: offered[key][0] if value == "val" else words.get(value, value) for key, value in settings.items()}
+    for key, values in offered.items():
+        if settings[key] == "val":
+            state[key] = max(values, key=lambda value: mean_dice(pictures, state | {key: value}))  # the first of equals
+    return settled(state)
+
+
+def settled(state: dict[str, Any]) -> Choices:
+    shape = {key: value for key, value in state.items() if key != "test_time_augmentation"}
+    return Choices(test_time_augmentation=state["test_time_augmentation"], crf=None, postprocess=Postprocess(**shape))
+
+
+def mean_dice(pictures: list[ValPicture], state: dict[str, Any]) -> float:
+    choices = settled(state)
+    scores = [
+        dice(finish(picture.predict(choices.test_time_augmentation), picture.image, choices).codes, picture.truth)
+        for picture in pictures
+        if picture.truth.any()
+    ]
+    return round(float(np.mean(scores)), 12) if scores else 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 1.0}, r"evaluate\.threshold = 1\.0"),
+        ({"threshold": "best"}, r"evaluate\.threshold = 'best'"),
+        ({"test_time_augmentation": "turns"}, r"evaluate\.test_time_augmentation = 'turns'"),
+        ({"fill_holes": True}, r"evaluate\.fill_holes = True: .*'never', 'always' or 'val'"),
+        ({"smallest_object": -1}, r"evaluate\.smallest_object = -1"),
+        ({"largest_component": "on"}, r"evaluate\.largest_component = 'on'"),
+        ({"crf": {"use": "off", **CRF}}, r"evaluate\.crf\.use = 'off'"),
+        ({"crf": CRF}, r"evaluate\.crf\.use is missing"),
+        ({"holes": "val"}, r"evaluate\.holes is no known key"),
+    ],
+)
+def test_wrong_values_are_refused_by_their_key(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        params(**change)

@@ -1,0 +1,401 @@
+"""Runs against one another: from tables made by hand, and through git and DVC in a small repository."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from dvc.repo import Repo
+from typer.testing import CliRunner, Result
+
+from medseg.cli import app
+from medseg.core.errors import UserError
+from medseg.evaluation.per_image import COLUMNS, score_picture
+from medseg.experiments.compare import (
+    WORDS,
+    Images,
+    RunMean,
+    compare,
+    comparison_text,
+    read_tables,
+    result_json,
+    summarise_runs,
+    summary_text,
+)
+from medseg.inference.settings import Counting, Scoring
+from medseg.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from medseg.metrics.counting import CountingParams
+from medseg.metrics.surface import Tolerance
+
+NAN = float("nan")
+PIPELINE = """\
+stages:
+  evaluate:
+    cmd: mkdir -p data/predictions && cp scores.csv data/predictions/per_image.csv && touch data/predictions/a.png
+    deps: [scores.csv]
+    outs: [data/predictions]
+"""
+
+
+def scored(dice: dict[str, float], groups: str = "", **columns: Any) -> pd.DataFrame:
+    """A table per image; an image is a group unless `groups` gives a letter for each; NaN means an empty truth."""
+    table = pd.DataFrame({"file": list(dice), "label": "tumour", "group": list(groups or dice)})
+    table["region_pixels"] = 100
+    table["truth_pixels"] = [0 if np.isnan(value) else 10 for value in dice.values()]
+    table["dice"] = list(dice.values())
+    return table.assign(**columns).set_index("file")
+
+
+FIRST = {"a": 0.5, "b": 0.6, "c": 0.7, "d": NAN, "e": 0.9}
+LATER = {"a": 0.6, "b": 0.6, "c": 0.6, "d": NAN, "e": 1.0}
+
+
+def test_means_and_differences_by_hand() -> None:
+    comparison = compare({"main": scored(FIRST), "tried": scored(LATER)}, "dice")
+    assert (comparison.first, comparison.metric, comparison.over) == (
+        "main",
+        "dice",
+        Images(4, 4, empty=1, undefined=0),
+    )
+    assert comparison.mean == pytest.approx(0.675)
+    (tried,) = comparison.differences
+    assert tried.mean == pytest.approx(0.7)
+    assert tried.paired == paired_bootstrap([0.1, 0, -0.1, 0.1], "abce", 10_000, seed=0)
+    assert tried.paired.interval.mean == pytest.approx(0.025)
+    # Of the signs of three equal ranks, 2 or more of one kind always come about.
+    assert tried.wilcoxon > 0.5
+    assert [(row.file, row.first, row.later, row.difference) for row in tried.fell] == [("c", 0.7, 0.6, -0.1)]
+    assert [row.file for row in tried.rose] == ["e", "a"]
+
+
+def test_images_are_paired_by_file_and_not_by_place() -> None:
+    turned = scored(LATER)[::-1]
+    assert compare({"main": scored(FIRST), "tried": turned}, "dice") == compare(
+        {"main": scored(FIRST), "tried": scored(LATER)}, "dice"
+    )
+
+
+def test_the_interval_is_that_of_groups_of_the_first_run() -> None:
+    files = [f"{number:02}" for number in range(24)]
+    changes = np.repeat([0.1, -0.1, 0.2, 0.05, -0.02, 0.1], 4)
+    first, later = dict.fromkeys(files, 0.5), dict(zip(files, 0.5 + changes, strict=True))
+    groups = "".join(letter * 4 for letter in "uvwxyz")
+    comparison = compare({"main": scored(first, groups), "tried": scored(later)}, "dice")
+    assert comparison.over.groups == 6
+    assert comparison.differences[0].paired == paired_bootstrap(changes.round(9), groups, 10_000, seed=0)
+
+
+def test_wilcoxon_takes_a_group_for_one_observation() -> None:
+    files = [f"{number:02}" for number in range(20)]
+    rise = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5], 4)
+    first, later = dict.fromkeys(files, 0.2), dict(zip(files, 0.2 + rise, strict=True))
+    groups = "".join(letter * 4 for letter in "vwxyz")
+    comparison = compare({"main": scored(first, groups), "tried": scored(later)}, "dice")
+    assert comparison.differences[0].wilcoxon == pytest.approx(2 / 2**5)
+
+
+def test_several_runs_are_corrected_together() -> None:
+    files = [f"{number:02}" for number in range(6)]
+    base = dict.fromkeys(files, 0.5)
+    up = {file: 0.5 + 0.01 * (place + 1) for place, file in enumerate(files)}
+    tables = {"main": scored(base), "up": scored(up), "same": scored(base)}
+    up_again, same = compare(tables, "dice").differences
+    assert up_again.wilcoxon == pytest.approx(2 / 2**6)
+    assert up_again.holm_wilcoxon == pytest.approx(2 * 2 / 2**6)
+    assert up_again.holm_bootstrap == pytest.approx(2 * up_again.paired.p_value)
+    assert (same.wilcoxon, same.holm_wilcoxon, same.holm_bootstrap) == (1, 1, 1)
+    (alone,) = compare({name: tables[name] for name in ("main", "up")}, "dice").differences
+    assert alone.holm_wilcoxon == alone.wilcoxon
+
+
+def test_at_most_five_images_each_way_are_told_the_largest_change_first() -> None:
+    files = [f"{number:02}" for number in range(20)]
+    first = dict.fromkeys(files, 0.5)
+    later = {file: 0.5 + (place - 10) / 100 for place, file in enumerate(files)}
+    (tried,) = compare({"main": scored(first), "tried": scored(later)}, "dice").differences
+    assert [row.file for row in tried.fell] == ["00", "01", "02", "03", "04"]
+    assert [row.file for row in tried.rose] == ["19", "18", "17", "16", "15"]
+
+
+def test_any_score_can_be_compared_over_the_images_with_a_truth() -> None:
+    first = scored(FIRST, accuracy=[0.9, 0.9, 0.9, 0.1, 0.9], hd95=[1, 2, NAN, NAN, 4])
+    assert compare({"main": first, "tried": first}, "accuracy").mean == pytest.approx(0.9)
+    comparison = compare({"main": first, "tried": first}, "hd95")
+    assert comparison.over == Images(3, 3, empty=1, undefined=1)
+    assert comparison.mean == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize("metric", ["hd95", "label", "truth_pixels"])
+def test_a_column_that_is_no_score_is_refused_with_those_there_are(metric: str) -> None:
+    with pytest.raises(UserError, match=f"main: .*per_image.csv has no score '{metric}'; it has dice, iou"):
+        compare(dict.fromkeys(("main", "tried"), scored(FIRST, iou=0.5)), metric)
+
+
+def test_other_images_are_named() -> None:
+    other = scored({"a": 0.5, "b": 0.6, "c": 0.7, "f": 0.1, "g": 0.1, "h": 0.1, "i": 0.1, "j": 0.1})
+    with pytest.raises(UserError) as error:
+        compare({"main": scored(FIRST), "tried": other}, "dice")
+    assert "only in main: d, e; only in tried: f, g, h and 2 more" in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["truth_pixels", "region_pixels"])
+def test_another_truth_of_the_same_images_is_refused(column: str) -> None:
+    other = scored(FIRST)
+    other[column] += other.index == "b"
+    with pytest.raises(UserError, match=r"main and tried were scored against different truths: .* differ in b;"):
+        compare({"main": scored(FIRST), "tried": other}, "dice")
+
+
+def test_without_any_truth_there_is_nothing_to_compare() -> None:
+    empty = scored({"a": NAN, "b": NAN})
+    for question in (compare, summarise_runs):
+        with pytest.raises(UserError, match="2 of 2 have an empty truth"):
+            question({"main": empty, "tried": empty}, "dice")
+
+
+def test_a_score_that_is_undefined_everywhere_is_told_so() -> None:
+    table = scored(FIRST, uncertainty=NAN)
+    with pytest.raises(UserError, match="1 of 5 have an empty truth, and the figure is undefined in 4"):
+        compare({"main": table, "tried": table}, "uncertainty")
+
+
+def per_image() -> pd.DataFrame:
+    """A row of each kind as the evaluation writes them: something found, missed, rightly and wrongly empty."""
+    rule = CountingParams(smallest=0, split=False, depth=1.0)
+    counting = Counting(truth=rule, prediction=rule)
+    scoring = Scoring(tolerance=Tolerance(pixels=1.0, diagonal=0.01), counting=counting, uncertainty="none")
+    disc, nothing = tiny.circle(24, 6), np.zeros((24, 24), np.uint8)
+    pairs = {"found": (disc, disc), "missed": (nothing, disc), "empty": (nothing, nothing), "false": (disc, nothing)}
+    rows = [
+        {"file": name, "label": "benign", "group": name, "size": "small", "uncertainty": 0.1}
+        | score_picture(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
+        for name, (codes, truth) in pairs.items()
+    ]
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def test_the_columns_of_text_are_those_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "predictions").mkdir(parents=True)
+    table = per_image()
+    assert tuple(name for name in COLUMNS if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
+    table.to_csv("data/predictions/per_image.csv", index=False)
+    read = read_tables(["workspace"])["workspace"]
+    for name in set(COLUMNS) - set(WORDS):
+        assert pd.api.types.is_float_dtype(read[name]) or pd.api.types.is_integer_dtype(read[name]), name
+        if not name.endswith("_pixels"):
+            assert compare({"main": read, "tried": read}, name).differences[0].mean == pytest.approx(
+                read.loc[["found", "missed"], name].mean(), nan_ok=True
+            )
+
+
+def test_a_score_that_is_better_when_smaller_is_told_in_the_same_neutral_words() -> None:
+    first, later = (scored(FIRST, hd95=distances) for distances in ([9.0, 8, 7, NAN, 6], [3.0, 8, 7, NAN, 12]))
+    comparison = compare({"main": first, "tried": later}, "hd95")
+    (tried,) = comparison.differences
+    assert ([row.file for row in tried.fell], [row.file for row in tried.rose]) == (["a"], ["e"])
+    text = comparison_text(comparison)
+    assert "| a | 9.000 | 3.000 | -6.000 |\n| e | 6.000 | 12.000 | +6.000 |" in text
+    assert not [
+        word for word in ("better", "worse", "best", "worst", "improve", "gain", "loss") if word in text.lower()
+    ]
+
+
+def test_the_text_tells_runs_way_and_changes() -> None:
+    tables = {"main": scored(FIRST), "a|b": scored(LATER), "same": scored(FIRST)}
+    lines = comparison_text(compare(tables, "dice")).splitlines()
+    assert lines[0] == "dice, mean over 4 images of 4 groups (left out: 1 with an empty truth)"
+    assert lines[4] == "| main | 0.675 |" + " \N{EN DASH} |" * 6
+    assert lines[5].startswith("| a\\|b | 0.700 | +0.025 | -0.050 to +0.100 | ")
+    assert lines[6] == "| same | 0.675 | +0.000 | +0.000 to +0.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
+    assert "10000 resamples of whole groups, seed 0, but of so few groups it promises too much." in lines[8]
+    assert lines[8].endswith("Holm: corrected for 2 comparisons.")
+    assert "| c | 0.700 | 0.600 | -0.100 |" in lines
+    assert lines[-1] == "Changed most from main to same: no image changed."
+
+
+def test_a_single_comparison_is_not_corrected_and_enough_groups_are_not_warned_of() -> None:
+    first = {f"{number:02}": 0.5 for number in range(20)}
+    text = comparison_text(compare({"main": scored(first), "tried": scored(first)}, "dice"))
+    assert "Holm" not in text
+    assert "promises too much" not in text
+
+
+def test_json_holds_what_the_comparison_holds_and_null_for_what_is_undefined() -> None:
+    tables = {"main": scored(FIRST, "ppppp"), "tried": scored(LATER, "ppppp")}
+    content = json.loads(result_json(compare(tables, "dice")))
+    assert content["resamples"] == 10_000
+    assert content["over"] == {"images": 4, "groups": 1, "empty": 1, "undefined": 0}
+    paired = content["differences"][0]["paired"]
+    assert paired["interval"] == {"mean": pytest.approx(0.025), "low": None, "high": None}
+    assert paired["p_value"] is None
+    text = comparison_text(compare(tables, "dice"))
+    assert "| tried | 0.700 | +0.025 | \N{EN DASH} | \N{EN DASH} | 1.000 |" in text
+
+
+def test_seeds_are_pooled_as_the_means_of_images() -> None:
+    tables = {"one": scored(FIRST, "ppqqr"), "two": scored(LATER, "ppqqr"), "three": scored(FIRST, "ppqqr")}
+    summary = summarise_runs(tables, "dice")
+    assert summary.kind == "seeds"
+    assert summary.runs == [RunMean("one", 4, 0.675), RunMean("two", 4, 0.7), RunMean("three", 4, 0.675)]
+    assert summary.mean == pytest.approx(2.05 / 3)
+    assert summary.deviation == pytest.approx(0.025 / np.sqrt(3))
+    assert summary.over == Images(4, 3, empty=1, undefined=0)
+    means = [(2 * FIRST[file] + LATER[file]) / 3 for file in "abce"]
+    expected = bootstrap_interval(means, "ppqr", 10_000, seed=0)
+    assert vars(summary.pooled) == pytest.approx(vars(expected))
+
+
+def test_folds_are_pooled_as_all_their_images() -> None:
+    tables = {"0": scored({"b": 0.2, "a": 0.4}, "pq"), "1": scored({"d": 0.6, "c": NAN, "e": 0.8, "f": 1.0}, "rrqs")}
+    summary = summarise_runs(tables, "dice")
+    assert summary.kind == "folds"
+    assert [(run.run, run.images) for run in summary.runs] == [("0", 2), ("1", 3)]
+    assert [run.mean for run in summary.runs] == pytest.approx([0.3, 0.8])
+    assert summary.mean == pytest.approx(0.55)
+    assert summary.deviation == pytest.approx(0.5 / np.sqrt(2))
+    # The image e belongs to the group q of a, which the other fold scored.
+    assert summary.over == Images(5, 4, empty=1, undefined=0)
+    expected = bootstrap_interval([0.2, 0.4, 0.6, 0.8, 1.0], "pqrqs", 10_000, seed=0)
+    assert vars(summary.pooled) == pytest.approx(vars(expected))
+
+
+def test_runs_that_are_neither_folds_nor_seeds_are_refused() -> None:
+    tables = {"one": scored({"a": 0.5, "b": 0.5}), "two": scored({"b": 0.5, "c": 0.5})}
+    with pytest.raises(UserError, match=r"more than one run has b, but not every run has a, c"):
+        summarise_runs(tables, "dice")
+
+
+def test_seeds_on_another_truth_are_refused() -> None:
+    with pytest.raises(UserError, match="different truths"):
+        summarise_runs({"one": scored(FIRST), "two": scored(FIRST, truth_pixels=3)}, "dice")
+
+
+def test_the_summary_is_a_table() -> None:
+    text = summary_text(summarise_runs({"one": scored(FIRST), "two": scored(LATER)}, "dice"))
+    assert "| one | 4 | 0.675 |\n| two | 4 | 0.700 |\n| mean of runs |  | 0.688 |\n" in text
+    assert "| standard deviation of runs |  | 0.018 |\n| pooled over images (95 % interval) | 4 | 0.688 (0." in text
+    assert "Seeds: all runs have one test set" in text
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two commits, `first` and `second`, an experiment `tried`, and a commit `bare` before there was any pipeline.
+
+    The workspace is as the last commit, but for what it holds in data/.
+    """
+    folder = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("DVC_NO_ANALYTICS", "true")
+        for command in ("init -q -b main", "config user.name tester", "config user.email tester@example.org"):
+            subprocess.run(["git", *command.split()], check=True)
+        Repo.init().close()
+        Path(".gitignore").write_text("/data\n")
+        commit("bare")
+        Path("dvc.yaml").write_text(PIPELINE)
+        run_pipeline(FIRST)
+        commit("first")
+        run_pipeline(LATER)
+        commit("second")
+        run_pipeline(dict.fromkeys(FIRST, 0.25) | {"d": NAN})
+        with Repo() as repo:
+            repo.experiments.save(name="tried")
+        subprocess.run(["git", "checkout", "-q", "."], check=True)
+        yield folder
+
+
+def run_pipeline(dice: dict[str, float]) -> None:
+    scored(dice).to_csv("scores.csv")
+    with Repo() as repo:
+        repo.reproduce()
+
+
+def commit(tag: str) -> None:
+    for command in ("add -A", f"commit -q -m {tag}", f"tag {tag}"):
+        subprocess.run(["git", *command.split()], check=True)
+
+
+def medseg(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["compare", *arguments])
+
+
+@pytest.mark.usefixtures("repository")
+def test_tables_come_from_revisions_experiments_and_the_workspace() -> None:
+    tables = read_tables(["first", "HEAD", "tried", "workspace"])
+    assert {name: table["dice"].to_dict() for name, table in tables.items()} == {
+        "first": pytest.approx(FIRST, nan_ok=True),
+        "HEAD": pytest.approx(LATER, nan_ok=True),
+        "tried": pytest.approx(dict.fromkeys(FIRST, 0.25) | {"d": NAN}, nan_ok=True),
+        "workspace": pytest.approx(dict.fromkeys(FIRST, 0.25) | {"d": NAN}, nan_ok=True),
+    }
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_command_prints_the_comparison() -> None:
+    done = medseg("first", "second", "tried")
+    assert done.exit_code == 0, done.output
+    tables = read_tables(["first", "second", "tried"])
+    assert done.stdout == comparison_text(compare(tables, "dice")) + "\n"
+    assert json.loads(medseg("first", "tried", "--json").stdout)["differences"][0]["mean"] == 0.25
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_command_summarises_seeds() -> None:
+    done = medseg("--across", "first", "second")
+    assert done.exit_code == 0, done.output
+    assert "| mean of runs |  | 0.688 |" in done.stdout
+    assert json.loads(medseg("--across", "first", "second", "--json").stdout)["kind"] == "seeds"
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (["first", "secnod"], r"'secnod' is no git revision and no finished experiment; near it: second; see `dvc exp"),
+        (["first", "treid"], "near it: tried"),
+        (["first", "bare"], r"bare: data/predictions/per_image.csv can't be had: .*`dvc exp show --rev bare`"),
+        (["first", "first"], "'first' is named twice"),
+    ],
+)
+def test_a_run_without_a_table_is_named(names: list[str], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        read_tables(names)
+
+
+def test_a_table_that_the_cache_lost_is_asked_for(repository: Path) -> None:
+    cache = repository / ".dvc" / "cache"
+    cache.rename(repository / "away")
+    try:
+        with pytest.raises(UserError, match=r"second: .* not in the cache here: `dvc push`"):
+            read_tables(["workspace", "second"])
+    finally:
+        (repository / "away").rename(cache)
+
+
+def test_outside_a_project_and_before_any_run_the_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"workspace: there is no data/predictions/per_image\.csv: run `dvc repro`"):
+        read_tables(["workspace"])
+    with pytest.raises(UserError, match="is this the project's root"):
+        read_tables(["main"])
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "predictions").mkdir(parents=True)
+    (tmp_path / "data" / "predictions" / "per_image.csv").write_text("file,dice\na,1\n")
+    with pytest.raises(UserError, match=r"workspace: .*per_image.csv has no column group"):
+        read_tables(["workspace"])
+
+
+def test_names_that_look_like_numbers_stay_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "predictions").mkdir(parents=True)
+    scored({"001": 0.5, "1": 0.6}, "12").to_csv("data/predictions/per_image.csv")
+    assert read_tables(["workspace"])["workspace"].index.tolist() == ["001", "1"]

@@ -1,0 +1,335 @@
+"""Nothing of val or test reaches what it must not: groups, samples by their pixels, choices, weights."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg.core.errors import UserError
+from medseg.core.params import read_yaml, validate
+from medseg.data.duplicates import group_names
+from medseg.data.image_io import Pixels, read_image, write_png
+from medseg.data.manifest import write_manifest
+from medseg.data.packed import Store, open_store
+from medseg.data.splits import SplitParams, assign
+from medseg.experiments.compose import compose
+
+CONF = Path(__file__).parents[2] / "conf"
+SPLITS = ("train", "val", "test")
+COLOURS = {"train": 0, "val": 1, "test": 2}  # the channel in which pictures of a split are bright
+STRONG = {  # everything that may happen to a sample, all at once
+    **dict.fromkeys(("horizontal_flip", "vertical_flip"), 0.5),
+    "quarter_turns": 0.0,  # for squares alone
+    "rotate": {"p": 1.0, "degrees": 30},
+    "scale": {"p": 1.0, "share": 0.3},
+    "elastic": {"p": 0.5, "alpha": 300, "sigma": 6},
+    "brightness_contrast": {"p": 1.0, "brightness": 0.2, "contrast": 0.2},
+    "gamma": {"p": 0.5, "percent": 20},
+    "gaussian_noise": {"p": 1.0, "deviation": 0.05},
+    "blur": {"p": 0.5, "sigma": 1.0},
+}
+GEOMETRIES: list[dict[str, Any]] = [
+    {"name": "resize", "channels": 3, "height": 24, "width": 24, "aspect": "keep"},
+    {"name": "scale", "channels": 3, "factor": 0.75},
+    {"name": "patchify", "channels": 3, "patch": 16, "stride": 8, "border": "pad"},
+]
+ONE_THREAD = ["machine.workers=1", "machine.backend=threading", "machine.accelerator=cpu"]
+
+
+# Groups.
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> pd.DataFrame:
+    """12 to 40 pictures of a few patients, groups, labels and published splits, all drawn apart from each other."""
+    count = draw(st.integers(12, 40))
+
+    def column(values: Sequence[str]) -> list[str]:
+        return draw(st.lists(st.sampled_from(values), min_size=count, max_size=count))
+
+    columns = {"file": [f"{number:02d}.png" for number in range(count)], "label": column("abc")}
+    return pd.DataFrame(columns | {"group": column([f"g{n}" for n in range(16)]), "official": column(SPLITS)})
+
+
+def split_params(**values: Any) -> Any:
+    return validate(values, SplitParams, "split")
+
+
+def places(table: pd.DataFrame, splits: pd.Series) -> dict[str, set[str]]:
+    """The splits in which each group has pictures."""
+    return {str(group): set(splits[rows]) & set(SPLITS) for group, rows in table.groupby("group").groups.items()}
+
+
+@given(table=pictures(), seed=st.integers(0, 99), fold=st.integers(0, 2), folded=st.booleans())
+@settings(max_examples=30)
+def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed: int, fold: int, folded: bool) -> None:
+    drawn = {"name": "folds", "folds": 3, "fold": fold} if folded else {"name": "fraction", "test": 0.25}
+    splits = attempt(table, split_params(**drawn, seed=seed, val=0.25), Path())
+    if isinstance(splits, str):
+        assert "leaves no picture" in splits or "there are only" in splits
+        assert table["group"].nunique() < 9
+        return
+    assert all(len(found) == 1 for found in places(table, splits).values())
+    assert set(splits) == set(SPLITS)
+
+
+@given(
+    patients=st.lists(st.sampled_from(["", "p", "q", "r"]), min_size=2, max_size=12),
+    hashes=st.data(),
+    distance=st.integers(0, 12),
+)
+@settings(max_examples=30)
+def test_pictures_of_one_patient_and_near_duplicates_are_of_one_group(
+    patients: list[str], hashes: st.DataObject, distance: int
+) -> None:
+    few_bits = st.integers(0, 2**12 - 1)  # so that they are often near
+    numbers = hashes.draw(st.lists(few_bits, min_size=len(patients), max_size=len(patients)))
+    table = pd.DataFrame({"patient": patients, "phash": [f"{number:016x}" for number in numbers]})
+    groups = group_names(table, distance)
+    for first in range(len(patients)):
+        for second in range(first):
+            same_patient = patients[first] != "" and patients[first] == patients[second]
+            if same_patient or (numbers[first] ^ numbers[second]).bit_count() <= distance:
+                assert groups[first] == groups[second]
+
+
+@pytest.mark.parametrize("source", ["official", "lists", "pattern"])
+@given(table=pictures())
+@settings(max_examples=15)
+def test_straddling_does_what_it_says_to_splits_of_others(source: str, table: pd.DataFrame) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        published = publish(source, table, Path(folder))
+        found = {
+            straddling: attempt(table, split_params(**published, straddling=straddling), Path(folder))
+            for straddling in ("keep", "drop_from_train", "fail")
+        }
+    given_splits = table["official"]
+    beyond = {group for group, where in places(table, given_splits).items() if len(where) > 1}
+    to_drop = (given_splits == "train") & table["group"].isin(beyond)
+    dropped = given_splits.where(~to_drop, "dropped")
+    assert_kept_or_refused(found["keep"], given_splits, "leaves no picture")
+    assert_kept_or_refused(found["drop_from_train"], dropped, "leaves no picture")
+    if beyond:
+        assert isinstance(found["fail"], str)
+    else:
+        assert_kept_or_refused(found["fail"], given_splits, "leaves no picture")
+    if not isinstance(found["drop_from_train"], str):
+        after = places(table, found["drop_from_train"])
+        assert not any("train" in where and len(where) > 1 for where in after.values())
+
+
+def publish(source: str, table: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """The split of the column `official`, in the form in which a source gives it."""
+    if source == "lists":
+        (folder / "given").mkdir()
+        for split in SPLITS:
+            names = table.loc[table["official"] == split, "file"]
+            (folder / "given" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        return {"name": "lists", "folder": "given"}
+    if source == "pattern":
+        table["file"] = table["official"] + table["file"]
+        return {"name": "pattern", "val": "val*", "test": "test*"}
+    return {"name": "official"}
+
+
+def attempt(table: pd.DataFrame, params: Any, lists: Path) -> pd.Series | str:
+    """The splits, or the message of a refusal."""
+    try:
+        return assign(table, params, lists)
+    except UserError as error:
+        return str(error)
+
+
+def assert_kept_or_refused(found: pd.Series | str, wanted: pd.Series, refusal: str) -> None:
+    """A refusal is right where a split would be empty; of lists, a test set is not asked for."""
+    if isinstance(found, str):
+        assert refusal in found
+        assert not set(SPLITS) <= set(wanted)
+    else:
+        assert list(found) == list(wanted)
+
+
+# Samples.
+
+
+def paint(split: str, chance: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """A noisy picture of random size that shows by its pixels which split it is of, and its mask."""
+    height, width = (int(side) for side in chance.integers(18, 40, 2))
+    picture = chance.integers(0, 10, (height, width, 3), np.uint8)
+    picture[..., COLOURS[split]] = chance.integers(170, 200, (height, width), np.uint8)
+    return picture, chance.integers(0, 2, (height, width), np.uint8)
+
+
+def shown_split(image: Pixels) -> set[str]:
+    """The splits of which a part of a sample (H, W, 3) is; what is padded is of none."""
+    bright = image.reshape(-1, 3).astype(int)
+    ahead = bright.max(axis=1) - np.median(bright, axis=1) > 60
+    return {split for split, channel in COLOURS.items() if (bright[ahead].argmax(axis=1) == channel).any()}
+
+
+@given(
+    splits=st.permutations([*SPLITS] * 2 + ["train"]),
+    geometry=st.sampled_from(GEOMETRIES),
+    factor=st.integers(1, 4),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=5)
+def test_every_sample_of_train_leads_back_to_a_picture_of_train_by_its_pixels(
+    splits: list[str], geometry: dict[str, Any], factor: int, seed: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [
+            tiny.row(folder / "raw", f"{number}.png", *paint(split, chance), split=split)
+            for number, split in enumerate(splits)
+        ]
+        augmented, train, val = prepared_and_augmented(folder, rows, geometry, factor, seed)
+        of_split = {split: {row["file"] for row in rows if row["split"] == split} for split in SPLITS}
+        assert [shown_split(image) for image in augmented.images] == [{"train"}] * len(train.images) * factor
+        assert [shown_split(image) for image in val.images] == [{"val"}] * len(val.images)
+        assert set(augmented.index["file"]) == set(train.index["file"]) == of_split["train"]
+        assert set(val.index["file"]) == of_split["val"]
+        np.testing.assert_array_equal(augmented.images[::factor], train.images)
+
+
+def prepared_and_augmented(
+    folder: Path, rows: list[dict[str, Any]], geometry: dict[str, Any], factor: int, seed: int
+) -> tuple[Store, Store, Store]:
+    """What the stages make of the pictures: the samples to train on, those before augmentation, and those of val."""
+    from stages.augment import main as augment
+    from stages.prepare import main as prepare
+
+    sections = {"prepare": geometry, "augment": STRONG | {"factor": factor, "seed": seed}, "machine": dict(tiny.CPU)}
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    write_manifest(pd.DataFrame(rows), folder / "manifest.csv")
+    prepare(*(folder / name for name in ("params.yaml", "raw", "manifest.csv", "prepared", "samples.png")))
+    augment(*(folder / name for name in ("params.yaml", "prepared/train", "augmented", "variants.png")))
+    return open_store(folder / "augmented"), open_store(folder / "prepared/train"), open_store(folder / "prepared/val")
+
+
+# Choices and weights.
+
+SMALL = [
+    *("data=phantom", "data.benign=6", "data.malignant=6", "data.normal=3", "data.width=[64,80]", "split.val=0.2"),
+    *("prepare.height=32", "prepare.width=32", "augment.factor=2", "train.epochs=2", "train.batch_size=4"),
+    *("model=unet_plain", "model.init_features=4", "evaluate.crf.use=val", *ONE_THREAD),
+]
+
+
+class Run:
+    """A run of the real stages in a folder."""
+
+    def __init__(self, folder: Path, overrides: Sequence[str] = SMALL) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").mkdir(exist_ok=True)
+        compose(CONF, folder / "params.yaml", list(overrides))
+
+    def stage(self, name: str, *paths: str) -> None:
+        """Run a stage on paths in the folder."""
+        from importlib import import_module
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(self.folder))  # no project: training keeps no state
+            import_module(f"stages.{name}").main(*(self.folder / path for path in ("params.yaml", *paths)))
+
+    def tabulate(self) -> None:
+        (self.folder / "lists").mkdir(exist_ok=True)
+        self.stage("manifest", "raw", "lists", "manifest.csv", "splits", "audit.json")
+
+    def train(self) -> None:
+        names = ("augmented", "prepared/val", "weights", "network", "metrics", "tensorboard", "environment.json")
+        self.stage("train", *names)
+
+    def finish(self) -> None:
+        """All from the manifest on."""
+        self.tabulate()
+        self.stage("prepare", "raw", "manifest.csv", "prepared", "samples.png")
+        self.stage("augment", "prepared/train", "augmented", "variants.png")
+        self.train()
+        made = ("segmenter", "predictions", "evaluate.json", "plots", "environment.json")
+        self.stage("evaluate", "raw", "manifest.csv", "audit.json", "network", *made)
+
+    def content(self, *names: str) -> dict[str, bytes]:
+        """The files below some folders."""
+        found = (path for name in names for path in sorted((self.folder / name).rglob("*")) if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """Two runs that differ in the masks of the test pictures alone, which are turned inside out in the second."""
+    folder = tmp_path_factory.mktemp("leaks")
+    plain = Run(folder / "plain")
+    plain.stage("download", "raw")
+    flipped = Run(folder / "flipped")
+    shutil.copytree(plain.folder / "raw", flipped.folder / "raw")
+    plain.finish()
+    table = pd.read_csv(plain.folder / "manifest.csv", keep_default_na=False)
+    for mask in table.loc[table["split"] == "test", "mask"]:
+        write_png(flipped.folder / "raw" / mask, np.uint8(255) - read_image(flipped.folder / "raw" / mask))
+    flipped.finish()
+    return plain, flipped
+
+
+def test_the_masks_of_test_change_what_is_scored(runs: tuple[Run, Run]) -> None:
+    """Or the tests below would show nothing."""
+    plain, flipped = (run.content("predictions")["predictions/per_image.csv"] for run in runs)
+    assert plain != flipped
+
+
+def test_the_masks_of_test_change_nothing_that_is_learned_or_chosen(runs: tuple[Run, Run]) -> None:
+    plain, flipped = runs
+    for made in ("splits", "prepared", "augmented", "network", "metrics"):
+        assert plain.content(made) == flipped.content(made) != {}, made
+    for made in ("segmenter/model.yaml", "segmenter/weights.safetensors"):
+        assert (plain.folder / made).read_bytes() == (flipped.folder / made).read_bytes(), made
+
+
+def test_each_choice_was_val_s_to_make(runs: tuple[Run, Run]) -> None:
+    """Of threshold, post-processing, test-time augmentation and CRF none was fixed beforehand."""
+    options = [option["option"] for option in read_yaml(runs[0].folder / "segmenter/model.yaml")["chosen"]["options"]]
+    assert options == [
+        "test_time_augmentation",
+        "threshold",
+        "crf.use",
+        "fill_holes",
+        "smallest_object",
+        "largest_component",
+    ]
+
+
+def test_the_masks_that_are_predicted_for_test_do_not_depend_on_its_truth(runs: tuple[Run, Run]) -> None:
+    plain, flipped = (run.content("predictions/masks", "predictions/uncertainty") for run in runs)
+    assert plain == flipped != {}
+
+
+def test_val_chooses_the_epoch_but_enters_neither_weights_nor_what_normalises_them(
+    runs: tuple[Run, Run], tmp_path: Path
+) -> None:
+    """Of one epoch, so that there is nothing to choose: the same arrays to train on, quite another val."""
+    found: list[dict[str, bytes]] = []
+    for name in ("as it was", "turned inside out"):
+        run = Run(tmp_path / name, [*SMALL, "train.epochs=1"])
+        for part in ("augmented", "prepared"):
+            shutil.copytree(runs[0].folder / part, run.folder / part)
+        if found:
+            for array in ("images", "masks"):
+                path = run.folder / "prepared/val" / f"{array}.npy"
+                np.save(path, np.load(path).max() - np.load(path))
+        run.train()
+        found.append(run.content("network"))
+    names = ["weights.safetensors", "optimizer.safetensors"]
+    assert all(found[0][f"network/{name}"] == found[1][f"network/{name}"] for name in names)
+    scores = [yaml.safe_load(network["network/model.yaml"])["training"]["val_dice"] for network in found]
+    assert scores[0] != scores[1]

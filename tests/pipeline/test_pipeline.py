@@ -1,0 +1,113 @@
+"""`dvc.yaml` against the code: what a stage lists is what it uses."""
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import reached_modules, read_sections
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).parents[2]
+NEVER_TRACKED = {  # one is tracked by its sections; the others hold clocks and machines
+    "params.yaml",
+    "tensorboard",
+    "metrics/environment.json",
+}
+
+
+def load(name: str) -> Any:
+    return YAML(typ="safe", pure=True).load((PROJECT / name).read_text(encoding="utf-8"))
+
+
+STAGES = load("dvc.yaml")["stages"]
+SECTIONS = set(load("params.yaml"))
+
+
+def paths(entries: list[Any]) -> set[str]:
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def outputs(stage: dict[str, Any]) -> set[str]:
+    return set().union(*(paths(stage.get(kind, [])) for kind in ("outs", "metrics", "plots")))
+
+
+def listed_modules(deps: Iterable[str]) -> set[Path]:
+    code = [PROJECT / dep for dep in deps if dep.split("/")[0] in ("src", "stages")]
+    return {module for path in code for module in (path.rglob("*.py") if path.is_dir() else [path])}
+
+
+def read_as_data(stage: dict[str, Any]) -> set[str]:
+    """Folders of code that a stage does not only run: its command names them, for the fingerprint."""
+    return set(stage["deps"]) & set(stage["cmd"].split())
+
+
+def lies_in(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def has_code(path: Path) -> bool:
+    return path.name != "__init__.py" or "import" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_lists_exactly_the_modules_that_it_reaches(name: str) -> None:
+    reached = reached_modules(PROJECT / "stages" / f"{name}.py", PROJECT / "src")
+    deps = STAGES[name]["deps"]
+    to_be_run = {path for path in listed_modules(set(deps) - read_as_data(STAGES[name])) if has_code(path)}
+    assert sorted(map(str, reached - listed_modules(deps))) == [], "reached, but missing in deps"
+    assert sorted(map(str, to_be_run - reached)) == [], "listed, but not reached"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_lists_exactly_the_sections_that_it_reads(name: str) -> None:
+    read = read_sections(PROJECT / "stages" / f"{name}.py", SECTIONS)
+    assert read - {"machine"} == set(STAGES[name]["params"])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_command_names_every_output_and_only_tracked_paths(name: str) -> None:
+    stage = STAGES[name]
+    words = shlex.split(stage["cmd"])
+    assert words[:4] == ["PYTHONPATH=src", "python", "-m", f"stages.{name}"]
+    known = paths(stage["deps"]) | outputs(stage) | NEVER_TRACKED
+    arguments = words[4:]
+    unknown = [
+        word for word in arguments if word not in known and not any(path.startswith(f"{word}/") for path in known)
+    ]
+    assert unknown == []
+    unwritten = {
+        out for out in outputs(stage) if not any(out == word or out.startswith(f"{word}/") for word in arguments)
+    }
+    assert unwritten == set()
+
+
+def test_every_stage_says_what_it_is_for_and_none_imports_another() -> None:
+    for name, stage in STAGES.items():
+        assert stage["desc"]
+        others = {PROJECT / "stages" / f"{other}.py" for other in STAGES if other != name}
+        assert not others & reached_modules(PROJECT / "stages" / f"{name}.py", PROJECT / "src")
+
+
+def test_the_walk_notices_an_import_inside_a_function(tmp_path: Path) -> None:
+    (tmp_path / "medseg").mkdir()
+    (tmp_path / "medseg" / "__init__.py").write_text('"""Only words."""\n')
+    (tmp_path / "medseg" / "deep.py").write_text("x = 1\n")
+    (tmp_path / "medseg" / "near.py").write_text("def f():\n    from medseg import deep\n")
+    (tmp_path / "stage.py").write_text(
+        "from medseg.near import f\n"
+        "def main(params):\n"
+        "    from medseg.params import read_section\n"
+        '    read_section(params, "loss", int)\n'
+    )
+    reached = reached_modules(tmp_path / "stage.py", tmp_path)
+    assert {path.name for path in reached} == {"stage.py", "near.py", "deep.py"}
+    assert read_sections(tmp_path / "stage.py", {"loss", "machine"}) == {"loss"}
+
+
+def test_no_stage_depends_on_a_part_of_an_output() -> None:
+    """DVC 3.67 fails on it where it restores the output from its run cache and has not the one that dvc.lock names."""
+    made = set().union(*(outputs(stage) for stage in STAGES.values()))
+    parts = [(dep, out) for stage in STAGES.values() for dep in stage["deps"] for out in made if dep != out]
+    assert [pair for pair in parts if lies_in(*pair)] == []

@@ -1,0 +1,133 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from medseg.core.errors import UserError
+from medseg.data.manifest import read_manifest
+from stages.manifest import main
+
+SECTIONS: dict[str, Any] = {
+    "data": {
+        "name": "folder",
+        "path": None,
+        "archives": [],
+        "images": "images/{stem}.png",
+        "masks": "masks/{stem}.png",
+        "label": {"name": "text", "text": "lesion"},
+        "patient": None,
+    },
+    "manifest": {"bad_files": "fail", "duplicate_distance": 8},
+    "split": {"name": "fraction", "seed": 0, "val": 0.25, "test": 0.25},
+    "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with params.yaml and, under raw/, eight pictures of noise."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "raw" / kind).mkdir(parents=True)
+    for number in range(8):
+        pixels = rng.integers(0, 256, (32, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "raw" / "images" / f"{number}.png")
+        Image.fromarray(pixels > 127).save(tmp_path / "raw" / "masks" / f"{number}.png")
+    write_params(tmp_path)
+    return tmp_path
+
+
+def write_params(folder: Path, **changes: dict[str, Any]) -> None:
+    sections = {name: {**section, **changes.get(name, {})} for name, section in SECTIONS.items()}
+    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+
+
+def arguments(folder: Path) -> list[Path]:
+    names = ("params.yaml", "raw", "lists", "out/manifest.csv", "out/splits", "out/metrics/manifest.json")
+    return [folder / name for name in names]
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / "out").rglob("*") if path.is_file())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in written(folder)}
+
+
+def test_it_writes_table_lists_and_audit(place: Path) -> None:
+    main(*arguments(place))
+    assert written(place) == [
+        "out/manifest.csv",
+        "out/metrics/manifest.json",
+        *(f"out/splits/{split}.txt" for split in ("test", "train", "val")),
+    ]
+    table = read_manifest(place / "out" / "manifest.csv")
+    assert len(table) == 8
+    assert table["split"].value_counts().to_dict() == {"train": 4, "val": 2, "test": 2}
+    for split in ("train", "val", "test"):
+        listed = (place / "out" / "splits" / f"{split}.txt").read_text().splitlines()
+        assert listed == list(table.loc[table["split"] == split, "file"])
+    audit = json.loads((place / "out" / "metrics" / "manifest.json").read_text())
+    assert (audit["data"], audit["pictures"], audit["skipped"]) == ("folder", 8, 0)
+    assert audit["splits"] == {"test": 2, "train": 4, "val": 2}
+
+
+def test_it_writes_the_same_bytes_each_time_on_any_machine(place: Path) -> None:
+    main(*arguments(place))
+    before = content(place)
+    write_params(place, machine={"workers": 4})
+    main(*arguments(place))
+    assert content(place) == before
+
+
+def test_its_lists_read_back_as_the_same_split(place: Path) -> None:
+    main(*arguments(place))
+    first = read_manifest(place / "out" / "manifest.csv")["split"]
+    (place / "lists").mkdir()
+    (place / "out" / "splits").rename(place / "lists" / "mine")
+    sections = {**SECTIONS, "split": {"name": "lists", "folder": "mine", "straddling": "keep"}}
+    (place / "params.yaml").write_text(yaml.safe_dump(sections))
+    main(*arguments(place))
+    assert list(read_manifest(place / "out" / "manifest.csv")["split"]) == list(first)
+
+
+def test_skipped_files_stand_in_the_audit(place: Path) -> None:
+    (place / "raw" / "masks" / "3.png").unlink()
+    cut = place / "raw" / "images" / "5.png"
+    cut.write_bytes(cut.read_bytes()[:300])
+    with pytest.raises(UserError, match="2 pictures can't be used"):
+        main(*arguments(place))
+    assert not (place / "out").exists()
+    write_params(place, manifest={"bad_files": "skip"})
+    main(*arguments(place))
+    audit = json.loads((place / "out" / "metrics" / "manifest.json").read_text())
+    assert audit["skipped"] == 2
+    assert [skipped["file"] for skipped in audit["skipped_files"]] == ["images/3.png", "images/5.png"]
+    assert audit["skipped_files"][0]["reason"] == "has no mask"
+
+
+def run(project: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stages.manifest", *map(str, arguments(folder))]
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_as_a_command_it_is_silent_when_all_is_well(project: Path, place: Path) -> None:
+    done = run(project, place)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(written(place)) == 5
+
+
+def test_a_mistake_leaves_nothing(place: Path) -> None:
+    write_params(place, split={"val": 0.01})
+    with pytest.raises(UserError, match=r"split: .*'val'"):
+        main(*arguments(place))
+    assert not (place / "out").exists()
