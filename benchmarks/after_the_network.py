@@ -1,4 +1,4 @@
-"""What comes after the network, and what each step of it brings on the test pictures: averaging, CRF, counting.
+"""What comes after the network, and what each step of it brings on the test images: averaging, CRF, counting.
 
 Reads the finished run in the project's folder and writes nothing there. Nothing is chosen by what this shows: the
 choices were made on val. Every row is the plain prediction (threshold 0.5, nothing after it) with one thing done, and
@@ -23,7 +23,7 @@ from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Postprocess
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Choices, Counting, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.torch_backend import choose_device, network_forward
@@ -75,7 +75,7 @@ def with_choices(description: SegmenterDescription, choices: Choices) -> Segment
 def table(forward: Forward, description: SegmenterDescription, manifest: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """The table per image."""
     with tempfile.TemporaryDirectory() as folder:
-        segmenter = Segmenter(description, forward)
+        segmenter = Predictor(description, forward)
         return evaluate(segmenter, manifest, ROOT / "data" / "raw", batch_size, Path(folder)).table
 
 

@@ -1,7 +1,7 @@
 """How much anonymous memory prepare and augment take while they write an output of 8 GiB: the limit is 1 GiB.
 
 Anonymous memory (RssAnon, workers included, looked at every 50 ms) is what a process holds for itself; pages of
-files are the system's to drop. Pictures are those of `benchmarks/data_stages.py`, cut into the same patches, repeated.
+files are the system's to drop. Images are those of `benchmarks/data_stages.py`, cut into the same patches, repeated.
 
 Run in the project's root: `python benchmarks/data_memory.py --gib 8`, some two minutes on two cores; it needs as much
 of the disk that temporary files lie on, and a seventh more.
@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_pictures
+from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_images
 from measuring import Row, peak_anonymous, report, row
 
 from medseg.data.augment import augment
 from medseg.data.prepare import prepare
 
 LIMIT = 1024.0  # MiB
-PATCHES = 400  # of a picture
-PICTURES = 28
+PATCHES = 400  # of an image
+IMAGES = 28
 
 
 def main() -> None:
@@ -36,12 +36,12 @@ def main() -> None:
 
 def measured(folder: Path, gib: float) -> list[Row]:
     """The rows of both stages."""
-    rows = draw_pictures(folder / "raw", PICTURES)
-    picture = PATCHES * PATCH * PATCH * (GEOMETRY.channels + 1)  # bytes
-    many = repeated(rows, round(gib * 2**30 / picture))
+    rows = draw_images(folder / "raw", IMAGES)
+    image = PATCHES * PATCH * PATCH * (GEOMETRY.channels + 1)  # bytes
+    many = repeated(rows, round(gib * 2**30 / image))
     found = {"prepare": peak_anonymous(partial(prepare, many, folder / "raw", GEOMETRY, THREADS, folder / "large"))}
     shutil.rmtree(folder / "large")
-    few = repeated(rows, round(gib * 2**30 / picture / SEVENFOLD.factor))
+    few = repeated(rows, round(gib * 2**30 / image / SEVENFOLD.factor))
     prepare(few, folder / "raw", GEOMETRY, THREADS, folder / "seventh")
     found["augment"] = peak_anonymous(partial(augment, folder / "seventh", SEVENFOLD, PROCESSES, folder / "large"))
     return [row(f"anonymous memory of {stage}", [(value, LIMIT)], 1.0, "MiB") for stage, value in found.items()]

@@ -1,13 +1,13 @@
 """The data stages against the way of an older project: one PNG file per patch, read back one by one.
 
-28 pictures of 512x512 are cut at 128/20 into 11,200 patches. Both sides run in turn, start-up aside (everything is
+28 images of 512x512 are cut at 128/20 into 11,200 patches. Both sides run in turn, start-up aside (everything is
 imported, processes are up), and what is written is flushed to disk within the time. The older way: patchify, two
 `cv2.imwrite` a patch, then `PIL.Image.open` and albumentations for each; DVC is called within this process.
 Augmentation: ours is the whole stage on all cores, samples read and variants written (processes are up, nothing waits
 for the disk). Its baseline is albumentations alone, as its documentation writes it: one core, the same samples in
 memory, the same number of variants drawn and thrown away, divided by the number of cores.
 
-Run in the project's root: `python benchmarks/data_stages.py`, some four minutes on two cores. Pictures are drawn:
+Run in the project's root: `python benchmarks/data_stages.py`, some four minutes on two cores. Images are drawn:
 smooth colour, nuclei and sensor noise, in PNG about as large as stained tissue.
 """
 
@@ -36,7 +36,7 @@ from medseg.core.params import read_yaml, validate
 from medseg.data.augment import AugmentParams, Transforms, augment
 from medseg.data.geometry import Patchify
 from medseg.data.image_io import Pixels
-from medseg.data.packed import create_arrays, describe_arrays, open_store
+from medseg.data.packed import create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
 from medseg.training.dataloader import training_batches
 from medseg.training.sampler import Sampling, Uniform
@@ -63,19 +63,19 @@ LIMITS = {
 def main() -> None:
     """Run all rounds, print the table and write it to benchmarks/results/data_stages.json."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", type=int, default=28)
+    parser.add_argument("--images", type=int, default=28)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = draw_pictures(folder / "raw", options.pictures)
+        rows = draw_images(folder / "raw", options.images)
         rounds = [one_round(rows, folder, number) for number in range(options.rounds)]
         table = [row(what, [found[what] for found in rounds], limit) for what, limit in LIMITS.items()]
         report("data_stages", table, vars(options))
 
 
-def draw_pictures(raw: Path, count: int) -> pd.DataFrame:
-    """Pictures and masks as PNG files, and their manifest rows."""
+def draw_images(raw: Path, count: int) -> pd.DataFrame:
+    """Images and masks as PNG files, and their manifest rows."""
     raw.mkdir()
     for number in range(count):
         image, mask = tissue(np.random.default_rng(number))
@@ -86,13 +86,13 @@ def draw_pictures(raw: Path, count: int) -> pd.DataFrame:
     return pd.DataFrame(named | same)
 
 
-def tissue(chance: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """A picture (H, W, 3) and the mask (H, W) of its nuclei."""
+def tissue(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """An image (H, W, 3) and the mask (H, W) of its nuclei."""
     mask = np.zeros((SIDE, SIDE), np.uint8)
-    for x, y, radius in zip(*chance.integers(0, SIDE, (2, 200)), chance.integers(5, 12, 200), strict=True):
+    for x, y, radius in zip(*rng.integers(0, SIDE, (2, 200)), rng.integers(5, 12, 200), strict=True):
         cv2.circle(mask, (int(x), int(y)), int(radius), (1,), cv2.FILLED)
-    smooth = cv2.GaussianBlur(chance.normal(0, 300, (SIDE, SIDE, 3)), (0, 0), 6)
-    colour = np.where(mask[..., None] > 0, (110, 70, 150), (220, 170, 205)) + smooth + chance.normal(0, 3, smooth.shape)
+    smooth = cv2.GaussianBlur(rng.normal(0, 300, (SIDE, SIDE, 3)), (0, 0), 6)
+    colour = np.where(mask[..., None] > 0, (110, 70, 150), (220, 170, 205)) + smooth + rng.normal(0, 3, smooth.shape)
     return colour.clip(0, 255).astype(np.uint8), mask
 
 
@@ -160,7 +160,7 @@ def read_ours(data: Path) -> float:
     """An epoch of the batches that training takes."""
 
     def read() -> None:
-        store = open_store(data)
+        store = open_packed(data)
         sampling = Sampling(Uniform(name="uniform"), store, 0)
         for _ in training_batches(store, np.ones(sampling.count, np.uint8), sampling, STILL, BATCH, 0):
             pass
@@ -217,7 +217,7 @@ def augment_ours(ours: Path, folder: Path) -> float:
 
 def augment_alone(data: Path) -> float:
     """Albumentations alone on the same samples and one core, nothing read or written, divided by cores."""
-    store = open_store(data)
+    store = open_packed(data)
     images, masks = np.array(store.images[:AUGMENTED]), np.array(store.masks[:AUGMENTED])
     transform, threads = plain_albumentations(SEVENFOLD), cv2.getNumThreads()
 
@@ -249,7 +249,7 @@ def plain_albumentations(params: AugmentParams) -> A.Compose:
 
 def first_samples(data: Path, folder: Path, count: int) -> None:
     """Packed arrays of the first `count` samples."""
-    store = open_store(data)
+    store = open_packed(data)
     chosen = slice(0, count)
     images, masks = create_arrays(folder, len(store.images[chosen]), PATCH, PATCH, GEOMETRY.channels)
     images[:], masks[:] = store.images[chosen], store.masks[chosen]

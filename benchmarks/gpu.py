@@ -1,7 +1,7 @@
-"""What one GPU trains: pictures per second, how busy it is and how much memory it takes, all in.
+"""What one GPU trains: images per second, how busy it is and how much memory it takes, all in.
 
-The network, loss and optimiser of params.yaml go through `medseg.training.trainer.fit` on random pictures, once for
-each size of picture, batch and precision: float32 as params.yaml has it, bfloat16 (conf/train/gpu.yaml without its
+The network, loss and optimiser of params.yaml go through `medseg.training.trainer.fit` on random images, once for
+each size of image, batch and precision: float32 as params.yaml has it, bfloat16 (conf/train/gpu.yaml without its
 compiled kernels), and bfloat16 compiled (conf/train/gpu.yaml). Online augmentation (conf/online/strong.yaml) is on. Of
 three epochs the last is measured. What does not fit the memory is said so. Last, the smallest size and batch train
 twice with train.deterministic on and twice with it off: whether the weights come out equal, and what that costs.
@@ -33,7 +33,7 @@ from medseg.core.errors import UserError
 from medseg.core.markdown import table
 from medseg.core.parallel import MachineParams
 from medseg.data.geometry import Resize
-from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.training import trainer as training
 from medseg.training.trainer import Recipe
 
@@ -110,11 +110,11 @@ def one(size: int, batch: int, variant: str, steps: int, accelerator: str) -> Fo
     try:
         watch, _ = trained(plan, size, steps, accelerator)
     except UserError as error:
-        return row | {"pictures/s": str(error).partition(": ")[2], "busy, %": "", "peak memory, GiB": ""}
+        return row | {"images/s": str(error).partition(": ")[2], "busy, %": "", "peak memory, GiB": ""}
     memory = torch.cuda.max_memory_allocated() / 2**30 if accelerator == "gpu" else float("nan")
     busy = round(statistics.mean(watch.busy)) if watch.busy else "not seen"
     speed = round(steps * batch / watch.seconds[-1])
-    return row | {"pictures/s": speed, "busy, %": busy, "peak memory, GiB": round(memory, 2)}
+    return row | {"images/s": speed, "busy, %": busy, "peak memory, GiB": round(memory, 2)}
 
 
 def repeated(size: int, batch: int, steps: int, accelerator: str) -> list[Found]:
@@ -125,7 +125,7 @@ def repeated(size: int, batch: int, steps: int, accelerator: str) -> list[Found]
     for place, kind in enumerate(kinds):
         (watch, digest), (watch_again, digest_again) = runs[place], runs[place + len(kinds)]
         speed = round(steps * batch / statistics.mean([watch.seconds[-1], watch_again.seconds[-1]]), 1)
-        rows.append({"deterministic": kind, "equal weights twice": digest == digest_again, "pictures/s": speed})
+        rows.append({"deterministic": kind, "equal weights twice": digest == digest_again, "images/s": speed})
     return rows
 
 
@@ -158,17 +158,17 @@ def trained(plan: Recipe, size: int, steps: int, accelerator: str) -> tuple[Watc
     return watch, digest.hexdigest()
 
 
-def noise(folder: Path, count: int, side: int) -> Store:
-    """Random pictures and masks, packed: what they show costs a network nothing."""
+def noise(folder: Path, count: int, side: int) -> Packed:
+    """Random images and masks, packed: what they show costs a network nothing."""
     images, masks = create_arrays(folder, count, side, side, 1)
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for image, mask in zip(images, masks, strict=True):
-        image[:] = chance.integers(0, 256, image.shape, np.uint8)
-        mask[:] = chance.integers(0, 2, mask.shape, np.uint8)
+        image[:] = rng.integers(0, 256, image.shape, np.uint8)
+        mask[:] = rng.integers(0, 2, mask.shape, np.uint8)
     columns = {"file": "none.png", "label": "a", "group": "a", "top": 0, "left": 0, "variant": 0}
     geometry = Resize(name="resize", channels=1, height=side, width=side, aspect="squash")
     describe_arrays(folder, pd.DataFrame(columns, index=range(count)), geometry)
-    return open_store(folder)
+    return open_packed(folder)
 
 
 def settle() -> None:

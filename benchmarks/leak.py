@@ -1,10 +1,10 @@
-"""What leaking would have brought: variants of one picture in train and in test, on the BUSI sample.
+"""What leaking would have brought: variants of one image in train and in test, on the BUSI sample.
 
-A fifth of the pictures, whole groups, is kept from both ways: the new pictures. The rest is split in two ways, both
-with 70 % to train, 10 % to val and 20 % to test. The older project's: seven variants of every picture first, then all
-samples are dealt at random, so that variants of most pictures lie on all sides. Ours: whole groups are dealt first,
+A fifth of the images, whole groups, is kept from both ways: the new images. The rest is split in two ways, both
+with 70 % to train, 10 % to val and 20 % to test. The older project's: seven variants of every image first, then all
+samples are dealt at random, so that variants of most images lie on all sides. Ours: whole groups are dealt first,
 then seven variants are made of train alone. Each way reports the Dice on its own test samples; then its network
-segments the new pictures, which tells what the report was worth. All else is equal: network, epochs, seeds. Dice is the
+segments the new images, which tells what the report was worth. All else is equal: network, epochs, seeds. Dice is the
 mean over the samples with a lesion, at their size, threshold 0.5, nothing after it.
 
 Run in the project's root, ten minutes on a core: `MEDSEG_DATA=/path/to/data OMP_NUM_THREADS=1 python
@@ -30,7 +30,7 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import read_section
 from medseg.data.geometry import Geometry
 from medseg.data.manifest import read_manifest
-from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
 from medseg.data.splits import Fraction, assign
 from medseg.experiments.compose import compose
@@ -42,8 +42,8 @@ from medseg.models.model_yaml import Description
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the stages
 OLDER, OURS = "x7, then a random split of the samples", "a split of whole groups, then x7 of train"
-SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of samples in the older way, of pictures in ours
-Scores = dict[str, dict[str, list[float]]]  # by way: what it reports, what it reaches on new pictures, by seed
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of samples in the older way, of images in ours
+Scores = dict[str, dict[str, list[float]]]  # by way: what it reports, what it reaches on new images, by seed
 
 
 def main() -> None:
@@ -65,25 +65,25 @@ def main() -> None:
 
 
 def both_ways(folder: Path, seed: int, epochs: int) -> dict[str, dict[str, float]]:
-    """Dice that each way reports, and that on the new pictures."""
+    """Dice that each way reports, and that on the new images."""
     place = prepared(folder, seed, epochs)
     augment(place, "prepared/train", "augmented")
     ours = trained(place, "augmented", "prepared/val", "ours")
-    pool = [open_store(place / "prepared" / split) for split in SHARES]
-    write_store(place / "pool", pool, [np.arange(len(store.images)) for store in pool])
+    pool = [open_packed(place / "prepared" / split) for split in SHARES]
+    write_packed(place / "pool", pool, [np.arange(len(store.images)) for store in pool])
     augment(place, "pool", "variants")
-    deal(open_store(place / "variants"), place, seed)
+    deal(open_packed(place / "variants"), place, seed)
     older = trained(place, "dealt/train", "dealt/val", "older")
     tests = {OLDER: (older, "dealt/test"), OURS: (ours, "prepared/test")}
-    new = open_store(place / "new")
+    new = open_packed(place / "new")
     return {
-        way: {"reported": mean_dice(network, open_store(place / test)), "new": mean_dice(network, new)}
+        way: {"reported": mean_dice(network, open_packed(place / test)), "new": mean_dice(network, new)}
         for way, (network, test) in tests.items()
     }
 
 
 def prepared(folder: Path, seed: int, epochs: int) -> Path:
-    """A folder with the samples of the new pictures in `new`, and of our train, val and test in `prepared`."""
+    """A folder with the samples of the new images in `new`, and of our train, val and test in `prepared`."""
     from stages.download import main as download
     from stages.manifest import main as tabulate
 
@@ -126,16 +126,16 @@ def trained(place: Path, train: str, val: str, name: str) -> Path:
     return network
 
 
-def deal(variants: Store, place: Path, seed: int) -> None:
-    """The older way's split: samples at random, whatever picture they are of."""
+def deal(variants: Packed, place: Path, seed: int) -> None:
+    """The older way's split: samples at random, whatever image they are of."""
     count = len(variants.images)
     order = np.random.default_rng(seed).permutation(count)
     borders = np.rint(np.cumsum([*SHARES.values()])[:-1] * count).astype(int)
     for split, samples in zip(SHARES, np.split(order, borders), strict=True):
-        write_store(place / "dealt" / split, [variants], [samples])
+        write_packed(place / "dealt" / split, [variants], [samples])
 
 
-def write_store(folder: Path, stores: Sequence[Store], samples: Sequence[NDArray[np.int64]]) -> None:
+def write_packed(folder: Path, stores: Sequence[Packed], samples: Sequence[NDArray[np.int64]]) -> None:
     """Packed arrays of some samples of some stores, one after the other."""
     count = sum(map(len, samples))
     images, masks = create_arrays(folder, count, *stores[0].images.shape[1:])
@@ -145,7 +145,7 @@ def write_store(folder: Path, stores: Sequence[Store], samples: Sequence[NDArray
     describe_arrays(folder, pd.concat(index, ignore_index=True), stores[0].geometry)
 
 
-def mean_dice(network: Path, samples: Store) -> float:
+def mean_dice(network: Path, samples: Packed) -> float:
     """The mean over the samples with a lesion."""
     forward = network_forward(load_bundle(network, Description)[0], choose_device("auto"))
     predicted = forward(np.array(samples.images))[:, 0] > 0.5
@@ -154,12 +154,12 @@ def mean_dice(network: Path, samples: Store) -> float:
 
 
 def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Mean and standard deviation over seeds, and what was reported beyond what new pictures bear out, seed by seed."""
+    """Mean and standard deviation over seeds, and what was reported beyond what new images bear out, seed by seed."""
     rows = []
     for way, found in scores.items():
         beyond = [reported - new for reported, new in zip(found["reported"], found["new"], strict=True)]
         rows.append([way, spread(found["reported"]), spread(found["new"]), spread(beyond, "+")])
-    return table_text(["way", "Dice that it reports", "Dice on new pictures", "too much"], rows)
+    return table_text(["way", "Dice that it reports", "Dice on new images", "too much"], rows)
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:

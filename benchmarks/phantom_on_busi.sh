@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How near the phantom is to the real thing: scores models/segmenter, which the default `make repro` made of phantoms
-# alone, threshold and all, on the very test pictures of BUSI that the experiment sample_busi is scored on.
+# alone, threshold and all, on the very test images of BUSI that the experiment sample_busi is scored on.
 # Needs BUSI where data=busi finds it (MEDSEG_DATA). Prints the metrics; leaves nothing behind. Another model folder may
 # be named: `benchmarks/phantom_on_busi.sh FOLDER`.
 set -euo pipefail

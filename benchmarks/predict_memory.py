@@ -1,8 +1,8 @@
-"""What memory and time predicting pictures of growing size takes, by PyTorch and by ONNX Runtime.
+"""What memory and time predicting images of growing size takes, by PyTorch and by ONNX Runtime.
 
-The real command `medseg predict` runs in a process of its own for every picture; its peak is the kernel's VmHWM. The
+The real command `medseg predict` runs in a process of its own for every image; its peak is the kernel's VmHWM. The
 network is a small U-Net that learnt bright discs in a minute's training, once as a model of patches and once as one of
-scaled pictures, which are seen whole while they are small. Prints a Markdown table and writes
+scaled images, which are seen whole while they are small. Prints a Markdown table and writes
 `benchmarks/results/predict_memory.json`.
 
 Run in the project's root: `OMP_NUM_THREADS=1 python benchmarks/predict_memory.py`.
@@ -65,7 +65,7 @@ def row(
         "model": geometry,
         "runtime": runtime,
         "size": f"{size[0]}x{size[1]}",
-        "arrays_mb": round(pixels * (1 + 4 + 1) / 1e6, 1),  # grey picture, probability, code
+        "arrays_mb": round(pixels * (1 + 4 + 1) / 1e6, 1),  # grey image, probability, code
         "baseline_mb": round(baseline),
         "above_baseline_mb": round(peak - baseline),
         "seconds": round(seconds, 1),
@@ -73,11 +73,11 @@ def row(
 
 
 def measure(folder: Path, number: int, runtime: str, size: tuple[int, int]) -> tuple[float, float]:
-    """Peak memory in MB and seconds of predicting one picture of a size (width, height)."""
-    picture = folder / f"{size[0]}.png"
-    write_png(picture, discs(*size))
+    """Peak memory in MB and seconds of predicting one image of a size (width, height)."""
+    image = folder / f"{size[0]}.png"
+    write_png(image, discs(*size))
     model = folder / f"model{number}" if runtime == "torch" else folder / f"model{number}.onnx"
-    command = [sys.executable, "-c", COMMAND, "predict", str(picture), "--model", str(model), "--accelerator", "cpu"]
+    command = [sys.executable, "-c", COMMAND, "predict", str(image), "--model", str(model), "--accelerator", "cpu"]
     started = time.perf_counter()
     done = subprocess.run(
         [*command, "--out", str(folder / "out")], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -88,13 +88,13 @@ def measure(folder: Path, number: int, runtime: str, size: tuple[int, int]) -> t
 
 
 def discs(width: int, height: int, seed: int = 0) -> Pixels:
-    """A noisy grey picture (H, W, 1) with a bright disc in about every 100 x 100 pixels."""
-    chance = np.random.default_rng(seed)
+    """A noisy grey image (H, W, 1) with a bright disc in about every 100 x 100 pixels."""
+    rng = np.random.default_rng(seed)
     image = np.zeros((height, width), np.uint8)
     for _ in range(max(1, width * height // 10_000)):
-        centre = (int(chance.integers(width)), int(chance.integers(height)))
-        cv2.circle(image, centre, int(chance.integers(5, 25)), (150,), cv2.FILLED)
-    return (image + chance.integers(0, 60, image.shape, np.uint8))[..., None]
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        cv2.circle(image, centre, int(rng.integers(5, 25)), (150,), cv2.FILLED)
+    return (image + rng.integers(0, 60, image.shape, np.uint8))[..., None]
 
 
 def write_models(folder: Path) -> None:
@@ -129,7 +129,13 @@ def description(geometry: dict[str, Any]) -> Any:
 
     rule = {"smallest": 10, "split": False, "depth": 1.0}
     last = {"threshold": 0.5, "fill_holes": False, "smallest_object": 0, "largest_component": False}
-    training: dict[str, Any] = {"first_weights": "random", "former": None, "warnings": [], "best_epoch": 1, "epochs": 1}
+    training: dict[str, Any] = {
+        "initial_weights": "random",
+        "initial_network": None,
+        "warnings": [],
+        "best_epoch": 1,
+        "epochs": 1,
+    }
     values = {
         "model": MODEL,
         "channels": 1,

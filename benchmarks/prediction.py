@@ -1,12 +1,12 @@
-"""Prediction tile by tile, without overlap, against one call of the network on all pixels of the picture.
+"""Prediction tile by tile, without overlap, against one call of the network on all pixels of the image.
 
-The network is that of params.yaml with random weights, for grey pictures. Ours is the public path up to the
+The network is that of params.yaml with random weights, for grey images. Ours is the public path up to the
 probabilities, `predictor.predict`: cutting, batches, the network, putting the tiles in place. The baseline is
-`network(x)` of the whole picture by PyTorch, x ready on the device, and `session.run` of it by ONNX Runtime, whose
-exported network takes any size. Both sides run in turn; small pictures once before the clock starts. Where there is a
+`network(x)` of the whole image by PyTorch, x ready on the device, and `session.run` of it by ONNX Runtime, whose
+exported network takes any size. Both sides run in turn; small images once before the clock starts. Where there is a
 GPU, PyTorch's calls are waited for; ONNX Runtime needs its GPU package to use one.
 
-Run in the project's root: `python benchmarks/prediction.py`. It takes about 10 GB of memory, for the whole pictures.
+Run in the project's root: `python benchmarks/prediction.py`. It takes about 10 GB of memory, for the whole images.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from medseg.data.image_io import Pixels
 from medseg.inference.backends import INPUT, OUTPUT, Accelerator, Runtime, open_model
 from medseg.inference.onnx_export import export
 from medseg.inference.predict import BATCH_SIZE
-from medseg.inference.predictor import Segmenter, predict
+from medseg.inference.predictor import Predictor, predict
 from medseg.inference.torch_backend import load_segmenter
 from medseg.models.checkpoint import save_bundle
 from medseg.models.network import build_model
@@ -35,7 +35,7 @@ from medseg.models.params import ModelParams
 ROOT = Path(__file__).parents[1]
 SIZES = ((512, 512), (4000, 3000))  # width, height; pixels
 TILE = 128  # pixels, the patch of the former projects
-LARGE_ROUNDS = 3  # of pictures that take long, the first of which warms up
+LARGE_ROUNDS = 3  # of images that take long, the first of which warms up
 LIMIT = 0.8
 Work = Callable[[], object]
 
@@ -43,7 +43,7 @@ Work = Callable[[], object]
 def main() -> None:
     """Measure both runtimes on every device at hand, print and write benchmarks/results/prediction.json."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=7, help=f"of small pictures; large ones take {LARGE_ROUNDS}")
+    parser.add_argument("--rounds", type=int, default=7, help=f"of small images; large ones take {LARGE_ROUNDS}")
     rounds = parser.parse_args().rounds
     has_gpu = torch.cuda.is_available()
     rows = []
@@ -53,7 +53,7 @@ def main() -> None:
             compare = partial(compared, folder=folder, size=size, rounds=rounds)
             rows += [compare("onnx", "cpu"), compare("torch", "cpu")]
             rows += [compare("torch", "gpu")] if has_gpu else []
-    facts: dict[str, object] = {f"{found.what}: pictures per second": round(1 / found.ours, 3) for found in rows}
+    facts: dict[str, object] = {f"{found.what}: images per second": round(1 / found.ours, 3) for found in rows}
     facts |= {
         "torch gpu": torch.cuda.get_device_name() if has_gpu else "no GPU here",
         "onnx gpu": "not measured",
@@ -77,7 +77,7 @@ def write_model(folder: Path) -> Path:
 
 
 def compared(runtime: Runtime, accelerator: Accelerator, folder: Path, size: tuple[int, int], rounds: int) -> Row:
-    """The row of one runtime on one device and pictures of one size (width, height)."""
+    """The row of one runtime on one device and images of one size (width, height)."""
     image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 1), np.uint8)
     ours = partial(predict_ours, open_model(folder, runtime, accelerator), image)
     whole = whole_by_torch(folder, accelerator, image) if runtime == "torch" else whole_by_onnx(folder, image)
@@ -89,8 +89,8 @@ def compared(runtime: Runtime, accelerator: Accelerator, folder: Path, size: tup
     return found
 
 
-def predict_ours(segmenter: Segmenter, image: Pixels) -> object:
-    """Probabilities of the picture by the public path."""
+def predict_ours(segmenter: Predictor, image: Pixels) -> object:
+    """Probabilities of the image by the public path."""
     return predict(segmenter, image, BATCH_SIZE, "none").probabilities
 
 

@@ -103,7 +103,7 @@ def seconds_of_epochs() -> list[float]:
     import pytorch_lightning as pl
 
     from medseg.core.parallel import MachineParams
-    from medseg.data.packed import Store, open_store
+    from medseg.data.packed import Packed, open_packed
     from medseg.training import trainer as training
 
     class Clock(pl.Callback):
@@ -113,9 +113,9 @@ def seconds_of_epochs() -> list[float]:
         def on_validation_start(self, *_: Any) -> None:
             seconds.append(time.perf_counter() - self.start)
 
-    def first(folder: Path, count: int) -> Store:
-        store = open_store(folder)
-        return Store(store.images[:count], store.masks[:count], store.index.iloc[:count], store.geometry)
+    def first(folder: Path, count: int) -> Packed:
+        store = open_packed(folder)
+        return Packed(store.images[:count], store.masks[:count], store.index.iloc[:count], store.geometry)
 
     seconds: list[float] = []
     plain = pl.Trainer

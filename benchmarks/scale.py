@@ -1,7 +1,7 @@
-"""What it costs to grow: time, memory and disk of every stage against the number and the size of pictures.
+"""What it costs to grow: time, memory and disk of every stage against the number and the size of images.
 
 Each point, such as 1000x96, is a run of the pipeline's own commands (from `dvc.yaml`) in an empty folder on as many
-phantoms of that width. Training and evaluation are left out of points with more than 1000 pictures. Points are kept in
+phantoms of that width. Training and evaluation are left out of points with more than 1000 images. Points are kept in
 benchmarks/results/scale.json, where a new run replaces those that it measures; the page docs/scale.md is written from
 that file alone.
 
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 RESULT, PAGE = RESULTS / "scale.json", ROOT / "docs" / "scale.md"
 POINTS = ("10x96", "100x96", "1000x96", "10000x96", "100x192", "100x384")
 DATA_STAGES = ("download", "manifest", "prepare", "augment")
-MOST_TRAINED = 1000  # pictures
-FEW = 100  # pictures, of which the width varies
+MOST_TRAINED = 1000  # images
+FEW = 100  # images, of which the width varies
 MILLION = 10**6
 LINKED = ("src", "stages", "conf", "weights")
 NETWORK = ("model=unet_plain", "model.init_features=8", "train.epochs=1", "evaluate=plain", "name=scale")
@@ -46,7 +46,7 @@ class Cost:
     """What a stage took at a point."""
 
     stage: str
-    pictures: int
+    images: int
     width: int  # pixels
     seconds: float
     memory: float  # MiB of anonymous memory at its highest, workers included
@@ -56,7 +56,7 @@ class Cost:
 def main() -> None:
     """Measure the points, and write the results and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("points", nargs="*", default=[], help=f"PICTURESxWIDTH; without any: {' '.join(POINTS)}")
+    parser.add_argument("points", nargs="*", default=[], help=f"IMAGESxWIDTH; without any: {' '.join(POINTS)}")
     parser.add_argument("--page", action="store_true", help="write the page from what was measured before")
     options = parser.parse_args()
     if not options.page:
@@ -65,24 +65,24 @@ def main() -> None:
     PAGE.write_text(page(json.loads(RESULT.read_text())))
 
 
-def measured(pictures: int, width: int) -> list[Cost]:
+def measured(images: int, width: int) -> list[Cost]:
     """The stages' costs at a point, run one after the other."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     costs = []
     with tempfile.TemporaryDirectory() as name:
-        folder = new_project(Path(name), pictures, width)
-        for stage in stages if pictures <= MOST_TRAINED else DATA_STAGES:
-            costs.append(Cost(stage, pictures, width, *run(folder, stages[stage])))
+        folder = new_project(Path(name), images, width)
+        for stage in stages if images <= MOST_TRAINED else DATA_STAGES:
+            costs.append(Cost(stage, images, width, *run(folder, stages[stage])))
             print(costs[-1], flush=True)
     return costs
 
 
-def new_project(folder: Path, pictures: int, width: int) -> Path:
+def new_project(folder: Path, images: int, width: int) -> Path:
     """The project's code and the parameters of a point in `folder`."""
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
-    normal = pictures // 5
-    counts = {"benign": (pictures - normal + 1) // 2, "malignant": (pictures - normal) // 2, "normal": normal}
+    normal = images // 5
+    counts = {"benign": (images - normal + 1) // 2, "malignant": (images - normal) // 2, "normal": normal}
     data = [f"data.{label}={count}" for label, count in counts.items()]
     sizes = [f"data.width=[{width},{width}]", f"prepare.height={width}", f"prepare.width={width}"]
     compose(ROOT / "conf", folder / "params.yaml", [*data, *sizes, *NETWORK])
@@ -123,9 +123,9 @@ def keep(costs: list[Cost]) -> None:
     """Put the costs of a point in place of what was known of it."""
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {"costs": []}
     new = [asdict(cost) for cost in costs]
-    points = {(cost["pictures"], cost["width"]) for cost in new}
-    others = [cost for cost in known["costs"] if (cost["pictures"], cost["width"]) not in points]
-    together = sorted([*others, *new], key=lambda cost: (cost["width"], cost["pictures"]))
+    points = {(cost["images"], cost["width"]) for cost in new}
+    others = [cost for cost in known["costs"] if (cost["images"], cost["width"]) not in points]
+    together = sorted([*others, *new], key=lambda cost: (cost["width"], cost["images"]))
     content = {"costs": together, "grouping": [grouping(count) for count in HASHES], "machine": machine()}
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -134,7 +134,7 @@ def grouping(count: int) -> dict[str, float]:
     """Seconds to compare `count` perceptual hashes, all with all."""
     hashes = [f"{value:016x}" for value in np.random.default_rng(0).integers(0, 2**63, count)]
     rows = pd.DataFrame({"phash": hashes, "patient": ""})
-    return {"pictures": count, "seconds": round(seconds(partial(group_names, rows, 8)), 2)}
+    return {"images": count, "seconds": round(seconds(partial(group_names, rows, 8)), 2)}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -142,9 +142,9 @@ def page(results: dict[str, Any]) -> str:
     costs = [Cost(**cost) for cost in results["costs"]]
     width = min(cost.width for cost in costs)
     by_number = [cost for cost in costs if cost.width == width]
-    by_size = [cost for cost in costs if cost.pictures == FEW]
+    by_size = [cost for cost in costs if cost.images == FEW]
     largest = results["grouping"][-1]
-    hours = largest["seconds"] * (MILLION / largest["pictures"]) ** 2 / 3600
+    hours = largest["seconds"] * (MILLION / largest["images"]) ** 2 / 3600
     host = results["machine"]
     disk = sum(fit(by_number, stage, "disk")[1] for stage in stages_of(by_number)) * MILLION / 1024
     values = {
@@ -154,7 +154,7 @@ def page(results: dict[str, Any]) -> str:
         "number_table": number_table(by_number),
         "fit_table": fit_table(by_number),
         "size_table": size_table(by_size),
-        "hashes": f"{largest['pictures']:,}",
+        "hashes": f"{largest['images']:,}",
         "hash_seconds": largest["seconds"],
         "hash_hours": f"{hours:.1f}",
         "disk": f"{disk:,.0f}",
@@ -165,13 +165,13 @@ def page(results: dict[str, Any]) -> str:
 
 def stages_of(costs: list[Cost]) -> list[str]:
     """The stages in their order."""
-    return list(dict.fromkeys(cost.stage for cost in sorted(costs, key=lambda cost: cost.pictures)))
+    return list(dict.fromkeys(cost.stage for cost in sorted(costs, key=lambda cost: cost.images)))
 
 
 def number_table(costs: list[Cost]) -> str:
-    """Seconds / MiB of memory / MiB of disk by stage and number of pictures."""
-    counts = sorted({cost.pictures for cost in costs})
-    return _cost_table(costs, [f"{count:,}" for count in counts], "pictures", counts)
+    """Seconds / MiB of memory / MiB of disk by stage and number of images."""
+    counts = sorted({cost.images for cost in costs})
+    return _cost_table(costs, [f"{count:,}" for count in counts], "images", counts)
 
 
 def size_table(costs: list[Cost]) -> str:
@@ -191,11 +191,11 @@ def _cell(cost: Cost | None) -> str:
 
 
 def fit(costs: list[Cost], stage: str, what: str) -> tuple[float, float, float]:
-    """Line of a cost over pictures: at none, per picture, and the largest deviation as a share of what was measured.
+    """Line of a cost over images: at none, per image, and the largest deviation as a share of what was measured.
 
-    The squares of relative deviations are least, so that ten pictures count as much as ten thousand.
+    The squares of relative deviations are least, so that ten images count as much as ten thousand.
     """
-    points = [(cost.pictures, getattr(cost, what)) for cost in costs if cost.stage == stage]
+    points = [(cost.images, getattr(cost, what)) for cost in costs if cost.stage == stage]
     counts, values = (np.array(side, float) for side in zip(*points, strict=True))
     values = np.maximum(values, 1e-3)
     weights = 1 / values
@@ -206,7 +206,7 @@ def fit(costs: list[Cost], stage: str, what: str) -> tuple[float, float, float]:
 
 
 def fit_table(costs: list[Cost]) -> str:
-    """The fitted lines, and what they say of a million pictures."""
+    """The fitted lines, and what they say of a million images."""
     rows = []
     for stage in stages_of(costs):
         start, each, deviation = fit(costs, stage, "seconds")
@@ -230,34 +230,34 @@ seconds of wall-clock time / MiB of anonymous memory at its highest, workers inc
 are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the sevenfold
 augmentation; `download` is the simulation itself. The network is small (plain U-Net, 8 features), one epoch.
 
-## Number of pictures
+## Number of images
 
-Pictures {width} pixels wide:
+Images {width} pixels wide:
 
 {number_table}
 
-The straight line through these points (least squares of relative deviations), and what it says of a million pictures.
-**The last three columns are that line drawn on, no measurement.** Nothing was measured with more pictures than the
+The straight line through these points (least squares of relative deviations), and what it says of a million images.
+**The last three columns are that line drawn on, no measurement.** Nothing was measured with more images than the
 table above has.
 
 {fit_table}
 
 Linear: all stages but one part of `manifest`. That compares every perceptual hash with every other one, so its time
-grows with the square (its memory does not: a block at a time): {hash_seconds} s for {hashes} pictures, and by the
+grows with the square (its memory does not: a block at a time): {hash_seconds} s for {hashes} images, and by the
 square {hash_hours} h for a million, to be added to the line.
 
-## Size of pictures
+## Size of images
 
-{few} pictures:
+{few} images:
 
 {size_table}
 
-Costs follow the number of pixels, beside the start-up. Patches are samples of their own: a picture that is cut into
-400 costs `augment` and `train` what 400 pictures of a patch's size cost.
+Costs follow the number of pixels, beside the start-up. Patches are samples of their own: an image that is cut into
+400 costs `augment` and `train` what 400 images of a patch's size cost.
 
 ## Where one machine ends, and what to turn there
 
-- **Disk first.** A million of these small pictures need {disk} GiB by the line, {augmented_share} of it variants that
+- **Disk first.** A million of these small images need {disk} GiB by the line, {augmented_share} of it variants that
   `augment` writes. `-S augment=none -S online=strong` draws them while training instead; then the arrays are as large
   as the samples. `dvc` links its cache to the working tree (`cache.type` in `.dvc/config`), so that a file counts
   once where the file system has reflinks or the cache lies on the same one. `prepare.stride` decides how often
@@ -268,8 +268,8 @@ Costs follow the number of pixels, beside the start-up. Patches are samples of t
 - **Time of `train`** is samples times epochs: `train.devices`, `train.num_nodes` and `train.strategy` (see
   `docs/many_gpus.md`).
 - **Memory**: arrays are read by memory map and written in pieces, so they need not fit. What grows is the tables, a
-  row per picture or sample; that is the slope in the column of memory.
-- **`evaluate` and `report`** keep and show every test picture. `split.test` decides how many these are; a test set
+  row per image or sample; that is the slope in the column of memory.
+- **`evaluate` and `report`** keep and show every test image. `split.test` decides how many these are; a test set
   need not grow with the training set.
 """
 

@@ -49,7 +49,7 @@ STUDIES = {
         base=["experiment=sample_ucsb", "train.patience=99", "train.epochs=4"],
         options={
             "every patch once": [],
-            "a third of the draws with a tenth marked": ["sampling=foreground"],
+            "a third of the draws with a tenth annotated": ["sampling=foreground"],
         },
     ),
 }

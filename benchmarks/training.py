@@ -1,4 +1,4 @@
-"""Training all in against pure compute, and against the loops of others, on the same pictures, network and batch.
+"""Training all in against pure compute, and against the loops of others, on the same images, network and batch.
 
 Simulated ultrasound, cut to 128x128 patches as `prepare` writes them; the network, loss, optimiser, precision and batch
 size of params.yaml. Each side is a process of its own (benchmarks/peers), all with as many threads; they train an epoch
@@ -7,7 +7,7 @@ count. The sides: the pipeline (`trainer.fit` with loading and logging, validati
 augmentation (conf/online/strong.yaml), pure compute (the same steps on one resident batch), the older project's loop (a
 PNG file per patch, one process, float32), segmentation-models-pytorch with Lightning as its example shows, and with
 `--nnunet` nnU-Net v2's trainer, which benchmarks/peers/nnunet_setup.sh installs; it is held against the pipeline with
-online augmentation, since it varies its pictures, too.
+online augmentation, since it varies its images, too.
 
 What comes after an epoch's steps (figures written, the best weights kept) takes its seconds however long the epoch is.
 Epochs are short here, so it does not count on any side; its seconds stand below the table.
@@ -35,7 +35,7 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import read_section, read_yaml
 from medseg.data.geometry import Patchify
 from medseg.data.manifest import ManifestParams, measure
-from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
 from medseg.datasets import phantom
 from medseg.datasets.busi import scan_busi_layout
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers"
 PATCH = 128
 GEOMETRY = Patchify(name="patchify", channels=1, patch=PATCH, stride=64, border="pad")
-FEWEST = 6  # patches of a picture
+FEWEST = 6  # patches of an image
 VALIDATED = 16  # samples
 MACHINE = MachineParams(workers=0, backend="auto", accelerator="auto")
 HAS_GPU = torch.cuda.is_available()
@@ -91,21 +91,21 @@ def write_samples(folder: Path, count: int) -> None:
     phantom.fetch(scans, raw, MACHINE)
     table, _ = measure(scan_busi_layout(raw), raw, params, MACHINE)
     prepare(table, raw, GEOMETRY, MACHINE, folder / "all")
-    everything = open_store(folder / "all")
+    everything = open_packed(folder / "all")
     order = np.random.default_rng(0).permutation(len(everything.images))
     write_part(everything, order[:count], folder / "train")
     write_part(everything, order[-VALIDATED:], folder / "val")
-    write_files(open_store(folder / "train"), folder)
+    write_files(open_packed(folder / "train"), folder)
 
 
-def write_part(store: Store, chosen: NDArray[np.int64], folder: Path) -> None:
+def write_part(store: Packed, chosen: NDArray[np.int64], folder: Path) -> None:
     """Packed arrays of some samples."""
     images, masks = create_arrays(folder, len(chosen), PATCH, PATCH, GEOMETRY.channels)
     images[:], masks[:] = store.images[chosen], store.masks[chosen]
     describe_arrays(folder, store.index.iloc[chosen], store.geometry)
 
 
-def write_files(store: Store, folder: Path) -> None:
+def write_files(store: Packed, folder: Path) -> None:
     """A PNG file of each sample and each mask (0 and 255)."""
     for name in ("images", "masks"):
         (folder / name).mkdir()
@@ -198,13 +198,13 @@ def rows(rounds: list[Round]) -> list[Row]:
 
 
 def facts(rounds: list[Round], options: argparse.Namespace, batch: int) -> dict[str, object]:
-    """Pictures per second of each side, and what they were measured with."""
+    """Images per second of each side, and what they were measured with."""
     speeds = {name: round(options.steps * batch / middle(rounds, name, 0), 1) for name in rounds[0]}
     return {
         "device": torch.cuda.get_device_name() if HAS_GPU else "CPU (no GPU at hand: the limits are those of a CPU)",
-        **{f"pictures per second, {name}": speed for name, speed in speeds.items()},
+        **{f"images per second, {name}": speed for name, speed in speeds.items()},
         "seconds after the steps of an epoch, pipeline": round(middle(rounds, "pipeline", 1), 2),
-        "pictures": f"{PATCH}x{PATCH}, {GEOMETRY.channels} channel",
+        "images": f"{PATCH}x{PATCH}, {GEOMETRY.channels} channel",
         "batch": batch,
         **{key: value for key, value in vars(options).items() if key != "nnunet"},
         "torch": version("torch"),

@@ -10,14 +10,14 @@ def main(params: Path, raw: Path) -> None:
 
     Example: `python -m stages.download params.yaml data/raw`
     """
-    from medseg.core.files import whole_folder
+    from medseg.core.files import atomic_folder
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
     from medseg.datasets import DataParams, fetch
 
     data = read_section(params, "data", DataParams)
     machine = read_section(params, "machine", MachineParams)
-    with whole_folder(raw) as partial:
+    with atomic_folder(raw) as partial:
         fetch(data, partial, machine)
 
 

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: what val chooses for the network, and what comes of it against the test pictures."""
+"""The stage `evaluate`: what val chooses for the network, and what comes of it against the test images."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def main(
     plots: Path,
     environment: Path,
 ) -> None:
-    """Choose on val, score NETWORK on the test pictures (on val where there are none), write masks, tables and plots.
+    """Choose on val, score NETWORK on the test images (on val where there are none), write masks, tables and plots.
 
     Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv metrics/manifest.json models/network
     models/segmenter data/predictions metrics/evaluate.json plots/evaluate metrics/environment.json`
     """
     from medseg.core.environment import record_environment
-    from medseg.core.files import read_json, whole_folder
-    from medseg.core.gpu_locks import own_cards
+    from medseg.core.files import atomic_folder, read_json
+    from medseg.core.gpu_locks import own_gpus
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
     from medseg.data.manifest import read_manifest
@@ -33,7 +33,7 @@ def main(
     from medseg.evaluation.plots import write_plots
     from medseg.evaluation.summary import write_tables
     from medseg.evaluation.tuning import EvaluateParams, select
-    from medseg.inference.predictor import Segmenter
+    from medseg.inference.predictor import Predictor
     from medseg.inference.torch_backend import choose_device, network_forward
     from medseg.models.checkpoint import load_bundle, save_bundle
     from medseg.models.model_yaml import Description
@@ -42,14 +42,14 @@ def main(
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
     table, audited = read_manifest(manifest), read_json(audit)
-    with own_cards(machine.accelerator, 1), whole_folder(predictions) as partial:
+    with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
         forward = network_forward(trained, choose_device(machine.accelerator))
         description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
-        found = evaluate(Segmenter(description, forward), table, raw, settings.batch_size, partial)
+        found = evaluate(Predictor(description, forward), table, raw, settings.batch_size, partial)
         figures, summary = write_tables(found, partial, metrics)
-    with whole_folder(plots) as partial:
+    with atomic_folder(plots) as partial:
         write_plots(found, thresholds, figures, table, raw, predictions, partial)
-    with whole_folder(segmenter) as partial:
+    with atomic_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
         write_card(partial, description, audited, summary, figures)
     record_environment(environment, "evaluate")

@@ -1,4 +1,4 @@
-"""The stage `manifest`: one row per picture, its group and its split, and an audit of the data."""
+"""The stage `manifest`: one row per image, its group and its split, and an audit of the data."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, audit_file: Path) -> None:
-    """Tabulate the pictures and masks under RAW, draw the split, and audit the data.
+    """Tabulate the images and masks under RAW, draw the split, and audit the data.
 
     Example: `python -m stages.manifest params.yaml data/raw conf/lists data/manifest.csv data/splits
     metrics/manifest.json`
     """
     import json
 
-    from medseg.core.files import whole_folder, write_text
+    from medseg.core.files import atomic_folder, write_text
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
     from medseg.data.manifest import ManifestParams, measure, write_manifest
@@ -28,7 +28,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     write_manifest(table, manifest)
     audited = audit(data.name, table, faults, inverted_masks(table, raw))
     write_text(audit_file, json.dumps(audited, indent=2) + "\n")
-    with whole_folder(splits) as partial:
+    with atomic_folder(splits) as partial:
         write_lists(table, partial)
 
 

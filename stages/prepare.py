@@ -1,4 +1,4 @@
-"""The stage `prepare`: pictures of any size to packed arrays of the network's size."""
+"""The stage `prepare`: images of any size to packed arrays of the network's size."""
 
 from pathlib import Path
 
@@ -6,27 +6,27 @@ from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -> None:
-    """Resize, scale or cut the pictures of train and val, and draw a contact sheet of them.
+    """Resize, scale or cut the images of train and val, and draw a contact sheet of them.
 
     Example: `python -m stages.prepare params.yaml data/raw data/manifest.csv data/prepared
     plots/prepare/samples.png`
     """
-    from medseg.core.files import whole_folder
+    from medseg.core.files import atomic_folder
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
     from medseg.data.geometry import Geometry
     from medseg.data.image_io import write_png
     from medseg.data.manifest import read_manifest
-    from medseg.data.packed import evenly_spaced, open_store
+    from medseg.data.packed import evenly_spaced, open_packed
     from medseg.data.prepare import prepare
     from medseg.previews.drawing import sample_sheet
 
     geometry, machine = read_section(params, "prepare", Geometry), read_section(params, "machine", MachineParams)
     table = read_manifest(manifest)
-    with whole_folder(prepared) as partial:
+    with atomic_folder(prepared) as partial:
         for split in ("train", "val"):
             prepare(table[table["split"] == split], raw, geometry, machine, partial / split)
-    store = open_store(prepared / "train")
+    store = open_packed(prepared / "train")
     chosen = evenly_spaced(len(store.images), 32)
     write_png(sheet, sample_sheet(store.images[chosen], store.masks[chosen], columns=8, side=128))
 

@@ -21,12 +21,12 @@ def main(
     metrics/train tensorboard metrics/environment.json`
     """
     from medseg.core.environment import record_environment
-    from medseg.core.files import whole_folder
-    from medseg.core.gpu_locks import own_cards
+    from medseg.core.files import atomic_folder
+    from medseg.core.gpu_locks import own_gpus
     from medseg.core.parallel import MachineParams
     from medseg.core.params import Seed, read_section
     from medseg.data.augment import Transforms
-    from medseg.data.packed import open_store
+    from medseg.data.packed import open_packed
     from medseg.data.task import TaskParams
     from medseg.models.checkpoint import save_bundle
     from medseg.models.params import ModelParams
@@ -49,13 +49,13 @@ def main(
         seed=read_section(params, "seed", Seed),
     )
     machine = read_section(params, "machine", MachineParams)
-    cards = own_cards(machine.accelerator, recipe.train.devices)
+    cards = own_gpus(machine.accelerator, recipe.train.devices)
     with cards, state_folder(recipe, [augmented, val, weights], machine.accelerator) as state:
         places = Places(weights, metrics, tensorboard, state)
-        trained = fit(open_store(augmented), open_store(val), recipe, places, machine)
+        trained = fit(open_packed(augmented), open_packed(val), recipe, places, machine)
         if trained is None:  # another process of this run writes what came out
             return
-        with whole_folder(network) as partial:
+        with atomic_folder(network) as partial:
             save_bundle(partial, trained.network, trained.description)
             save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
     record_environment(environment, "train")

@@ -1,4 +1,4 @@
-"""Files bent out of shape, the same bytes each time: pictures, masks, archives, and what must become of each."""
+"""Files bent out of shape, the same bytes each time: images, masks, archives, and what must become of each."""
 
 import bz2
 import gzip
@@ -22,7 +22,7 @@ from PIL import Image
 
 from medseg.data.image_io import Pixels
 
-HEIGHT, WIDTH = 12, 16  # of every picture that has no reason to be larger
+HEIGHT, WIDTH = 12, 16  # of every image that has no reason to be larger
 CHANCE = np.random.default_rng(0)
 COLOURS: Pixels = CHANCE.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 GREY: Pixels = COLOURS[..., 0]
@@ -77,10 +77,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def paletted(indices: NDArray[Any], *colours: tuple[int, int, int]) -> Image.Image:
-    """A palette picture of indices (H, W)."""
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette([value for colour in colours for value in colour])
-    return picture
+    """A palette image of indices (H, W)."""
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([value for colour in colours for value in colour])
+    return image
 
 
 def by_opencv(content: bytes) -> NDArray[Any]:
@@ -96,8 +96,8 @@ def eighth(values: NDArray[Any]) -> Pixels:
     return nearest
 
 
-def pictures() -> dict[str, Bent]:
-    """Pictures of every kind, what each shows, and what is none."""
+def images() -> dict[str, Bent]:
+    """Images of every kind, what each shows, and what is none."""
     return _whole() | _turned() | _of_odd_sizes() | _refused()
 
 
@@ -170,7 +170,7 @@ def _whole() -> dict[str, Bent]:
         "jpg": encoded(COLOURS, "JPEG"),
         "jpg, progressive": encoded(COLOURS, "JPEG", progressive=True),
         "jpg, CMYK": encoded(Image.fromarray(COLOURS).convert("CMYK"), "JPEG"),
-        "jpg, one picture called many": encoded(COLOURS, "MPO"),
+        "jpg, one image called many": encoded(COLOURS, "MPO"),
         "webp, lossy": encoded(COLOURS, "WEBP"),
     }
     return {what: Bent(name, content, right) for what, (name, content, right) in files.items()} | {
@@ -180,7 +180,7 @@ def _whole() -> dict[str, Bent]:
 
 
 def _turned() -> dict[str, Bent]:
-    """As cameras write them: EXIF data that say how to turn a picture."""
+    """As cameras write them: EXIF data that say how to turn an image."""
     found: dict[str, Bent] = {}
     for value, turn in UPRIGHT.items():
         exif = Image.Exif()
@@ -209,37 +209,37 @@ def _refused() -> dict[str, Bent]:
     broken_text = struct.pack(">I", 4) + b"tEXt" + b"ab\0c" + b"0000"
     text_bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(4 << 20)))
     planes: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate"}
-    no_picture = "not readable as a picture"
+    no_image = "not readable as an image"
     files: dict[str, tuple[str, bytes, str]] = {
-        "no byte": ("a.png", b"", no_picture),
-        "zeros": ("a.png", bytes(1000), no_picture),
-        "text": ("a.png", b"not a picture", no_picture),
-        "a web page": ("a.jpg", b"<!DOCTYPE html><html>sign in</html>", no_picture),
-        "a zip archive": ("a.png", zipped({"a.png": encoded(GREY, "PNG")}), no_picture),
-        "a pickle": ("a.png", pickle.dumps(GREY), no_picture),
-        "PostScript, which would start a program": ("a.png", encoded(COLOURS, "EPS"), no_picture),
-        "PDF": ("a.png", encoded(COLOURS, "PDF"), no_picture),
-        "JPEG 2000": ("a.png", encoded(COLOURS, "JPEG2000"), no_picture),
-        "DDS": ("a.png", encoded(COLOURS, "DDS"), no_picture),
-        "png, no pixel": ("a.png", png(0, 0, 8, 2, b"\0"), no_picture),
+        "no byte": ("a.png", b"", no_image),
+        "zeros": ("a.png", bytes(1000), no_image),
+        "text": ("a.png", b"not an image", no_image),
+        "a web page": ("a.jpg", b"<!DOCTYPE html><html>sign in</html>", no_image),
+        "a zip archive": ("a.png", zipped({"a.png": encoded(GREY, "PNG")}), no_image),
+        "a pickle": ("a.png", pickle.dumps(GREY), no_image),
+        "PostScript, which would start a program": ("a.png", encoded(COLOURS, "EPS"), no_image),
+        "PDF": ("a.png", encoded(COLOURS, "PDF"), no_image),
+        "JPEG 2000": ("a.png", encoded(COLOURS, "JPEG2000"), no_image),
+        "DDS": ("a.png", encoded(COLOURS, "DDS"), no_image),
+        "png, no pixel": ("a.png", png(0, 0, 8, 2, b"\0"), no_image),
         "png, says 50000x50000": ("a.png", png(50000, 50000, 8, 2, b"\0"), "exceeds limit"),
         "png, says 9000x9000": ("a.png", png(9000, 9000, 8, 2, b"\0"), "9000x9000 pixels, more than 67108864"),
-        "png, says 8000x8000": ("a.png", png(8000, 8000, 8, 2, b"\0"), no_picture),
+        "png, says 8000x8000": ("a.png", png(8000, 8000, 8, 2, b"\0"), no_image),
         "png, 9000x9000 of one colour": ("a.png", png(9000, 9000, 8, 0, bytes(9001 * 9000)), "9000x9000 pixels"),
-        "png, a wrong checksum": ("a.png", encoded(GREY, "PNG").replace(b"IDAT", b"IDAT\1", 1), no_picture),
-        "png, a broken text": ("a.png", png(1, 1, 8, 0, b"\0\0", broken_text), no_picture),
-        "png, a text that unpacks to 4 MB": ("a.png", png(1, 1, 8, 0, b"\0\0", text_bomb), no_picture),
-        "png, animated": ("a.png", _two(GREY, "PNG"), "holds 2 pictures"),
-        "gif, animated": ("a.gif", _two(GREY, "GIF"), "holds 2 pictures"),
-        "webp, animated": ("a.webp", _two(GREY, "WEBP"), "holds 2 pictures"),
-        "jpg, two pictures": ("a.jpg", _two(COLOURS, "MPO"), "holds 2 pictures"),
-        "tif, two pages": ("a.tif", _two(GREY, "TIFF"), "holds 2 pictures"),
+        "png, a wrong checksum": ("a.png", encoded(GREY, "PNG").replace(b"IDAT", b"IDAT\1", 1), no_image),
+        "png, a broken text": ("a.png", png(1, 1, 8, 0, b"\0\0", broken_text), no_image),
+        "png, a text that unpacks to 4 MB": ("a.png", png(1, 1, 8, 0, b"\0\0", text_bomb), no_image),
+        "png, animated": ("a.png", _two(GREY, "PNG"), "holds 2 images"),
+        "gif, animated": ("a.gif", _two(GREY, "GIF"), "holds 2 images"),
+        "webp, animated": ("a.webp", _two(GREY, "WEBP"), "holds 2 images"),
+        "jpg, two images": ("a.jpg", _two(COLOURS, "MPO"), "holds 2 images"),
+        "tif, two pages": ("a.tif", _two(GREY, "TIFF"), "holds 2 images"),
         "tif, float": ("a.tif", tif(floats), "floating-point"),
         "tif, NaN": ("a.tif", tif(holed), "floating-point"),
-        "tif, float16": ("a.tif", tif(floats.astype(np.float16)), no_picture),
-        "tif, float64": ("a.tif", tif(floats.astype(np.float64)), no_picture),
-        "tif, complex": ("a.tif", tif(floats.astype(np.complex64)), no_picture),
-        "tif, 64 bits": ("a.tif", tif(GREY.astype(np.uint64)), no_picture),
+        "tif, float16": ("a.tif", tif(floats.astype(np.float16)), no_image),
+        "tif, float64": ("a.tif", tif(floats.astype(np.float64)), no_image),
+        "tif, complex": ("a.tif", tif(floats.astype(np.complex64)), no_image),
+        "tif, 64 bits": ("a.tif", tif(GREY.astype(np.uint64)), no_image),
         "tif, signed 8 bits": ("a.tif", tif(GREY.astype(np.int8)), "signed 8-bit values"),
         "tif, below 0": ("a.tif", tif(GREY.astype(np.int16) - 300), "values outside 0..65535"),
         "tif, above 65535": ("a.tif", tif(GREY.astype(np.int32) + 65400), "values outside 0..65535"),
@@ -248,7 +248,7 @@ def _refused() -> dict[str, Bent]:
         "tif, two channels": (
             "a.tif",
             tif(COLOURS[..., :2].transpose(2, 0, 1), planarconfig="separate", photometric="minisblack"),
-            no_picture,
+            no_image,
         ),
         "pfm": ("a.ppm", b"Pf 1 1 -1.0\n" + struct.pack("<f", 0.5), "floating-point"),
     }
@@ -256,7 +256,7 @@ def _refused() -> dict[str, Bent]:
 
 
 def _two(image: Pixels, kind: str) -> bytes:
-    """A file that holds two pictures."""
+    """A file that holds two images."""
     return encoded(Image.fromarray(image), kind, save_all=True, append_images=[Image.fromarray(255 - image)])
 
 
@@ -269,7 +269,7 @@ def _flat(*colour: int) -> Pixels:
 
 
 def cuttable() -> dict[str, bytes]:
-    """Whole pictures of every format, small enough to be cut at each of their bytes."""
+    """Whole images of every format, small enough to be cut at each of their bytes."""
     small, grey = COLOURS[:5, :7], GREY[:5, :7]
     return {
         "png": encoded(small, "PNG"),
@@ -307,7 +307,7 @@ LESION[2:7, 4:10] = 1
 
 
 def masks() -> dict[str, Bent]:
-    """Masks of every kind for a picture of `HEIGHT` x `WIDTH`: `right` is 0 and 1."""
+    """Masks of every kind for an image of `HEIGHT` x `WIDTH`: `right` is 0 and 1."""
     return _right_masks() | _refused_masks()
 
 
@@ -379,22 +379,22 @@ def _refused_masks() -> dict[str, Bent]:
         "16-bit colours": ("m.png", _opencv_png(deep_colours), "16-bit colours or alpha are not read in a mask"),
         "16-bit colours, tif": ("m.tif", tif(deep_colours, photometric="rgb"), "16-bit colours or alpha"),
         "16-bit colours, ppm": ("m.ppm", b"P6 16 12 65535\n" + deep_colours.astype(">u2").tobytes(), "16-bit colours"),
-        "larger": ("m.png", encoded(larger, "PNG"), f"measures {WIDTH}x{HEIGHT + 1}, the picture {WIDTH}x{HEIGHT}"),
+        "larger": ("m.png", encoded(larger, "PNG"), f"measures {WIDTH}x{HEIGHT + 1}, the image {WIDTH}x{HEIGHT}"),
         "on its side": ("m.png", encoded(shown.T.copy(), "PNG"), f"measures {HEIGHT}x{WIDTH}"),
         "float": ("m.tif", tif(LESION.astype(np.float32)), "floating-point"),
         "two pages": (
             "m.tif",
             _two(shown, "TIFF"),
-            "holds 2 pictures",
+            "holds 2 images",
         ),
-        "cut off": ("m.png", encoded(shown, "PNG")[:60], "not readable as a picture"),
-        "no byte": ("m.png", b"", "not readable as a picture"),
-        "text": ("m.png", b"0 0 0 1 1 1", "not readable as a picture"),
+        "cut off": ("m.png", encoded(shown, "PNG")[:60], "not readable as an image"),
+        "no byte": ("m.png", b"", "not readable as an image"),
+        "text": ("m.png", b"0 0 0 1 1 1", "not readable as an image"),
     }
     return {what: Bent(name, content, told=told) for what, (name, content, told) in files.items()}
 
 
-MEMBERS = {"Images/a_benign1_ccd.tif": b"picture", "Masks/a_benign1.tif": b"mask"}
+MEMBERS = {"Images/a_benign1_ccd.tif": b"image", "Masks/a_benign1.tif": b"mask"}
 
 
 @dataclass(frozen=True)
@@ -509,7 +509,7 @@ def _with_flag(archive: bytes) -> bytes:
     return archive.replace("\xff".encode(), b"\xff\xff")
 
 
-NAMES = [  # of pictures; the second of two comes beside the first
+NAMES = [  # of images; the second of two comes beside the first
     "a b.png",
     "a'b\"c.png",
     "a\nb.png",

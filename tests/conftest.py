@@ -37,7 +37,7 @@ def project() -> Path:
 def samples() -> Path:
     """The folder with small real samples of the public data sets; tests that need it are skipped without it."""
     if not SAMPLES.is_dir():
-        pytest.skip(f"the sample pictures are not at {SAMPLES}; MEDSEG_SAMPLES can name their folder")
+        pytest.skip(f"the sample images are not at {SAMPLES}; MEDSEG_SAMPLES can name their folder")
     return SAMPLES
 
 
@@ -62,7 +62,7 @@ def undo_settings_of_torch() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures of `rows` (in raw/) and what was predicted for them lie."""
+    """Where the images of `rows` (in raw/) and what was predicted for them lie."""
     return tmp_path_factory.mktemp("evaluation")
 
 

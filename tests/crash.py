@@ -317,15 +317,15 @@ and every output had the bytes of a run that nothing disturbed.
 """
 
 
-def random_kills(site: Site, plan: dict[Way, dict[str, int]], chance: random.Random) -> Iterator[Kill]:
+def random_kills(site: Site, plan: dict[Way, dict[str, int]], rng: random.Random) -> Iterator[Kill]:
     """Carry out a plan: how many kills of which stage, by command."""
     for way, counts in plan.items():
         for stage, count in counts.items():
             whole = site.duration(stage, way)
-            yield _kill_anywhere(site, stage, way, whole * chance.random())
+            yield _kill_anywhere(site, stage, way, whole * rng.random())
             for _ in range(count):
-                victims: Victims = "stage" if chance.random() < STAGE_ALONE else "all"
-                yield _kill_at_work(site, stage, way, victims, chance.uniform(0, LAST_MOMENT))
+                victims: Victims = "stage" if rng.random() < STAGE_ALONE else "all"
+                yield _kill_at_work(site, stage, way, victims, rng.uniform(0, LAST_MOMENT))
 
 
 def _kill_anywhere(site: Site, stage: str, way: Way, moment: float) -> Kill:

@@ -1,4 +1,4 @@
-"""What all stages before the report leave behind, for pictures of 40x30 whose masks are set by hand."""
+"""What all stages before the report leave behind, for images of 40x30 whose masks are set by hand."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from medseg.data.mask_io import read_mask
 from medseg.data.task import Multiclass, TaskParams, class_codes, class_names
 from medseg.datasets.record import Record, Region
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import score_picture
+from medseg.evaluation.per_image import score_image
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.strata import size_limits, size_strata
 from medseg.evaluation.summary import write_tables
@@ -38,7 +38,7 @@ TRUTH, FOUND = (slice(5, 15), slice(5, 15)), (slice(5, 15), slice(10, 20))  # ha
 
 @dataclass(frozen=True)
 class Drawn:
-    """A test picture: where something is marked in it, and what was found where."""
+    """A test image: where something is annotated in it, and what was found where."""
 
     file: str
     label: str
@@ -48,7 +48,7 @@ class Drawn:
     uncertainty: float = 0.1
 
 
-PICTURES = (
+IMAGES = (
     Drawn(HOSTILE, "a|b", TRUTH, FOUND, code=2, uncertainty=0.2),
     Drawn("good.png", "a|b", TRUTH, TRUTH),
     Drawn("empty.png", "NA", None, FOUND),
@@ -112,8 +112,8 @@ DESCRIPTION: dict[str, Any] = {
     "task": {"name": "binary"},
     "geometry": PARAMETERS["prepare"],
     "training": {
-        "first_weights": "random",
-        "former": None,
+        "initial_weights": "random",
+        "initial_network": None,
         "warnings": ["no weights for <resnet18>"],
         "best_epoch": 2,
         "epochs": 3,
@@ -167,31 +167,29 @@ def run_in(folder: Path) -> Run:
 def write_run(
     folder: Path,
     region: Region | None = None,
-    pictures: Sequence[Drawn] = PICTURES,
+    images: Sequence[Drawn] = IMAGES,
     task: TaskParams = tiny.BINARY,
     with_uncertainty: bool = True,
 ) -> Run:
-    """Write a finished run to `folder`; `region` is what counts of every picture."""
+    """Write a finished run to `folder`; `region` is what counts of every image."""
     run = run_in(folder)
     write_text(run.params, yaml.safe_dump(PARAMETERS, sort_keys=False))
     description = DESCRIPTION | {"task": task.model_dump()}
     write_text(run.segmenter / "model.yaml", yaml.safe_dump(description, sort_keys=False))
     for code in (run.code, run.stages):
         write_text(code / "main.py", "")
-    manifest = _write_data(run, pictures, region)
-    _write_scores(run, manifest, pictures, task, with_uncertainty)
+    manifest = _write_data(run, images, region)
+    _write_scores(run, manifest, images, task, with_uncertainty)
     _write_training(run.training / "plots" / "metrics")
     return run
 
 
-def _write_data(run: Run, pictures: Sequence[Drawn], region: Region | None) -> pd.DataFrame:
+def _write_data(run: Run, images: Sequence[Drawn], region: Region | None) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    for picture in [*pictures, TRAIN]:
-        write_png(run.raw / picture.file, rng.integers(90, 110, (HEIGHT, WIDTH), dtype=np.uint8))
-        write_png(run.raw / "masks" / picture.file, _mask(picture.truth) * np.uint8(255))
-    records = [
-        Record(picture.file, (f"masks/{picture.file}",), picture.label, region=region) for picture in [*pictures, TRAIN]
-    ]
+    for image in [*images, TRAIN]:
+        write_png(run.raw / image.file, rng.integers(90, 110, (HEIGHT, WIDTH), dtype=np.uint8))
+        write_png(run.raw / "masks" / image.file, _mask(image.truth) * np.uint8(255))
+    records = [Record(image.file, (f"masks/{image.file}",), image.label, region=region) for image in [*images, TRAIN]]
     table, _ = measure(records, run.raw, ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
     table.insert(4, "split", ["train" if file == TRAIN.file else "test" for file in table["file"]])
     write_manifest(table, run.manifest)
@@ -202,17 +200,17 @@ def _write_data(run: Run, pictures: Sequence[Drawn], region: Region | None) -> p
 
 
 def _write_scores(
-    run: Run, manifest: pd.DataFrame, pictures: Sequence[Drawn], task: TaskParams, with_uncertainty: bool
+    run: Run, manifest: pd.DataFrame, images: Sequence[Drawn], task: TaskParams, with_uncertainty: bool
 ) -> None:
     rows = manifest.set_index("file", drop=False)
-    table = pd.DataFrame([_score(run, rows.loc[picture.file], picture, task) for picture in pictures])
+    table = pd.DataFrame([_score(run, rows.loc[image.file], image, task) for image in images])
     shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy()
     table.insert(3, "size", size_strata(shares, size_limits(shares)))
     if not with_uncertainty:
         table["uncertainty"] = np.nan
-    for picture in pictures if with_uncertainty else ():
-        deviation = picture.uncertainty * _mask(picture.found).astype(np.float32)
-        write_uncertainty(mask_path(run.predictions / UNCERTAINTY, picture.file), deviation)
+    for image in images if with_uncertainty else ():
+        deviation = image.uncertainty * _mask(image.found).astype(np.float32)
+        write_uncertainty(mask_path(run.predictions / UNCERTAINTY, image.file), deviation)
     evaluation = Evaluation(
         split="test",
         task=task,
@@ -228,15 +226,15 @@ def _write_scores(
     write_plots(evaluation, thresholds, figures, manifest, run.raw, run.predictions, run.plots)
 
 
-def _score(run: Run, row: Any, picture: Drawn, task: TaskParams) -> dict[str, Any]:
-    """Write a picture's prediction, and give its row of per_image.csv."""
-    codes = _mask(picture.found) * np.uint8(picture.code if task == SEVERAL else 1)
-    write_prediction(mask_path(run.predictions / MASKS, picture.file), codes, task)
+def _score(run: Run, row: Any, image: Drawn, task: TaskParams) -> dict[str, Any]:
+    """Write an image's prediction, and give its row of per_image.csv."""
+    codes = _mask(image.found) * np.uint8(image.code if task == SEVERAL else 1)
+    write_prediction(mask_path(run.predictions / MASKS, image.file), codes, task)
     codes, truth = (crop(mask, region_of(row)) for mask in (codes, read_mask([run.raw / row["mask"]])))
-    own = class_codes(pd.Series([picture.label]), task)[0]
-    scores = score_picture(codes, truth, own, task, SCORING)
-    names = {"file": picture.file, "label": picture.label, "group": row.group}
-    return names | scores | {"uncertainty": picture.uncertainty if codes.any() or truth.any() else np.nan}
+    own = class_codes(pd.Series([image.label]), task)[0]
+    scores = score_image(codes, truth, own, task, SCORING)
+    names = {"file": image.file, "label": image.label, "group": row.group}
+    return names | scores | {"uncertainty": image.uncertainty if codes.any() or truth.any() else np.nan}
 
 
 def _write_training(folder: Path) -> None:

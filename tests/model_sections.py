@@ -25,13 +25,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 def settled(network: Network) -> Network:
-    """In evaluation mode, its running means and deviations being those of four pictures: new ones see nothing."""
+    """In evaluation mode, its running means and deviations being those of four images: new ones see nothing."""
     for part in network.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
-    network.train()(pictures(4, 1, 64, 64, seed=9))
+    network.train()(images(4, 1, 64, 64, seed=9))
     return network.eval()
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
+def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Pictures with their truths, and networks of a line that see nothing but brightness, to be scored."""
+"""Images with their truths, and networks of a line that see nothing but brightness, to be scored."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from medseg.data.image_io import Pixels
 from medseg.data.task import Multiclass
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.sliding_window import Forward
 
 TILES = Patchify(name="patchify", channels=1, patch=16, stride=16, border="pad")
@@ -36,7 +36,7 @@ def levels(pixels: Pixels) -> Probabilities:
 
 
 def drawn(mask: Pixels) -> Pixels:
-    """A grey picture that `bright` segments as `mask`."""
+    """A grey image that `bright` segments as `mask`."""
     return (mask * np.uint8(200) + 20)[..., None].astype(np.uint8)
 
 
@@ -47,8 +47,8 @@ def run(
     forward: Forward = bright,
     **choices: Any,
 ) -> Evaluation:
-    """Score `rows`, whose pictures lie in `folder`/raw, and leave what is predicted in `folder`."""
-    segmenter = Segmenter(tiny.segmenter(geometry, **choices), forward)
+    """Score `rows`, whose images lie in `folder`/raw, and leave what is predicted in `folder`."""
+    segmenter = Predictor(tiny.segmenter(geometry, **choices), forward)
     return evaluate(segmenter, pd.DataFrame(rows), folder / "raw", 2, folder)
 
 
@@ -76,7 +76,7 @@ def rows_of_four(raw: Path) -> list[dict[str, Any]]:
 
 
 def shown(codes: Pixels) -> Pixels:
-    """A grey picture that `levels` segments as `codes`."""
+    """A grey image that `levels` segments as `codes`."""
     return np.array(LEVELS, np.uint8)[codes][..., None]
 
 
@@ -100,5 +100,5 @@ PREDICTED = {
 
 
 def rows_of_classes(raw: Path) -> list[dict[str, Any]]:
-    """The pictures of `PREDICTED`."""
+    """The images of `PREDICTED`."""
     return [tiny.row(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()]

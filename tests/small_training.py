@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.core.parallel import MachineParams
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.models.params import ImprovedUnet, UnetPlain
 from medseg.training.losses import BCEDice
 from medseg.training.optim import Adam, Plateau, Sgd
@@ -60,12 +60,12 @@ def recipe(**train: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
     folder = tmp_path_factory.mktemp("stores")
-    return tiny.write_store(folder / "train", 5), tiny.write_store(folder / "val", 3, seed=1)
+    return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
 
 
-def train(stores: tuple[Store, Store], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU) -> Trained:
+def train(stores: tuple[Packed, Packed], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU) -> Trained:
     places = Places(folder / "weights", folder / "metrics/train", folder / "tensorboard")
     trained = fit(*stores, recipe, places, machine)
     assert trained is not None

@@ -87,7 +87,7 @@ def test_a_command_s_help_gives_an_example_of_it(command: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "empty", "--model", "none", "--out", "out"), "error: empty: no picture found"),
+        (("predict", "empty", "--model", "none", "--out", "out"), "error: empty: no image found"),
         (("predict", "a.png", "--model", "none", "--out", "out"), "error: --model none: no such model folder"),
         (("predict", "a.png", "--model", "empty", "--out", "out"), "error: empty/model.yaml: no such file"),
         (("predict", "a.png", "--model", "a.png", "--out", "out"), "error: a.png: not readable as ONNX"),
@@ -98,7 +98,7 @@ def test_what_is_missing_ends_predict_and_export_with_one_message(
     arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     done = medseg(*arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(message)

@@ -1,4 +1,4 @@
-"""The smallest things that training and evaluation take: samples of bright squares, pictures with a manifest."""
+"""The smallest things that training and evaluation take: samples of bright squares, images with a manifest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from medseg.core.params import validate
 from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry, Patchify, Resize
 from medseg.data.image_io import Pixels, write_png
-from medseg.data.packed import Store, create_arrays, describe_arrays, open_store
+from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.task import Binary, Multiclass, TaskParams
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Scoring, SegmenterDescription
@@ -59,31 +59,31 @@ def resize(channels: Literal[1, 3] = 1, side: int = 32) -> Resize:
 
 
 def frame(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
-    """Samples of any shape: the aspect of pictures is squashed or kept."""
+    """Samples of any shape: the aspect of images is squashed or kept."""
     return Resize.model_validate(
         {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
     )
 
 
 def patches(patch: int = 16, channels: int = 1) -> Patchify:
-    """Square samples cut from pictures."""
+    """Square samples cut from images."""
     return Patchify.model_validate(
         {"name": "patchify", "channels": channels, "patch": patch, "stride": 5, "border": "drop"}
     )
 
 
 def noise(height: int, width: int, channels: int = 1) -> Pixels:
-    """A picture (H, W, C) of which every pixel is chance, the same for the same size."""
+    """An image (H, W, C) of which every pixel is chance, the same for the same size."""
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def square(seed: int, height: int, width: int, channels: int = 1) -> tuple[Pixels, Pixels]:
-    """A noisy picture (H, W, C) with a bright rectangle, and its mask (H, W)."""
-    chance = np.random.default_rng(seed)
+    """A noisy image (H, W, C) with a bright rectangle, and its mask (H, W)."""
+    rng = np.random.default_rng(seed)
     mask = np.zeros((height, width), np.uint8)
-    top, left = int(chance.integers(2, height // 2)), int(chance.integers(2, width // 2))
+    top, left = int(rng.integers(2, height // 2)), int(rng.integers(2, width // 2))
     mask[top : top + height // 3, left : left + width // 3] = 1
-    noise = chance.integers(0, 60, (height, width, channels), np.uint8)
+    noise = rng.integers(0, 60, (height, width, channels), np.uint8)
     return noise + mask[..., None] * np.uint8(150), mask
 
 
@@ -94,15 +94,15 @@ def online(*steps: str, p: float = 1.0) -> Transforms:
     return checked
 
 
-def write_store(
+def write_packed(
     folder: Path,
     count: int,
     channels: Literal[1, 3] = 1,
     seed: int = 0,
     labels: Sequence[str] = ("a",),
     side: int = 32,
-) -> Store:
-    """`count` samples of `side` x `side` pixels, their labels in turn; nothing is marked where it is `normal`."""
+) -> Packed:
+    """`count` samples of `side` x `side` pixels, their labels in turn; nothing is annotated where it is `normal`."""
     images, masks = create_arrays(folder, count, side, side, channels)
     lines = []
     for number in range(count):
@@ -113,7 +113,7 @@ def write_store(
         place = {"top": 0, "left": 0, "variant": 0}
         lines.append({"file": f"{number}.png", "label": label, "group": f"g{number}"} | place)
     describe_arrays(folder, pd.DataFrame(lines), resize(channels, side))
-    return open_store(folder)
+    return open_packed(folder)
 
 
 def description(
@@ -121,10 +121,10 @@ def description(
     model: ModelParams | None = None,
     task: TaskParams = BINARY,
 ) -> Description:
-    """`model.yaml` of a small network for grey pictures."""
+    """`model.yaml` of a small network for grey images."""
     training = Training(
-        first_weights="random",
-        former=None,
+        initial_weights="random",
+        initial_network=None,
         warnings=[],
         best_epoch=1,
         epochs=1,
@@ -167,7 +167,7 @@ def segmenter(
 
 
 def row(raw: Path, file: str, image: Pixels, mask: Pixels, **changes: str) -> dict[str, Any]:
-    """Write a picture and its mask under `raw` and give their manifest row."""
+    """Write an image and its mask under `raw` and give their manifest row."""
     write_png(raw / file, image)
     name = f"{Path(file).with_suffix('')}_mask.png"
     write_png(raw / name, mask * np.uint8(255))

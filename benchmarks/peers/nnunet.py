@@ -1,4 +1,4 @@
-"""nnU-Net v2's trainer: its own loader, augmentation, loss, optimiser and loop on the same pictures, batch and network.
+"""nnU-Net v2's trainer: its own loader, augmentation, loss, optimiser and loop on the same images, batch and network.
 
 The network is the pipeline's, with two outputs in place of one, as nnU-Net has them, and without deep supervision.
 `benchmarks/peers/nnunet_setup.sh` installs nnU-Net where this finds it. FOLDER/nnunet takes its three folders.
@@ -12,7 +12,7 @@ from typing import Any
 from side import DEVICE, ROOT, Order, order, recipe, take_turns
 
 from medseg.core.errors import UserError
-from medseg.data.packed import open_store
+from medseg.data.packed import open_packed
 from medseg.models.network import build_model
 
 INSTALLED = ROOT / ".cache" / "nnunet"
@@ -54,7 +54,7 @@ def write_files(asked: Order, raw: Path) -> None:
 
     for name in ("imagesTr", "labelsTr"):
         (raw / name).mkdir(parents=True)
-    store = open_store(asked.folder / "train")
+    store = open_packed(asked.folder / "train")
     for number, (image, mask) in enumerate(zip(store.images, store.masks, strict=True)):
         cv2.imwrite(str(raw / "imagesTr" / f"p{number:05d}_0000.png"), image[..., ::-1])
         cv2.imwrite(str(raw / "labelsTr" / f"p{number:05d}.png"), mask)
@@ -73,7 +73,7 @@ def prepared_trainer(asked: Order, home: Path) -> Any:
     planning.plan_experiments([NUMBER])
     planning.preprocess([NUMBER], configurations=("2d",), num_processes=(workers,))
     plans = load_json(str(home / "nnUNetPlans.json")) | {"continue_training": False}
-    settings, images = recipe(), open_store(asked.folder / "train").images
+    settings, images = recipe(), open_packed(asked.folder / "train").images
     plans["configurations"]["2d"] |= {
         "batch_size": settings.train.batch_size,
         "patch_size": list(images.shape[1:3]),

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from side import ROOT, TurnsOfEpochs, order, recipe
 
 from medseg.core.parallel import MachineParams
-from medseg.data.packed import open_store
+from medseg.data.packed import open_packed
 from medseg.training import trainer as training
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     asked = order()
     places = training.Places(ROOT / "weights", asked.folder / "metrics" / sys.argv[3], asked.folder / "tensorboard")
     machine = MachineParams(workers=0, backend="auto", accelerator="auto")
-    stores = open_store(asked.folder / "train"), open_store(asked.folder / "val")
+    stores = open_packed(asked.folder / "train"), open_packed(asked.folder / "val")
     clock, plain = TurnsOfEpochs(asked), pl.Trainer
 
     def timed_trainer(callbacks: list[pl.Callback], **settings: Any) -> pl.Trainer:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from medseg.core.params import Seed, read_section, read_yaml, validate
 from medseg.data.augment import Transforms
-from medseg.data.packed import open_store
+from medseg.data.packed import open_packed
 from medseg.data.task import TaskParams
 from medseg.models.params import ModelParams
 from medseg.training.losses import LossParams
@@ -148,7 +148,7 @@ def recipe(online: str = "none") -> Recipe:
 
 def first_batch(folder: Path, size: int) -> tuple[Tensor, Tensor]:
     """Pixels (N, C, H, W) and truth (N, 1, H, W), uint8, on the device, in the memory format that batches have."""
-    store = open_store(folder / "train")
+    store = open_packed(folder / "train")
     images: NDArray[np.uint8] = np.array(store.images[:size])
     masks: NDArray[np.uint8] = np.array(store.masks[:size])
     return (

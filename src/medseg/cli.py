@@ -122,9 +122,9 @@ def provenance(
 
 @app.command()
 def predict(
-    pictures: Annotated[
+    images: Annotated[
         list[str],
-        typer.Argument(metavar="PICTURES...", help="Files, folders (with all below them) and patterns in quotes."),
+        typer.Argument(metavar="IMAGES...", help="Files, folders (with all below them) and patterns in quotes."),
     ],
     model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
@@ -136,19 +136,19 @@ def predict(
         typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
     ] = None,
 ) -> None:
-    """Segment pictures of any size: masks, overlays, probabilities, contours (GeoJSON), a table of areas and counts.
+    """Segment images of any size: masks, overlays, probabilities, contours (GeoJSON), a table of areas and counts.
 
     Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
     `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
 
-    Masks are made as the stage evaluate scored them. A picture that fails is named at the end and the others go on.
+    Masks are made as the stage evaluate scored them. An image that fails is named at the end and the others go on.
     Research software: not for diagnosis.
     """
     from medseg.inference.backends import open_model
-    from medseg.inference.predict import find_pictures, predict_pictures
+    from medseg.inference.predict import find_images, predict_images
 
-    found = find_pictures(pictures, out)
-    predict_pictures(open_model(model, runtime, accelerator), found, out)
+    found = find_images(images, out)
+    predict_images(open_model(model, runtime, accelerator), found, out)
 
 
 @app.command()
@@ -170,25 +170,25 @@ def export(
     from medseg.inference.onnx_export import export
 
     size = export(model, out, tile)
-    typer.echo(f"{out}: for pictures of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
+    typer.echo(f"{out}: for images of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
 
 
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
-    data: Annotated[Path, typer.Option(help="The folder with pictures and masks.")],
+    data: Annotated[Path, typer.Option(help="The folder with images and masks.")],
     out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of a former evaluation.")],
-    images: Annotated[str | None, typer.Option(help="How pictures are named: 'images/{name}.png'.")] = None,
+    images: Annotated[str | None, typer.Option(help="How images are named: 'images/{name}.png'.")] = None,
     masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
     layout: Annotated[
         Literal["busi", "isic2017", "cryonuseg", "ucsb"] | None,
         typer.Option(help="Instead of both: a published data set, laid out as its archive."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="With --images: the pictures' class, a word or a field, '{folder}'.")
+        str | None, typer.Option(help="With --images: the images' class, a word or a field, '{folder}'.")
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without pictures that can't be used, and list them.")
+        bool, typer.Option("--skip-bad", help="Go on without images that can't be used, and list them.")
     ] = False,
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
@@ -199,7 +199,7 @@ def evaluate(
     Examples: `medseg evaluate --model models/segmenter --data scans --out scored --images 'images/{name}.png'
     --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
 
-    Patterns are those of conf/data/folder.yaml. Pictures that the model was trained on are not recognised: keep them
+    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: keep them
     out, or the figures flatter it.
     """
     from medseg.evaluation.external import evaluate_external, folder_data, layout_data

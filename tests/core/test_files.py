@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg.core.files import PARTIAL_PREFIX, whole_file, whole_folder, write_text
+from medseg.core.files import PARTIAL_PREFIX, atomic_file, atomic_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -10,7 +10,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "deep" / "out") as partial:
+    with atomic_folder(tmp_path / "deep" / "out") as partial:
         (partial / "a.txt").write_text("a")
         assert not (tmp_path / "deep" / "out").exists()
         assert partial.name.startswith(PARTIAL_PREFIX)
@@ -19,7 +19,7 @@ def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_new_folder_replaces_the_old_one_wholly(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with whole_folder(tmp_path / "out") as partial:
+        with atomic_folder(tmp_path / "out") as partial:
             (partial / name).write_text(name)
     assert names(tmp_path) == ["out", "out/new"]
 
@@ -33,7 +33,7 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path, error: type[B
     before = names(tmp_path)
 
     def fail() -> None:
-        with whole_folder(tmp_path / "out") as partial:
+        with atomic_folder(tmp_path / "out") as partial:
             (partial / "new").write_text("new")
             raise error
 
@@ -49,7 +49,7 @@ def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path, existed: bool) 
         path.write_text("old")
 
     def fail() -> None:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 
@@ -69,10 +69,10 @@ def test_a_file_replaces_the_old_one(tmp_path: Path) -> None:
 def test_what_an_earlier_death_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / f"{PARTIAL_PREFIX}out").mkdir()
     (tmp_path / f"{PARTIAL_PREFIX}out" / "stale").write_text("stale")
-    with whole_folder(tmp_path / "out") as partial:
+    with atomic_folder(tmp_path / "out") as partial:
         assert names(partial) == []
     (tmp_path / f"{PARTIAL_PREFIX}f.txt").write_text("stale")
-    with whole_file(tmp_path / "f.txt") as partial:
+    with atomic_file(tmp_path / "f.txt") as partial:
         assert not partial.exists()
         partial.write_text("new")
     assert names(tmp_path) == ["f.txt", "out"]

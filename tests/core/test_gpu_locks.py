@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import UserError
-from medseg.core.gpu_locks import own_cards
+from medseg.core.gpu_locks import own_gpus
 
 RUN = """
 import os, sys
-from medseg.core.gpu_locks import own_cards
-with own_cards("auto", int(sys.argv[1])):
+from medseg.core.gpu_locks import own_gpus
+with own_gpus("auto", int(sys.argv[1])):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
 """
@@ -142,9 +142,9 @@ def test_the_users_choice_limits_and_orders_it(
 ) -> None:
     pretend(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    with own_cards("auto", 1):
+    with own_gpus("auto", 1):
         assert seen() == first
-    with own_cards("gpu", 2):
+    with own_gpus("gpu", 2):
         assert seen() == both
     assert seen() == allowed
 
@@ -155,7 +155,7 @@ def test_more_cards_than_there_are_to_choose_from_are_told(
 ) -> None:
     pretend(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    with pytest.raises(UserError, match=r"train\.devices = 2"), own_cards("auto", 2):
+    with pytest.raises(UserError, match=r"train\.devices = 2"), own_gpus("auto", 2):
         pass
 
 
@@ -163,20 +163,20 @@ def test_more_cards_than_there_are_to_choose_from_are_told(
 def test_a_user_who_hides_all_cards_gets_none(pretend: Pretend, monkeypatch: pytest.MonkeyPatch, allowed: str) -> None:
     pretend(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    with own_cards("auto", 1):
+    with own_gpus("auto", 1):
         assert seen() == allowed
 
 
 def test_parts_of_a_divided_card_are_cards(pretend: Pretend) -> None:
     pretend(DIVIDED)
-    with own_cards("auto", 3):
+    with own_gpus("auto", 3):
         assert seen() == "MIG-cccc-1,MIG-dddd-2,GPU-bbbb-2"
 
 
 def test_nothing_is_left_behind(pretend: Pretend) -> None:
     pretend(TWO)
     for _ in range(3):
-        with own_cards("auto", 2):
+        with own_gpus("auto", 2):
             assert seen() == "GPU-aaaa-1,GPU-bbbb-2"
         assert seen() is None
 
@@ -187,7 +187,7 @@ def test_a_process_that_is_one_of_several_is_given_its_card_elsewhere(
 ) -> None:
     pretend(TWO)
     monkeypatch.setenv(name, value)
-    with own_cards("auto", 1):
+    with own_gpus("auto", 1):
         assert seen() is None
 
 
@@ -195,12 +195,12 @@ def test_nothing_happens_without_a_card_or_with_the_cpu_chosen_or_outside_a_proj
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend("No devices were found\n")
-    with own_cards("gpu", 1):
+    with own_gpus("gpu", 1):
         assert seen() is None
     pretend(TWO)
-    with own_cards("cpu", 1):
+    with own_gpus("cpu", 1):
         assert seen() is None
     monkeypatch.chdir(tmp_path)
-    with own_cards("auto", 1):
+    with own_gpus("auto", 1):
         assert seen() is None
     assert not list(tmp_path.rglob("cards"))

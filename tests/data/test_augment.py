@@ -16,7 +16,7 @@ from medseg.core.params import validate
 from medseg.data.augment import AugmentParams, augment, build_transform, make_variant
 from medseg.data.geometry import Resize
 from medseg.data.image_io import Pixels
-from medseg.data.packed import create_arrays, describe_arrays, open_store
+from medseg.data.packed import create_arrays, describe_arrays, open_packed
 
 NOTHING: dict[str, Any] = {
     "seed": 0,
@@ -46,7 +46,7 @@ def params(probability: float = 1.0, *steps: str, **values: Any) -> AugmentParam
 
 
 def blobs(side: int = 64, seed: int = 0) -> tuple[Pixels, Pixels]:
-    """A grey picture (side, side, 1) of dark and bright blobs, and as its mask what is bright in it."""
+    """A grey image (side, side, 1) of dark and bright blobs, and as its mask what is bright in it."""
     coarse = np.random.default_rng(seed).random((side // 16, side // 16)) > 0.5
     mask = coarse.repeat(16, axis=0).repeat(16, axis=1).astype(np.uint8)
     return (40 + 180 * mask)[..., None].astype(np.uint8), mask
@@ -80,7 +80,7 @@ def variants(chosen: AugmentParams, count: int, side: int = 64) -> list[tuple[Pi
 
 def test_every_sample_gives_its_variants_side_by_side_the_first_as_it_was(tmp_path: Path) -> None:
     augment(prepared(tmp_path, 3), params(1.0, *GEOMETRIC, *PHOTOMETRIC), machine(1), tmp_path / "out")
-    source, store = open_store(tmp_path / "prepared"), open_store(tmp_path / "out")
+    source, store = open_packed(tmp_path / "prepared"), open_packed(tmp_path / "out")
     assert store.images.shape == (21, 64, 64, 1)
     assert list(store.index["variant"]) == [0, 1, 2, 3, 4, 5, 6] * 3
     assert list(store.index["file"]) == ["0.png"] * 7 + ["1.png"] * 7 + ["2.png"] * 7
@@ -128,11 +128,11 @@ def test_rotation_and_zoom_are_those_of_albumentations(channels: int) -> None:
 
 
 def test_a_variant_can_be_made_again_alone(tmp_path: Path) -> None:
-    source = open_store(prepared(tmp_path, 4))
+    source = open_packed(prepared(tmp_path, 4))
     chosen = params(0.5, *GEOMETRIC, *PHOTOMETRIC)
     augment(tmp_path / "prepared", chosen, machine(2), tmp_path / "out")
     image, mask = make_variant(build_transform(chosen), source.images[3], source.masks[3], chosen.seed, 3, 5)
-    store = open_store(tmp_path / "out")
+    store = open_packed(tmp_path / "out")
     np.testing.assert_array_equal(image, store.images[3 * 7 + 5])
     np.testing.assert_array_equal(mask, store.masks[3 * 7 + 5])
 
@@ -145,14 +145,14 @@ def test_with_all_probabilities_zero_all_variants_are_the_original() -> None:
 
 
 @pytest.mark.parametrize("step", GEOMETRIC)
-def test_geometric_steps_move_picture_and_mask_alike(step: str) -> None:
+def test_geometric_steps_move_image_and_mask_alike(step: str) -> None:
     image, mask = blobs()
     found = variants(params(1.0, step), 12)
     assert any((changed_mask != mask).any() for _, changed_mask in found)
     for changed, changed_mask in found:
         assert (changed.shape, changed_mask.shape) == (image.shape, mask.shape)
         agreeing = (changed[..., 0] > 130) == (changed_mask == 1)
-        assert agreeing.mean() > 0.97  # edges fall on either side where the picture is interpolated
+        assert agreeing.mean() > 0.97  # edges fall on either side where the image is interpolated
         assert set(np.unique(changed_mask)) <= {0, 1}
 
 
@@ -170,7 +170,7 @@ def test_flips_and_turns_only_move_pixels(step: str) -> None:
 
 
 @pytest.mark.parametrize("step", PHOTOMETRIC)
-def test_photometric_steps_leave_the_mask_alone_and_change_the_picture(step: str) -> None:
+def test_photometric_steps_leave_the_mask_alone_and_change_the_image(step: str) -> None:
     image, mask = blobs()
     found = variants(params(1.0, step), 6)
     assert any((changed != image).any() for changed, _ in found)
@@ -244,7 +244,7 @@ def _variant(chosen: AugmentParams, image: Pixels, number: int) -> tuple[Pixels,
     return make_variant(build_transform(chosen), image, image[..., 0], 0, 0, number)
 
 
-def test_quarter_turns_of_pictures_that_are_not_square_are_refused(tmp_path: Path) -> None:
+def test_quarter_turns_of_images_that_are_not_square_are_refused(tmp_path: Path) -> None:
     oblong = prepared(tmp_path, 2, height=32)
     with pytest.raises(UserError, match=r"augment\.quarter_turns = 0\.5: must be 0 .* not square \(64x32\)"):
         augment(oblong, params(0.5, "quarter_turns"), machine(1), tmp_path / "out")

@@ -43,7 +43,7 @@ def whole_geometries(draw: st.DrawFn) -> Resize | Scale:
 
 
 def smooth(height: int, width: int) -> Pixels:
-    """A picture without fine structure, (H, W, 1)."""
+    """An image without fine structure, (H, W, 1)."""
     rows, columns = np.mgrid[0:height, 0:width]
     waves = np.sin(2 * np.pi * rows / height) + np.cos(2 * np.pi * columns / width)
     grey: Pixels = (127 + 60 * waves).astype(np.uint8)
@@ -60,7 +60,7 @@ def test_sizes_by_hand() -> None:
 
 @given(height=SIDES, width=SIDES, geometry=whole_geometries(), channels=st.sampled_from([1, 3]))
 @settings(max_examples=25)
-def test_fitted_pictures_and_masks_have_the_size_that_was_asked_for(
+def test_fitted_images_and_masks_have_the_size_that_was_asked_for(
     height: int, width: int, geometry: Resize | Scale, channels: int
 ) -> None:
     image = np.full((height, width, channels), 200, np.uint8)
@@ -79,7 +79,7 @@ def test_fitted_pictures_and_masks_have_the_size_that_was_asked_for(
 
 @given(height=st.integers(40, 200), width=st.integers(40, 200), geometry=whole_geometries())
 @settings(max_examples=25)
-def test_unfitting_brings_a_picture_back_to_its_size(height: int, width: int, geometry: Resize | Scale) -> None:
+def test_unfitting_brings_a_image_back_to_its_size(height: int, width: int, geometry: Resize | Scale) -> None:
     planes = np.stack([np.full(fitted_size(height, width, geometry), value, np.float32) for value in (0.25, 0.75)])
     padded = np.pad(planes, [(0, 0), (0, 9), (0, 9)], constant_values=9)  # padding must not leak in
     back = unfit(padded, height, width, geometry)
@@ -90,7 +90,7 @@ def test_unfitting_brings_a_picture_back_to_its_size(height: int, width: int, ge
 
 
 @pytest.mark.parametrize("geometry", [resize(96, 96), resize(96, 96, "keep"), resize(200, 160), scale(0.5), scale(1.7)])
-def test_a_smooth_picture_survives_fit_and_unfit(geometry: Resize | Scale) -> None:
+def test_a_smooth_image_survives_fit_and_unfit(geometry: Resize | Scale) -> None:
     image = smooth(151, 200)
     fitted = fit(image, geometry)[..., 0].astype(np.float32)[None]
     back = unfit(fitted, 151, 200, geometry)[0]
@@ -118,7 +118,7 @@ def test_an_exact_half_counts_whatever_the_rounding_of_its_average() -> None:
     assert fit_mask(mask, resize(11, 11))[:, 4:7].tolist() == [[0, 1, 0]] * 11
 
 
-def test_a_mask_keeps_its_place_and_area_in_the_picture() -> None:
+def test_a_mask_keeps_its_place_and_area_in_the_image() -> None:
     image = np.zeros((300, 200, 1), np.uint8)
     image[60:180, 40:120] = 255
     mask = (image[..., 0] > 0).astype(np.uint8)

@@ -21,15 +21,15 @@ SQUARE[1:3, 2:5] = 1
 COLOURS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
 
-def save(path: Path, picture: Image.Image, **options: Any) -> Path:
-    picture.save(path, **options)
+def save(path: Path, whole: Image.Image, **options: Any) -> Path:
+    whole.save(path, **options)
     return path
 
 
 def paletted(indices: NDArray[Any], *colours: tuple[int, int, int]) -> Image.Image:
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette([value for colour in colours for value in colour])
-    return picture
+    whole = Image.fromarray(indices.astype(np.uint8))
+    whole.putpalette([value for colour in colours for value in colour])
+    return whole
 
 
 MASK_FORMATS = {
@@ -73,7 +73,7 @@ def test_several_masks_are_united_whatever_their_formats(tmp_path: Path) -> None
 def test_masks_of_other_size_or_values_are_refused_by_name(tmp_path: Path) -> None:
     small = save(tmp_path / "small.png", Image.new("L", (4, 3)))
     large = save(tmp_path / "large.png", Image.new("L", (8, 3)))
-    with pytest.raises(UserError, match=r"large\.png: the masks of one picture differ in size: 8x3 and 4x3"):
+    with pytest.raises(UserError, match=r"large\.png: the masks of one image differ in size: 8x3 and 4x3"):
         read_mask([small, large])
     grades = save(tmp_path / "grades.png", Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)))
     with pytest.raises(UserError, match=r"grades\.png: 12 different values"):
@@ -89,7 +89,7 @@ def test_no_mask_path_at_all_is_a_defect_of_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "channels"),
+    ("image", "channels"),
     [
         (Image.fromarray(COLOURS), 3),
         (Image.fromarray(COLOURS[..., 0]), 1),
@@ -99,22 +99,22 @@ def test_no_mask_path_at_all_is_a_defect_of_the_caller() -> None:
         (Image.fromarray(COLOURS).quantize(4), 3),
     ],
 )
-def test_pictures_come_as_grey_or_rgb(tmp_path: Path, picture: Image.Image, channels: int) -> None:
-    image = read_image(save(tmp_path / "picture.png", picture))
+def test_images_come_as_grey_or_rgb(tmp_path: Path, whole: Image.Image, channels: int) -> None:
+    image = read_image(save(tmp_path / "image.png", whole))
     assert image.shape == (24, 32, channels)
     assert image.dtype == np.uint8
-    expected = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    expected = np.asarray(whole.convert("L" if channels == 1 else "RGB"))
     np.testing.assert_array_equal(image.squeeze(), expected)
 
 
 def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
-    path = save(tmp_path / "picture.png", Image.new("RGBA", (2, 2), (10, 20, 30, 0)))
+    path = save(tmp_path / "image.png", Image.new("RGBA", (2, 2), (10, 20, 30, 0)))
     np.testing.assert_array_equal(read_image(path), np.full((2, 2, 3), (10, 20, 30), np.uint8))
 
 
 def test_16_bit_grey_is_scaled_to_8_bits(tmp_path: Path) -> None:
     values = np.array([[0, 257, 128 * 257], [65535, 128, 129]], np.uint16)  # 129 is nearer to 1 than to 0
-    for name in ("picture.png", "picture.tif"):
+    for name in ("image.png", "image.tif"):
         image = read_image(save(tmp_path / name, Image.fromarray(values)))
         np.testing.assert_array_equal(image[..., 0], [[0, 1, 128], [255, 0, 1]])
 
@@ -126,33 +126,33 @@ def test_values_that_fit_no_16_bits_are_refused(tmp_path: Path) -> None:
             read_image(path)
 
 
-def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
+def test_a_image_is_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the first row is the right side
-    image = read_image(save(tmp_path / "picture.png", Image.fromarray(COLOURS), exif=exif))
+    image = read_image(save(tmp_path / "image.png", Image.fromarray(COLOURS), exif=exif))
     np.testing.assert_array_equal(image, np.rot90(COLOURS, -1))
 
 
 def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
     red = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
-    image = read_image(save(tmp_path / "picture.tif", red))
+    image = read_image(save(tmp_path / "image.tif", red))
     np.testing.assert_array_equal(image, np.full((8, 8, 3), (255, 0, 0), np.uint8))
 
 
 @pytest.mark.parametrize("read", [read_image, lambda path: read_mask([path])], ids=["image", "mask"])
-def test_files_that_hold_no_single_picture_of_integers_are_refused_by_name(tmp_path: Path, read: Any) -> None:
+def test_files_that_hold_no_single_image_of_integers_are_refused_by_name(tmp_path: Path, read: Any) -> None:
     grey = Image.fromarray(SQUARE)
     files: dict[str, dict[str, Any]] = {
-        "pages.tif: holds 2 pictures": {"picture": grey, "save_all": True, "append_images": [grey]},
-        "float.tif: floating-point": {"picture": Image.fromarray(SQUARE.astype(np.float32))},
+        "pages.tif: holds 2 images": {"image": grey, "save_all": True, "append_images": [grey]},
+        "float.tif: floating-point": {"image": Image.fromarray(SQUARE.astype(np.float32))},
     }
     for message, options in files.items():
         path = save(tmp_path / message.split(":")[0], **options)
         with pytest.raises(UserError) as caught:
             read(path)
         assert str(caught.value).startswith(f"{tmp_path}/{message}")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"text\.png: not readable as a picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text\.png: not readable as an image"):
         read(tmp_path / "text.png")
     with pytest.raises(UserError, match=r"missing\.png: no such file"):
         read(tmp_path / "missing.png")
@@ -178,7 +178,7 @@ ENCODED = {
 @given(changes=st.dictionaries(st.integers(0, 199), st.integers(0, 255), min_size=1, max_size=8))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_damaged_picture_is_read_or_refused_in_words(
+def test_a_damaged_image_is_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, name: str, changes: dict[int, int]
 ) -> None:
     damaged = bytearray(ENCODED[name])
@@ -201,7 +201,7 @@ def test_grey_and_colour_turn_into_each_other() -> None:
 
 
 @pytest.mark.parametrize("image", [COLOURS, COLOURS[..., :1], COLOURS[..., 0], COLOURS[:1, :1]])
-def test_a_written_picture_reads_back_and_has_the_same_bytes_each_time(tmp_path: Path, image: Pixels) -> None:
+def test_a_written_image_reads_back_and_has_the_same_bytes_each_time(tmp_path: Path, image: Pixels) -> None:
     write_png(tmp_path / "a.png", image)
     write_png(tmp_path / "sub" / "b.png", image)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "sub" / "b.png").read_bytes()

@@ -31,7 +31,7 @@ SKIP = ManifestParams(bad_files="skip", duplicate_distance=8)
 
 
 def paint(path: Path, *sizes: int, seed: int = 0, channels: int = 3) -> None:
-    """A picture of noise, height and width given."""
+    """An image of noise, height and width given."""
     pixels = np.random.default_rng(seed).integers(0, 256, (*sizes, channels), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(path)
@@ -128,7 +128,7 @@ def test_a_distance_counts_bits_that_differ() -> None:
         assert all((groups[place] == groups[40 + place]) == joined for place in range(20))
 
 
-def test_many_pictures_are_grouped_as_one_by_one() -> None:
+def test_many_images_are_grouped_as_one_by_one() -> None:
     """More hashes than are compared at a time, near ones far apart, equal ones, and patients."""
     rng = np.random.default_rng(1)
     numbers = [int(value) for value in rng.integers(0, 2**63, 1500)]
@@ -185,10 +185,10 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         measure(records, tmp_path, FAIL, MACHINE)
     message = str(caught.value)
-    assert message.startswith("6 pictures")
+    assert message.startswith("6 images")
     assert "manifest.bad_files" in message
     for told in (
-        f"cut.png: {tmp_path}/cut.png: not readable as a picture",
+        f"cut.png: {tmp_path}/cut.png: not readable as an image",
         "unmasked.png: ",
         "small.png: the mask small_mask0.png measures 30x10",
         f"grades.png: {tmp_path}/grades_mask0.png: ",
@@ -206,13 +206,13 @@ def test_a_long_list_of_faults_is_cut_and_skipping_all_is_refused(tmp_path: Path
     records = [record(str(number), masks=0) for number in range(25)]
     with pytest.raises(UserError, match=r"\.\.\. and 5 more$"):
         measure(records, tmp_path, FAIL, MACHINE)
-    with pytest.raises(UserError, match="none of its 25 pictures can be used"):
+    with pytest.raises(UserError, match="none of its 25 images can be used"):
         measure(records, tmp_path, SKIP, MACHINE)
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_thinnest_pictures_are_measured_too(tmp_path: Path, shape: tuple[int, int], channels: int) -> None:
+def test_the_thinnest_images_are_measured_too(tmp_path: Path, shape: tuple[int, int], channels: int) -> None:
     paint(tmp_path / "a.png", *shape, channels=channels)
     paint_mask(tmp_path / "a_mask0.png", *shape, rows=1)
     table, _ = measure([record("a")], tmp_path, FAIL, MACHINE)
@@ -231,7 +231,7 @@ def test_both_backends_and_any_worker_count_measure_the_same(samples: Path) -> N
 
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[pd.DataFrame, Path]:
-    """A manifest of three pictures and its file; labels and names that a CSV reader may take for something else."""
+    """A manifest of three images and its file; labels and names that a CSV reader may take for something else."""
     names = ("00", "nan", "a, \"b\" 'c' ü")
     for seed, name in enumerate(names):
         paint(tmp_path / f"{name}.png", 8, 8, seed=seed)
@@ -313,7 +313,7 @@ def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Pat
         str(caught.value).encode()  # can be printed anywhere
 
 
-def test_a_picture_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
+def test_a_image_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
     row = next(pd.DataFrame([tiny.row(tmp_path, "a.png", *tiny.square(0, 20, 30)) | {"height": 21}]).itertuples())
     with pytest.raises(UserError, match=r"a\.png: it or its mask has another size than the manifest says"):
         read_pair(row, tmp_path)

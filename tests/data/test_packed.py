@@ -6,7 +6,7 @@ import pytest
 
 from medseg.core.errors import UserError
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
-from medseg.data.packed import create_arrays, describe_arrays, open_store
+from medseg.data.packed import create_arrays, describe_arrays, open_packed
 
 PATCHES = Patchify(name="patchify", channels=3, patch=16, stride=8, border="pad")
 
@@ -34,7 +34,7 @@ def fill(folder: Path, geometry: Geometry = PATCHES, count: int = 3) -> pd.DataF
 )
 def test_what_was_written_opens_as_it_was(tmp_path: Path, geometry: Geometry) -> None:
     index = fill(tmp_path / "train", geometry)
-    store = open_store(tmp_path / "train")
+    store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 8, 10, 3)
     assert store.masks.shape == (3, 8, 10)
     assert store.images.dtype == store.masks.dtype == np.uint8
@@ -46,7 +46,7 @@ def test_what_was_written_opens_as_it_was(tmp_path: Path, geometry: Geometry) ->
 
 def test_arrays_are_mapped_and_cannot_be_written_to_by_accident(tmp_path: Path) -> None:
     fill(tmp_path)
-    store = open_store(tmp_path)
+    store = open_packed(tmp_path)
     assert isinstance(store.images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         store.masks[0] = 1
@@ -69,24 +69,24 @@ def test_a_part_that_is_missing_or_cut_is_named(tmp_path: Path, file: str, kept:
     if kept is not None:
         path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(UserError, match=str(tmp_path)):
-        open_store(tmp_path)
+        open_packed(tmp_path)
 
 
 def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     fill(tmp_path)
     np.save(tmp_path / "images.npy", np.array([object()] * 3), allow_pickle=True)
     with pytest.raises(UserError, match="no complete packed arrays"):
-        open_store(tmp_path)
+        open_packed(tmp_path)
 
 
 def test_an_unknown_geometry_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "about.yaml").write_text("geometry: {name: warp}\n")
     with pytest.raises(UserError, match=r"about\.yaml: geometry\.name = 'warp': must be one of 'resize'"):
-        open_store(tmp_path)
+        open_packed(tmp_path)
     (tmp_path / "about.yaml").write_text("other: 1\n")
     with pytest.raises(UserError, match=r"about\.yaml: geometry = None"):
-        open_store(tmp_path)
+        open_packed(tmp_path)
 
 
 def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_arrays_of_another_kind_are_refused(tmp_path: Path) -> None:
     for other in (images.astype(np.float32), images[..., 0], images[:, 1:]):
         np.save(tmp_path / "images.npy", other)
         with pytest.raises(UserError, match=r"not uint8 \(N, H, W, C\) and \(N, H, W\)"):
-            open_store(tmp_path)
+            open_packed(tmp_path)
 
 
 def test_an_index_that_lacks_a_column_is_refused(tmp_path: Path) -> None:
@@ -103,4 +103,4 @@ def test_an_index_that_lacks_a_column_is_refused(tmp_path: Path) -> None:
     index = tmp_path / "index.csv"
     index.write_text(index.read_text().replace("label", "name", 1))
     with pytest.raises(UserError, match=r"index\.csv: lacks the columns label"):
-        open_store(tmp_path)
+        open_packed(tmp_path)

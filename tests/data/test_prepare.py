@@ -12,7 +12,7 @@ from medseg.core.parallel import MachineParams
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import ManifestParams, crop, measure, read_pair, region_of
-from medseg.data.packed import open_store
+from medseg.data.packed import open_packed
 from medseg.data.prepare import prepare
 from medseg.datasets.ucsb import scan_ucsb
 
@@ -22,7 +22,7 @@ PATCHES = Patchify(name="patchify", channels=3, patch=16, stride=8, border="pad"
 
 
 def row_of(root: Path, name: str, height: int, width: int, region: str | None = None) -> dict[str, Any]:
-    """A manifest row of a written picture: red grows downwards, green to the right; the mask is its left half."""
+    """A manifest row of a written image: red grows downwards, green to the right; the mask is its left half."""
     root.mkdir(exist_ok=True)
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.mgrid[0:height, 0:width]
@@ -43,7 +43,7 @@ def row_of(root: Path, name: str, height: int, width: int, region: str | None = 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> pd.DataFrame:
-    """Three pictures of different sizes under raw/."""
+    """Three images of different sizes under raw/."""
     sizes = {"a": (40, 60), "b": (16, 16), "c": (33, 50)}
     return pd.DataFrame([row_of(tmp_path / "raw", name, *size) for name, size in sizes.items()])
 
@@ -66,9 +66,9 @@ def test_any_workers_and_backend_write_the_same_bytes(rows: pd.DataFrame, tmp_pa
     assert sorted(found[0]) == ["about.yaml", "images.npy", "index.csv", "masks.npy"]
 
 
-def test_resized_pictures_stand_in_the_manifest_s_order(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_resized_images_stand_in_the_manifest_s_order(rows: pd.DataFrame, tmp_path: Path) -> None:
     prepare(rows, tmp_path / "raw", RESIZE, MACHINE, tmp_path / "train")
-    store = open_store(tmp_path / "train")
+    store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 16, 24, 1)
     assert list(store.index["file"]) == ["a.png", "b.png", "c.png"]
     assert list(store.index["label"]) == ["label a", "label b", "label c"]
@@ -78,9 +78,9 @@ def test_resized_pictures_stand_in_the_manifest_s_order(rows: pd.DataFrame, tmp_
     assert store.geometry == RESIZE
 
 
-def test_smaller_scaled_pictures_are_padded_with_black(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_smaller_scaled_images_are_padded_with_black(rows: pd.DataFrame, tmp_path: Path) -> None:
     prepare(rows, tmp_path / "raw", Scale(name="scale", channels=3, factor=0.5), MACHINE, tmp_path / "train")
-    store = open_store(tmp_path / "train")
+    store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 20, 30, 3)
     assert store.images[1, :8, :8].any()
     assert not store.images[1, 8:].any()
@@ -90,7 +90,7 @@ def test_smaller_scaled_pictures_are_padded_with_black(rows: pd.DataFrame, tmp_p
 
 def test_patches_hold_what_their_index_says(rows: pd.DataFrame, tmp_path: Path) -> None:
     prepare(rows, tmp_path / "raw", PATCHES, MACHINE, tmp_path / "train")
-    store = open_store(tmp_path / "train")
+    store = open_packed(tmp_path / "train")
     assert store.index["file"].value_counts().to_dict() == {"a.png": 4 * 7, "b.png": 1, "c.png": 4 * 6}
     assert len(store.images) == 53
     row: Any
@@ -101,7 +101,7 @@ def test_patches_hold_what_their_index_says(rows: pd.DataFrame, tmp_path: Path) 
 def test_only_what_is_annotated_is_prepared(tmp_path: Path) -> None:
     rows = pd.DataFrame([row_of(tmp_path / "raw", "a", 100, 120, region="30:40:62:72")])
     prepare(rows, tmp_path / "raw", PATCHES.model_copy(update={"stride": 16}), MACHINE, tmp_path / "train")
-    store = open_store(tmp_path / "train")
+    store = open_packed(tmp_path / "train")
     assert [tuple(corner) for corner in store.index[["top", "left"]].to_numpy()] == [(0, 0), (0, 16), (16, 0), (16, 16)]
     assert [image[0, 0, :2].tolist() for image in store.images] == [[30, 40], [30, 56], [46, 40], [46, 56]]
     assert store.images[..., 0].min() == 30
@@ -121,7 +121,7 @@ def test_tissue_is_cut_inside_its_annotated_window_alone(samples: Path, tmp_path
     table, _ = measure(scan_ucsb(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE)
     geometry = Patchify(name="patchify", channels=3, patch=128, stride=64, border="pad")
     prepare(table.head(2), root, geometry, MACHINE, tmp_path)
-    store = open_store(tmp_path)
+    store = open_packed(tmp_path)
     row: Any
     for row in table.head(2).itertuples():
         mine = (store.index["file"] == row.file).to_numpy()
@@ -131,18 +131,18 @@ def test_tissue_is_cut_inside_its_annotated_window_alone(samples: Path, tmp_path
         np.testing.assert_array_equal(whole(store.masks[mine], index, *mask.shape), mask)
 
 
-def test_pictures_smaller_than_a_patch_are_left_out_and_none_at_all_is_a_mistake(
+def test_images_smaller_than_a_patch_are_left_out_and_none_at_all_is_a_mistake(
     rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     dropping = Patchify(name="patchify", channels=1, patch=32, stride=32, border="drop")
     prepare(rows, tmp_path / "raw", dropping, MACHINE, tmp_path / "train")
-    assert list(open_store(tmp_path / "train").index["file"]) == ["a.png", "c.png"]
-    with pytest.raises(UserError, match="prepare: no picture is as large as a patch"):
+    assert list(open_packed(tmp_path / "train").index["file"]) == ["a.png", "c.png"]
+    with pytest.raises(UserError, match="prepare: no image is as large as a patch"):
         prepare(rows[rows["file"] == "b.png"], tmp_path / "raw", dropping, MACHINE, tmp_path / "val")
     assert not (tmp_path / "val").exists()
 
 
-def test_a_picture_that_is_gone_since_is_named(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_image_that_is_gone_since_is_named(rows: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "raw" / "b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         prepare(rows, tmp_path / "raw", RESIZE, MACHINE, tmp_path / "train")

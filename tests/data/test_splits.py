@@ -31,7 +31,7 @@ def folds(fold: int, count: int = 5, val: float = 0.2, seed: int = 0) -> Any:
 def table_of(
     groups: Sequence[object], labels: Sequence[str] | None = None, official: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """One picture per entry, `a/00.png` and so on."""
+    """One image per entry, `a/00.png` and so on."""
     count = len(groups)
     return pd.DataFrame(
         {
@@ -54,7 +54,7 @@ def counts(splits: pd.Series) -> dict[str, int]:
 
 @st.composite
 def grouped_tables(draw: st.DrawFn) -> pd.DataFrame:
-    """20 to 100 pictures in groups of at most 5, with up to 4 labels; a group may hold several labels."""
+    """20 to 100 images in groups of at most 5, with up to 4 labels; a group may hold several labels."""
     sizes = draw(st.lists(st.integers(1, 5), min_size=20, max_size=40))
     groups = [name for name, size in enumerate(sizes) for _ in range(size)]
     labels = draw(st.lists(st.sampled_from("abcd"), min_size=len(groups), max_size=len(groups)))
@@ -95,12 +95,12 @@ def test_large_groups_are_dealt_before_small_ones_which_can_still_even_out() -> 
         assert counts(splits) == {"train": 5, "val": 5}
 
 
-def test_many_labels_of_one_picture_still_fill_all_parts() -> None:
+def test_many_labels_of_one_image_still_fill_all_parts() -> None:
     table = table_of(range(20), [f"organ {number}" for number in range(20)])
     assert counts(assign(table, fraction(), NOWHERE)) == {"train": 12, "val": 4, "test": 4}
 
 
-def test_six_pictures_give_one_to_val_and_one_to_test() -> None:
+def test_six_images_give_one_to_val_and_one_to_test() -> None:
     table = table_of(range(6), ["benign"] * 4 + ["malignant"] * 2)
     assert counts(assign(table, fraction(val=0.17, test=0.17), NOWHERE)) == {"train": 4, "val": 1, "test": 1}
 
@@ -126,7 +126,7 @@ def test_fractions_keep_groups_whole_and_shares_near(table: pd.DataFrame, seed: 
 
 @given(table=grouped_tables(), seed=st.integers(0, 9))
 @settings(max_examples=10)
-def test_folds_test_every_picture_once_and_never_part_a_group(table: pd.DataFrame, seed: int) -> None:
+def test_folds_test_every_image_once_and_never_part_a_group(table: pd.DataFrame, seed: int) -> None:
     runs = [assign(table, folds(fold, seed=seed), NOWHERE) for fold in range(5)]
     times_tested = pd.concat([splits == "test" for splits in runs], axis=1).sum(axis=1)
     assert list(times_tested.unique()) == [1]
@@ -164,7 +164,7 @@ def test_parts_that_would_be_empty_are_named() -> None:
         assign(table_of(range(3)), fraction(val=0.01, test=0.3), NOWHERE)
     with refused("split", "train"):
         assign(table_of(range(9)), fraction(val=0.5, test=0.5), NOWHERE)
-    with pytest.raises(UserError, match=r"split: leaves no picture for 'test'"):
+    with pytest.raises(UserError, match=r"split: leaves no image for 'test'"):
         assign(table_of(range(3)), params(name="pattern", val="00.*", test="no*", straddling="keep"), NOWHERE)
 
 
@@ -193,7 +193,7 @@ def test_official_splits_are_taken_as_they_are_or_missed_by_name() -> None:
     ]
     with refused("a/01.png and 1 more"):
         assign(table_of("abc", official=["train", "", ""]), official, NOWHERE)
-    with pytest.raises(UserError, match="no picture for 'test'"):
+    with pytest.raises(UserError, match="no image for 'test'"):
         assign(table_of("ab", official=["train", "val"]), official, NOWHERE)
 
 
@@ -222,7 +222,7 @@ def test_of_many_groups_on_both_sides_five_are_named() -> None:
 
 def test_dropping_may_not_empty_train() -> None:
     table = table_of("xx", official=["train", "val"])
-    with pytest.raises(UserError, match="no picture for 'train'"):
+    with pytest.raises(UserError, match="no image for 'train'"):
         assign(table, params(name="pattern", val="01*", test=None, straddling="drop_from_train"), NOWHERE)
 
 
@@ -249,7 +249,7 @@ def test_written_lists_read_back_as_the_same_split(
     pd.testing.assert_series_equal(from_lists(table, folder), splits, check_names=False)
 
 
-def test_lists_may_come_from_windows_and_leave_pictures_out(tmp_path: Path) -> None:
+def test_lists_may_come_from_windows_and_leave_images_out(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", train="\ufeffa/00.png\r\na/02.png\r\n\r\n", val=" a/01.png ", test="")
     assert list(from_lists(table_of(range(4)), folder)) == ["train", "val", "train", "dropped"]
 
@@ -281,7 +281,7 @@ def test_mistakes_in_lists_are_named(tmp_path: Path) -> None:
     with refused(f"{folder}/train.txt: '00.png'"):
         from_lists(table, folder)
     write(folder, train="a/00.png\n", val="")
-    with pytest.raises(UserError, match="no picture for 'val'"):
+    with pytest.raises(UserError, match="no image for 'val'"):
         from_lists(table, folder)
     (folder / "val.txt").write_bytes("a/01.png ä".encode("latin-1"))
     with pytest.raises(UserError, match=r"val\.txt: not UTF-8 text"):

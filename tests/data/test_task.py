@@ -1,4 +1,4 @@
-"""Labels of pictures become classes of pixels."""
+"""Labels of images become classes of pixels."""
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,12 @@ from medseg.data.task import Multiclass, TaskParams, check_labels, class_codes, 
 NAMES = st.lists(st.text(min_size=1), min_size=3, max_size=8, unique=True)
 
 
-def pictures(**marked: bool) -> pd.DataFrame:
-    """One picture per label."""
-    return pd.DataFrame({"label": list(marked), "marked": list(marked.values())})
+def images(**annotated: bool) -> pd.DataFrame:
+    """One image per label."""
+    return pd.DataFrame({"label": list(annotated), "annotated": list(annotated.values())})
 
 
-WHOLE = pictures(normal=False, benign=True, malignant=True)
+WHOLE = images(normal=False, benign=True, malignant=True)
 
 
 def test_background_is_0_and_classes_count_from_1_in_their_order() -> None:
@@ -58,29 +58,29 @@ def test_a_label_that_is_no_class_is_named() -> None:
         class_codes(["benign", "cyst"], tiny.LESIONS)
 
 
-def test_pictures_that_fit_the_task_pass_and_val_may_lack_a_class() -> None:
-    check_labels(tiny.LESIONS, WHOLE, pictures(normal=False, benign=True))
+def test_images_that_fit_the_task_pass_and_val_may_lack_a_class() -> None:
+    check_labels(tiny.LESIONS, WHOLE, images(normal=False, benign=True))
 
 
-def test_a_class_without_marks_in_one_picture_passes() -> None:
-    check_labels(tiny.LESIONS, pictures(benign=False, malignant=True), WHOLE)
+def test_a_class_without_marks_in_one_image_passes() -> None:
+    check_labels(tiny.LESIONS, images(benign=False, malignant=True), WHOLE)
 
 
 @pytest.mark.parametrize(
     ("train", "val", "fault"),
     [
-        (pictures(benign=True, malignant=True, cyst=True), WHOLE, "'cyst'"),
-        (WHOLE, pictures(cyst=True), "'cyst'"),
-        (pictures(benign=True, normal=False), WHOLE, "'malignant'"),
+        (images(benign=True, malignant=True, cyst=True), WHOLE, "'cyst'"),
+        (WHOLE, images(cyst=True), "'cyst'"),
+        (images(benign=True, normal=False), WHOLE, "'malignant'"),
         (
-            pictures(normal=True, benign=True, malignant=True),
+            images(normal=True, benign=True, malignant=True),
             WHOLE,
             r"task\.background = 'normal'",
         ),
-        (WHOLE, pictures(normal=True), r"task\.background = 'normal'"),
+        (WHOLE, images(normal=True), r"task\.background = 'normal'"),
     ],
 )
-def test_pictures_that_contradict_the_task_are_told(train: pd.DataFrame, val: pd.DataFrame, fault: str) -> None:
+def test_images_that_contradict_the_task_are_told(train: pd.DataFrame, val: pd.DataFrame, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         check_labels(tiny.LESIONS, train, val)
 

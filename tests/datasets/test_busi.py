@@ -42,12 +42,12 @@ def test_the_root_itself_may_be_the_data_set(layout: Path) -> None:
     assert scan_busi_layout(layout)[0] == Record("benign/benign (1).png", ("benign/benign (1)_mask.png",), "benign")
 
 
-def test_a_picture_without_mask_is_recorded_without(layout: Path) -> None:
+def test_a_image_without_mask_is_recorded_without(layout: Path) -> None:
     (layout / "normal" / "normal (1)_mask.png").unlink()
     assert [record.masks for record in scan_busi_layout(layout)][2] == ()
 
 
-def test_masks_belong_to_the_picture_with_exactly_their_name(layout: Path) -> None:
+def test_masks_belong_to_the_image_with_exactly_their_name(layout: Path) -> None:
     for name in ("benign (10).png", "benign (10)_mask.png", "benign (10)_mask_2.png", "benign (10)_masked.png"):
         (layout / "benign" / name).touch()
     records = [record for record in scan_busi_layout(layout) if record.label == "benign"]
@@ -61,7 +61,7 @@ def test_masks_belong_to_the_picture_with_exactly_their_name(layout: Path) -> No
 def test_a_missing_or_empty_label_is_named(layout: Path) -> None:
     for file in (layout / "normal").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"normal: holds no picture; expected files like 'normal \(1\)\.png'"):
+    with pytest.raises(UserError, match=r"normal: holds no image; expected files like 'normal \(1\)\.png'"):
         scan_busi_layout(layout)
     (layout / "normal").rmdir()
     with pytest.raises(UserError, match="expected a folder that holds 'benign', 'malignant', 'normal'"):

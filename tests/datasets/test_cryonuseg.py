@@ -39,5 +39,5 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mask binary: no such folder; correct 'data\.masks'"):
         scan_cryonuseg(params(), tmp_path)
     (tmp_path / "mask binary").mkdir()
-    with pytest.raises(UserError, match="tissue_images: holds no picture"):
+    with pytest.raises(UserError, match="tissue_images: holds no image"):
         scan_cryonuseg(params(), tmp_path)

@@ -49,7 +49,7 @@ class TestConfiguration:
 
 class TestRealSamples:
     @pytest.mark.parametrize(
-        ("name", "pictures", "masks"), [("busi", 150, 152), ("isic2017", 300, 300), ("cryonuseg", 5, 5), ("ucsb", 6, 6)]
+        ("name", "images", "masks"), [("busi", 150, 152), ("isic2017", 300, 300), ("cryonuseg", 5, 5), ("ucsb", 6, 6)]
     )
     def test_fetched_from_the_data_folder_and_scanned(
         self,
@@ -58,18 +58,18 @@ class TestRealSamples:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         name: str,
-        pictures: int,
+        images: int,
         masks: int,
     ) -> None:
         monkeypatch.setenv("MEDSEG_DATA", str(samples))
         params = params_of(project, name)
         fetch(params, tmp_path, tiny.CPU)
         records = scan(params, tmp_path)
-        assert len(records) == pictures
+        assert len(records) == images
         assert sum(len(record.masks) for record in records) == masks
         assert records == scan(params, samples / name)
         assert all((tmp_path / file).is_file() for record in records for file in (record.file, *record.masks))
-        assert len({file for record in records for file in (record.file, *record.masks)}) == pictures + masks
+        assert len({file for record in records for file in (record.file, *record.masks)}) == images + masks
         assert {record.patient for record in records} == {None}
 
     @pytest.mark.parametrize("name", PUBLISHED)

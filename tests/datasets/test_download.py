@@ -20,7 +20,7 @@ from medseg.core.params import validate
 from medseg.datasets import download as archives
 from medseg.datasets.download import Address, Archive, ArchiveParams, copy_folder, download, fetch_archives, unpack
 
-FILES = {"Set/benign/benign (1).png": b"picture", "Set/benign/benign (1)_mask.png": b"mask", "Set/notes.txt": b""}
+FILES = {"Set/benign/benign (1).png": b"image", "Set/benign/benign (1)_mask.png": b"mask", "Set/notes.txt": b""}
 
 
 def zipped(files: dict[str, bytes] = FILES) -> bytes:
@@ -211,7 +211,7 @@ class TestUnpack:
     def test_names_a_damaged_archive(self, tmp_path: Path, target: Path, kind: str) -> None:
         stored = io.BytesIO()
         with zipfile.ZipFile(stored, "w") as archive:
-            archive.writestr("a.png", b"picture")
+            archive.writestr("a.png", b"image")
         two = tarred((tarfile.TarInfo("first.png"), b"1" * 400), (tarfile.TarInfo("second.png"), b"2" * 400))
         noise = os.urandom(100_000)  # does not compress, so half of the file is half of its content
         content = {
@@ -220,7 +220,7 @@ class TestUnpack:
             "tar without end": two[:2048],
             "wrong tar header": two.replace(b"second.png", b"sEcond.png"),
             "cut tar.gz": gzip.compress(tarred((tarfile.TarInfo("a"), noise)))[:50_000],
-            "wrong byte": stored.getvalue().replace(b"picture", b"pictuRe"),
+            "wrong byte": stored.getvalue().replace(b"image", b"pictuRe"),
             "text": b"<html>not found</html>",
             "empty": b"",
             "bz2 of text": bz2.compress(b"no tar archive"),

@@ -12,7 +12,7 @@ from medseg.datasets.folder import FolderParams, scan_folder
 from medseg.datasets.record import Record
 from medseg.datasets.ucsb import scan_ucsb
 
-TABLE = {"name": "table", "file": "labels.csv", "picture": "image", "column": "class"}
+TABLE = {"name": "table", "file": "labels.csv", "image": "image", "column": "class"}
 
 
 def text(pattern: str) -> dict[str, str]:
@@ -70,14 +70,14 @@ class TestPatterns:
             "in/b/c/a2.png": ("out/x/a2_1.png",),
         }
 
-    def test_masks_are_no_pictures_though_they_lie_beside_them(self, tmp_path: Path) -> None:
+    def test_masks_are_no_images_though_they_lie_beside_them(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.png", "a_mask.png", "b.png", "a_mask_1.png")
         assert masks_of(params("{stem}.png", "{stem}_mask*.png"), tmp_path) == {
             "a.png": ("a_mask.png", "a_mask_1.png"),
             "b.png": (),
         }
 
-    def test_a_picture_is_not_its_own_mask(self, tmp_path: Path) -> None:
+    def test_a_image_is_not_its_own_mask(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.png")
         assert masks_of(params("{stem}.png", "{stem}.png"), tmp_path) == {"a.png": ()}
 
@@ -115,21 +115,21 @@ class TestTables:
         return [(record.label, record.patient) for record in records]
 
     @pytest.mark.parametrize("name", ["i/a.png", "a.png", "a"])
-    def test_a_picture_is_named_by_path_name_or_stem(self, root: Path, name: str) -> None:
+    def test_a_image_is_named_by_path_name_or_stem(self, root: Path, name: str) -> None:
         table = f"image,who,class\r\n{name},P1,benign\r\nb,P2,normal\r\nunused,,\r\n"
         assert self.labels(root, table, "utf-8-sig") == [("benign", "P1"), ("normal", "P2")]
 
-    def test_pictures_without_a_row_or_value_are_counted(self, root: Path) -> None:
+    def test_images_without_a_row_or_value_are_counted(self, root: Path) -> None:
         touch(root, *(f"i/c{number:02}.png" for number in range(10)))
         with pytest.raises(UserError, match=r"labels\.csv: .*'class' .*i/b\.png, i/c00\.png, .*c08\.png, .*11"):
             self.labels(root, "image,who,class\na,P1,benign\nb,P1,\n")
 
-    def test_two_values_for_one_picture_are_refused(self, root: Path) -> None:
+    def test_two_values_for_one_image_are_refused(self, root: Path) -> None:
         with pytest.raises(UserError, match=r"labels\.csv: .*'class' for a$"):
             self.labels(root, "image,who,class\na,P1,benign\na,P1,normal\nb,P1,normal\n")
         assert self.labels(root, "image,who,class\na,P1,benign\na,P1,benign\nb,P1,normal\n")
 
-    def test_one_name_for_two_pictures_is_refused(self, tmp_path: Path) -> None:
+    def test_one_name_for_two_images_is_refused(self, tmp_path: Path) -> None:
         touch(tmp_path, "i/x/a.png", "i/y/a.png")
         (tmp_path / "labels.csv").write_text("image,class\na,benign\n")
         with pytest.raises(UserError, match=r"labels\.csv: a "):

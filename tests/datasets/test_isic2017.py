@@ -9,7 +9,7 @@ from medseg.datasets.isic2017 import scan_isic2017
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """One picture per part: ISIC_1 to train, ISIC_2 to validate, ISIC_3 to test."""
+    """One image per part: ISIC_1 to train, ISIC_2 to validate, ISIC_3 to test."""
     for number, part in enumerate(("Training", "Validation", "Test_v2"), 1):
         images, masks = tmp_path / f"ISIC-2017_{part}_Data", tmp_path / f"ISIC-2017_{part}_Part1_GroundTruth"
         images.mkdir()
@@ -35,7 +35,7 @@ def test_official_parts_and_pairs_of_the_real_sample(samples: Path) -> None:
         assert record.masks == (f"{truth}/{name.removesuffix('.jpg')}_segmentation.png",)
 
 
-def test_superpixels_are_neither_pictures_nor_masks(layout: Path) -> None:
+def test_superpixels_are_neither_images_nor_masks(layout: Path) -> None:
     records = scan_isic2017(layout)
     assert [len(record.masks) for record in records] == [1, 1, 1]
     assert not any("superpixels" in file for record in records for file in (record.file, *record.masks))
@@ -48,7 +48,7 @@ def test_labels_come_from_the_tables(layout: Path) -> None:
     assert [record.label for record in scan_isic2017(layout)] == ["melanoma", "seborrheic_keratosis", "nevus"]
 
 
-def test_a_picture_that_no_table_names_is_reported(layout: Path) -> None:
+def test_a_image_that_no_table_names_is_reported(layout: Path) -> None:
     write_table(layout, "Training", "ISIC_1,1.0,0.0", "ISIC_3,0,0")
     with pytest.raises(UserError, match=r"Training_Part3_GroundTruth\.csv: no diagnosis of ISIC_2$"):
         scan_isic2017(layout)
@@ -67,7 +67,7 @@ def test_diagnoses_that_contradict_each_other_are_reported(layout: Path) -> None
         scan_isic2017(layout)
 
 
-def test_a_picture_without_mask_is_recorded_without(layout: Path) -> None:
+def test_a_image_without_mask_is_recorded_without(layout: Path) -> None:
     (layout / "ISIC-2017_Validation_Part1_GroundTruth" / "ISIC_2_segmentation.png").unlink()
     assert [len(record.masks) for record in scan_isic2017(layout)] == [1, 0, 1]
 

@@ -60,10 +60,10 @@ def test_the_layout_is_busi(written: Path) -> None:
     benign = {path.name for path in (written / "Dataset_BUSI_with_GT" / "benign").iterdir()}
     assert {"benign (1).png", "benign (1)_mask.png", "benign (2).png", "benign (2)_mask.png"} <= benign
     for path in written.rglob("*_mask*.png"):
-        picture = read(path.with_name(path.name.split("_mask")[0] + ".png"))
+        image = read(path.with_name(path.name.split("_mask")[0] + ".png"))
         mask = read(path)
-        assert picture.dtype == mask.dtype == np.uint8
-        assert picture.shape == mask.shape
+        assert image.dtype == mask.dtype == np.uint8
+        assert image.shape == mask.shape
         assert set(np.unique(mask)) == ({0} if "normal" in path.name else {0, 255})
 
 
@@ -83,7 +83,7 @@ def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
         assert not (first & second).any()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(written: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(written: Path, tmp_path: Path) -> None:
     fetch(params(), tmp_path / "same", MACHINE)
     fetch(params(seed=4), tmp_path / "other", MACHINE)
     assert digests(tmp_path / "same") == digests(written)
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_pictures(writ
     assert all(same[name] != other[name] for name in same if "_mask" not in name)
 
 
-def test_workers_and_other_pictures_change_no_byte(written: Path, tmp_path: Path) -> None:
+def test_workers_and_other_images_change_no_byte(written: Path, tmp_path: Path) -> None:
     fetch(params(benign=3), tmp_path, MACHINE.model_copy(update={"workers": 2, "backend": "loky"}))
     more = digests(tmp_path)
     assert {name: more[name] for name in digests(written)} == digests(written)
@@ -108,7 +108,7 @@ def test_widths_vary_within_their_range(written: Path) -> None:
 def lesions(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Picture and union of the masks of 40 pictures of the default data, but for their number."""
+    """Image and union of the masks of 40 images of the default data, but for their number."""
     root = tmp_path_factory.mktemp("default")
     values = {**read_yaml(project / "conf" / "data" / "phantom.yaml"), "benign": 20, "malignant": 20, "normal": 1}
     chosen = validate(values, PhantomParams, "data")
@@ -121,11 +121,11 @@ def lesions(
 
 
 def test_no_otsu_threshold_finds_the_lesions(lesions: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> None:
-    assert np.mean([dice(picture <= threshold_otsu(picture), truth) for picture, truth in lesions]) < 0.5  # type: ignore[no-untyped-call]
+    assert np.mean([dice(image <= threshold_otsu(image), truth) for image, truth in lesions]) < 0.5  # type: ignore[no-untyped-call]
 
 
 def test_no_fixed_threshold_finds_the_lesions(lesions: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> None:
-    scores = [np.mean([dice(picture <= grey, truth) for picture, truth in lesions]) for grey in THRESHOLDS]
+    scores = [np.mean([dice(image <= grey, truth) for image, truth in lesions]) for grey in THRESHOLDS]
     assert max(scores) < 0.5
 
 

@@ -53,7 +53,7 @@ def test_names_pair_in_any_case(tmp_path: Path) -> None:
 def test_a_missing_or_unreadable_mask_is_left_to_the_manifest(tmp_path: Path) -> None:
     write(tmp_path, "a_benign1_ccd.tif", "a_benign1.TIF", (1, 1))
     write(tmp_path, "b_benign1_ccd.tif", "other_benign1.TIF", (1, 1))
-    (tmp_path / "Masks" / "a_benign1.TIF").write_bytes(b"no picture")
+    (tmp_path / "Masks" / "a_benign1.TIF").write_bytes(b"no image")
     first, second = scan_ucsb(tmp_path)
     assert (first.masks, first.region) == (("Masks/a_benign1.TIF",), None)
     assert (second.masks, second.region) == ((), None)

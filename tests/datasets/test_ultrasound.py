@@ -70,23 +70,23 @@ def test_speckle_is_wider_across_than_in_depth_and_wider_off_focus() -> None:
 @given(
     kind=st.sampled_from(["benign", "malignant", "normal"]), width=st.integers(64, 200), seed=st.integers(0, 2**32 - 1)
 )
-def test_every_scan_is_a_picture_with_lesions_as_its_kind_says(kind: Any, width: int, seed: int) -> None:
+def test_every_scan_is_a_image_with_lesions_as_its_kind_says(kind: Any, width: int, seed: int) -> None:
     made = simulate(kind, width, CONTRAST, 1, np.random.default_rng(seed))
-    assert made.picture.dtype == np.uint8
-    assert made.picture.shape[1] == width
-    assert 0.7 * width < made.picture.shape[0] < 0.97 * width
+    assert made.image.dtype == np.uint8
+    assert made.image.shape[1] == width
+    assert 0.7 * width < made.image.shape[0] < 0.97 * width
     assert len(made.masks) == 0 if kind == "normal" else len(made.masks) in (1, 2)
     for mask in made.masks:
         assert mask.dtype == np.bool_
-        assert mask.shape == made.picture.shape
+        assert mask.shape == made.image.shape
         assert 0 < mask.sum() < 0.5 * mask.size
 
 
 def test_the_same_random_state_gives_the_same_scan_and_another_another() -> None:
     first, again, other = scan("malignant", 1), scan("malignant", 1), scan("malignant", 2)
-    assert np.array_equal(first.picture, again.picture)
+    assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.masks[0], again.masks[0])
-    assert first.picture.shape != other.picture.shape or not np.array_equal(first.picture, other.picture)
+    assert first.image.shape != other.image.shape or not np.array_equal(first.image, other.image)
 
 
 def test_lesions_are_one_piece_each_and_darker_than_what_surrounds_them(
@@ -97,14 +97,14 @@ def test_lesions_are_one_piece_each_and_darker_than_what_surrounds_them(
         for mask in made.masks:
             assert label(mask)[1] == 1
             ring = binary_dilation(mask, iterations=8) & ~binary_dilation(mask, iterations=2)
-            contrasts.append(made.picture[ring].mean() - made.picture[mask].mean())
+            contrasts.append(made.image[ring].mean() - made.image[mask].mean())
     assert np.mean(np.array(contrasts) > 0) > 0.9
 
 
 def test_more_contrast_makes_a_lesion_darker() -> None:
     def inside(contrast: float) -> float:
         made = scan("malignant", 3, contrast=(contrast, contrast))
-        return float(made.picture[made.masks[0]].mean())
+        return float(made.image[made.masks[0]].mean())
 
     assert inside(4) > inside(12) > inside(20)
 
@@ -134,7 +134,7 @@ def below(made: Scan) -> float:
     """Grey of a window under the middle of the lesion, less the grey beside it in the same rows."""
     rows, columns = np.nonzero(made.masks[0])
     left, right = np.quantile(columns, [0.25, 0.75]).astype(int)
-    window = made.picture[rows.max() + 2 : rows.max() + 14]
+    window = made.image[rows.max() + 2 : rows.max() + 14]
     beside = np.ones(window.shape[1], bool)
     beside[max(columns.min() - 4, 0) : columns.max() + 5] = False
     return float(window[:, left:right].mean() - window[:, beside].mean())

@@ -1,4 +1,4 @@
-"""A scored picture's mask as a file, and its drawing."""
+"""A scored image's mask as a file, and its drawing."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "ma
 
 
 def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: str) -> Pixels:
-    """A grey picture of 40 x 60, marked on its left half, with a prediction."""
+    """A grey image of 40 x 60, annotated on its left half, with a prediction."""
     truth = np.zeros((40, 60), np.uint8)
     truth[:, :30] = 1
     row = tiny.row(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
@@ -27,8 +27,8 @@ def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: str) -> Pixe
     return draw_case(SimpleNamespace(**row), folder / "raw", folder / "predictions", task, 192)
 
 
-def pixels_of(picture: Pixels, colour: Colour) -> int:
-    return int((picture == colour).all(axis=-1).sum())
+def pixels_of(image: Pixels, colour: Colour) -> int:
+    return int((image == colour).all(axis=-1).sum())
 
 
 @pytest.mark.parametrize(("task", "most"), [(tiny.BINARY, 1), (THREE, 3)], ids=["binary", "classes"])
@@ -40,42 +40,42 @@ def test_a_prediction_comes_back_as_it_was(tmp_path: Path, task: TaskParams, mos
 
 def test_a_binary_mask_is_grey_0_and_255(tmp_path: Path) -> None:
     write_prediction(tmp_path / "a.png", np.array([[0, 1]], np.uint8), tiny.BINARY)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == "L"
-        assert np.asarray(picture).tolist() == [[0, 255]]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "L"
+        assert np.asarray(image).tolist() == [[0, 255]]
 
 
 def test_a_mask_of_classes_shows_the_colours_of_the_overlay(tmp_path: Path) -> None:
     write_prediction(tmp_path / "a.png", np.array([[0, 1, 2, 3]], np.uint8), THREE)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == "P"
-        assert np.asarray(picture.convert("RGB"))[0].tolist() == [[0, 0, 0], *map(list, CLASSES[:3])]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        assert np.asarray(image.convert("RGB"))[0].tolist() == [[0, 0, 0], *map(list, CLASSES[:3])]
 
 
 def test_each_class_is_outlined_in_its_colour(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[5:15, 35:45], codes[20:30, 35:45] = 1, 3
-    picture = drawn(tmp_path, codes, THREE)
+    image = drawn(tmp_path, codes, THREE)
     border = 4 * 9  # of a square of 10 x 10
-    assert [pixels_of(picture, colour) for colour in CLASSES[:3]] == [border, 0, border]
-    assert pixels_of(picture, TRUTH) == 2 * (30 + 40) - 4
-    assert pixels_of(picture, PREDICTION) == 0
+    assert [pixels_of(image, colour) for colour in CLASSES[:3]] == [border, 0, border]
+    assert pixels_of(image, TRUTH) == 2 * (30 + 40) - 4
+    assert pixels_of(image, PREDICTION) == 0
 
 
 def test_a_binary_prediction_is_red(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[5:15, 35:45] = 1
-    picture = drawn(tmp_path, codes, tiny.BINARY)
-    assert pixels_of(picture, PREDICTION) == 4 * 9
-    assert all(pixels_of(picture, colour) == 0 for colour in CLASSES)
+    image = drawn(tmp_path, codes, tiny.BINARY)
+    assert pixels_of(image, PREDICTION) == 4 * 9
+    assert all(pixels_of(image, colour) == 0 for colour in CLASSES)
 
 
 def test_only_the_region_is_drawn(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[:, :5] = 2
-    picture = drawn(tmp_path, codes, THREE, region="10:20:40:60")
-    assert picture.shape == (30, 40, 3)
-    assert pixels_of(picture, CLASSES[1]) == 0
+    image = drawn(tmp_path, codes, THREE, region="10:20:40:60")
+    assert image.shape == (30, 40, 3)
+    assert pixels_of(image, CLASSES[1]) == 0
 
 
 def test_a_mask_of_another_task_is_named(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_colours_of_uncertainty_run_from_black_to_yellow() -> None:
     assert min(red, green) > 200 > blue
 
 
-def test_pictures_that_differ_in_their_ending_have_masks_of_their_own(tmp_path: Path) -> None:
+def test_images_that_differ_in_their_ending_have_masks_of_their_own(tmp_path: Path) -> None:
     names = [mask_path(tmp_path, name) for name in ("in/a.png", "in/a.tif", "in/a.jpg", "in/a.PNG")]
     assert len(set(names)) == 4
     assert {path.suffix for path in names} == {".png"}

@@ -16,14 +16,14 @@ from medseg.evaluation.describe import (
     counted,
     counting_in_words,
     data_in_words,
-    first_weights_in_words,
+    initial_weights_in_words,
     network_in_words,
     prediction_in_words,
     score,
     spread,
 )
 from medseg.metrics.counting import CountingParams
-from medseg.models.model_yaml import FirstWeights, Former
+from medseg.models.model_yaml import InitialNetwork, InitialWeights
 from medseg.models.params import Encoded, Library
 
 
@@ -31,7 +31,7 @@ def test_every_data_set_network_and_origin_of_weights_has_words(project: Path) -
     assert {path.stem for path in (project / "conf" / "data").glob("*.yaml")} == set(DATA_IN_WORDS)
     models = {path.stem for path in (project / "conf" / "model").glob("*.yaml")} - {"library"}
     assert models | set(get_args(Library.model_fields["arch"].annotation)) == set(MODEL_IN_WORDS)
-    assert set(get_args(FirstWeights)) - {"former"} == set(WEIGHTS_IN_WORDS)
+    assert set(get_args(InitialWeights)) - {"initial_network"} == set(WEIGHTS_IN_WORDS)
 
 
 def test_what_has_no_words_stands_for_itself() -> None:
@@ -48,14 +48,16 @@ def test_a_network_is_named_with_its_encoder() -> None:
 
 def test_first_weights_tell_the_former_network() -> None:
     training = tiny.description().training
-    assert first_weights_in_words(training) == "random weights"
-    former = Former(name="mine", weights_sha256="0" * 64, continued=False, epochs_behind=0)
-    started = training.model_copy(update={"first_weights": "former", "former": former})
-    assert first_weights_in_words(started) == "weights of a former network, mine"
+    assert initial_weights_in_words(training) == "random weights"
+    initial_network = InitialNetwork(name="mine", weights_sha256="0" * 64, continued=False, epochs_before=0)
+    started = training.model_copy(update={"initial_weights": "initial_network", "initial_network": initial_network})
+    assert initial_weights_in_words(started) == "weights of an initial network, mine"
     continued = started.model_copy(
-        update={"former": former.model_copy(update={"continued": True, "epochs_behind": 30})}
+        update={"initial_network": initial_network.model_copy(update={"continued": True, "epochs_behind": 30})}
     )
-    assert first_weights_in_words(continued).endswith("mine, continued after 30 epochs with its optimiser and schedule")
+    assert initial_weights_in_words(continued).endswith(
+        "mine, continued after 30 epochs with its optimiser and schedule"
+    )
 
 
 @pytest.mark.parametrize(

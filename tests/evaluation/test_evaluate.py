@@ -1,4 +1,4 @@
-"""Pictures scored at their own size: the table per image, what is pooled over pixels, and what is written."""
+"""Images scored at their own size: the table per image, what is pooled over pixels, and what is written."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from medseg.evaluation.per_image import COLUMNS
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import mask_path, read_prediction
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.metrics.calibration import object_surroundings
 
 PROJECT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_each_image_has_its_row(evaluation: Evaluation) -> None:
     assert table.loc["missed.png", "precision"] == 0
 
 
-def test_masks_are_written_at_the_pictures_own_size(evaluation: Evaluation, folder: Path) -> None:
+def test_masks_are_written_at_the_images_own_size(evaluation: Evaluation, folder: Path) -> None:
     mask = read_image(folder / "masks/by half.png")[..., 0]
     np.testing.assert_array_equal(mask, half(20, 30) * 255)
     assert len(evaluation.table) == len(list((folder / "masks").iterdir())) == 4
@@ -57,7 +57,7 @@ def test_masks_are_written_at_the_pictures_own_size(evaluation: Evaluation, fold
 
 
 @pytest.mark.parametrize("geometry", [tiny.resize(side=16), tiny.resize(channels=3, side=64), TILES])
-def test_whatever_the_network_saw_the_picture_keeps_its_size(tmp_path: Path, geometry: Geometry) -> None:
+def test_whatever_the_network_saw_the_image_keeps_its_size(tmp_path: Path, geometry: Geometry) -> None:
     mask = tiny.circle(50, 18)[:44]
     evaluation = run(tmp_path, [tiny.row(tmp_path / "raw", "deep/in/a.tif.png", drawn(mask), mask)], geometry)
     assert read_image(tmp_path / "masks/deep/in/a.tif.png").shape == (44, 50, 1)
@@ -124,7 +124,7 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
     records = scan_ucsb(samples / "ucsb")[:2]
     table, _ = measure(records, samples / "ucsb", ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
     table = table.assign(split="test")
-    segmenter = Segmenter(tiny.segmenter(tiny.resize(side=128)), bright)
+    segmenter = Predictor(tiny.segmenter(tiny.resize(side=128)), bright)
     evaluation = evaluate(segmenter, table, samples / "ucsb", 2, tmp_path)
     for row, scored in zip(table.itertuples(), evaluation.table.itertuples(), strict=True):
         region = region_of(row)
@@ -141,10 +141,10 @@ def test_written_codes_are_what_the_network_said(classes: Evaluation, class_fold
         np.testing.assert_array_equal(read_prediction(class_folder / "masks" / file, THREE), codes)
 
 
-def test_only_pixels_of_the_pictures_own_class_count_in_its_class_figures(classes: Evaluation) -> None:
+def test_only_pixels_of_the_images_own_class_count_in_its_class_figures(classes: Evaluation) -> None:
     table = classes.table.set_index("file")
     assert table["dice"].tolist()[:4] == [1, 1, 0, 1]
-    # Of 300 marked pixels 200 were found as benign; of 300, the upper half as benign and the lower as malignant.
+    # Of 300 annotated pixels 200 were found as benign; of 300, the upper half as benign and the lower as malignant.
     assert table["class_dice"].tolist()[:4] == [0.8, 0, 0, 0.666667]
     assert table["class_iou"].tolist()[:4] == [0.666667, 0, 0, 0.5]
     assert table[["class_dice", "class_iou"]][4:].isna().all(axis=None)
@@ -158,11 +158,11 @@ def together(pixels: Pixels) -> Probabilities:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_foreground_figures_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = []
     for number, label in enumerate(["benign", "malignant", "normal"]):
-        truth = chance.integers(0, 2, (25, 37), np.uint8) if label != "normal" else np.zeros((25, 37), np.uint8)
-        image = chance.integers(0, 256, (25, 37, 1), np.uint8)
+        truth = rng.integers(0, 2, (25, 37), np.uint8) if label != "normal" else np.zeros((25, 37), np.uint8)
+        image = rng.integers(0, 256, (25, 37, 1), np.uint8)
         rows.append(tiny.row(tmp_path / "raw", f"{number}.png", image, truth, label=label, region="2:3:22:31"))
     several = run_classes(tmp_path, rows)
     binary = run(tmp_path, rows, forward=together)
@@ -188,7 +188,7 @@ def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("label", "truth", "said"),
-    [("cyst", half(20, 30), "'cyst' is no class"), ("normal", half(20, 30), "something is marked in it")],
+    [("cyst", half(20, 30), "'cyst' is no class"), ("normal", half(20, 30), "something is annotated in it")],
 )
 def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str, truth: Pixels, said: str) -> None:
     rows = [tiny.row(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
@@ -197,7 +197,7 @@ def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str
     assert not (tmp_path / "masks").exists()
 
 
-def test_labels_of_training_pictures_do_not_matter_here(tmp_path: Path) -> None:
+def test_labels_of_training_images_do_not_matter_here(tmp_path: Path) -> None:
     rows = [
         tiny.row(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
         for split, label in (("train", "cyst"), ("test", "normal"))
@@ -225,13 +225,13 @@ def test_objects_and_outlines_are_scored_inside_the_region(tmp_path: Path) -> No
     assert 0 < scores["hd95"] < np.hypot(20, 18)
 
 
-def test_a_missed_picture_takes_the_diagonal_of_its_region(evaluation: Evaluation) -> None:
+def test_a_missed_image_takes_the_diagonal_of_its_region(evaluation: Evaluation) -> None:
     missed = evaluation.table.set_index("file").loc["missed.png"]
     assert (missed["hd95"], missed["assd"]) == (round(float(np.hypot(20, 30)), 6),) * 2
     assert (missed["nsd"], missed["nsd_relative"], missed["area_error"]) == (0, 0, -1)
 
 
-def test_pictures_are_large_or_small_beside_one_another(evaluation: Evaluation) -> None:
+def test_images_are_large_or_small_beside_one_another(evaluation: Evaluation) -> None:
     # Two truths mark a half, one all; equal ones stand in one stratum.
     assert evaluation.table["size"].tolist() == ["small", "large", "small", "empty"]
 

@@ -1,4 +1,4 @@
-"""`medseg evaluate`: a model against pictures that it knows nothing of."""
+"""`medseg evaluate`: a model against images that it knows nothing of."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ from medseg.evaluation.external import (
     layout_data,
 )
 from medseg.inference.onnx_export import export
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.inference.torch_backend import network_forward
 from medseg.models.checkpoint import load_bundle, save_bundle
@@ -63,7 +63,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four pictures; nothing is marked in the last one, and the mask of the second lies in two files."""
+    """Four images; nothing is annotated in the last one, and the mask of the second lies in two files."""
     folder = tmp_path / "study"
     for number, (name, size) in enumerate(SIZES.items()):
         image, mask = tiny.square(number, *size)
@@ -91,14 +91,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_figures_are_those_of_the_evaluation_of_the_same_pictures(model: Path, data: Path, tmp_path: Path) -> None:
+def test_figures_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
     text = score(model, data, tmp_path / "out")
     rows = []
     for number, (name, size) in enumerate(SIZES.items()):
         image, mask = tiny.square(number, *size)
         rows.append(tiny.row(tmp_path / "raw", f"images/{name}.png", image, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
-    segmenter = Segmenter(description, network_forward(network, torch.device("cpu")))
+    segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
     found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find
@@ -129,17 +129,17 @@ def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path
     write_png(data / "images" / "e.png", tiny.square(0, 40, 50)[0])
     write_png(data / "masks" / "e_0.png", tiny.square(0, 40, 50)[1] * np.uint8(255))
     text = score(model, data, tmp_path / "out", label="a|b")
-    assert text.startswith("folder: 5 pictures. Means over those in which something is marked")
+    assert text.startswith("folder: 5 images. Means over those in which something is annotated")
     assert "| NSD at 1 pixels | NSD at 1 % of the diagonal |" in text
     assert "| all | 4 | 3 |" in text  # e is a again
     assert "| a\\|b | 4 | 3 |" in text
-    assert "Images in which nothing is marked: 1." in text
+    assert "Images in which nothing is annotated: 1." in text
     assert "Any that the model was trained on were not recognised." in text
     assert "Left out" not in text
     assert pd.read_csv(tmp_path / "out" / "figures.csv")["groups"].max() == 3
 
 
-def test_without_any_marked_picture_means_are_absent(model: Path, data: Path, tmp_path: Path) -> None:
+def test_without_any_annotated_image_means_are_absent(model: Path, data: Path, tmp_path: Path) -> None:
     for name in "abc":
         (data / "images" / f"{name}.png").unlink()
     text = score(model, data, tmp_path / "out")
@@ -148,19 +148,19 @@ def test_without_any_marked_picture_means_are_absent(model: Path, data: Path, tm
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dice"] is None
 
 
-def test_bad_pictures_are_named_or_listed(model: Path, data: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_or_listed(model: Path, data: Path, tmp_path: Path) -> None:
     write_png(data / "masks" / "a_0.png", np.zeros((3, 4), np.uint8))
-    (data / "images" / "z_0.png").write_bytes(b"no picture")
+    (data / "images" / "z_0.png").write_bytes(b"no image")
     with pytest.raises(UserError) as error:
         score(model, data, tmp_path / "out")
     told = str(error.value)
-    assert "2 pictures can't be used" in told
+    assert "2 images can't be used" in told
     assert "--skip-bad" in told
-    assert "images/a.png: the mask masks/a_0.png measures 4x3, the picture 50x40" in told
+    assert "images/a.png: the mask masks/a_0.png measures 4x3, the image 50x40" in told
     assert "images/z_0.png: has no mask" in told
     assert not (tmp_path / "out").exists()
     text = score(model, data, tmp_path / "out", skip_bad=True)
-    assert "folder: 3 pictures" in text
+    assert "folder: 3 images" in text
     assert "Left out as unusable: 2" in text
     assert "- images/z\\_0.png: has no mask" in text
     skipped = json.loads((tmp_path / "out" / "audit.json").read_text())["skipped_files"]
@@ -172,7 +172,7 @@ def test_masks_that_look_inverted_are_named_and_scored_as_they_are(model: Path, 
     mask[10:20, 10:20] = 0
     write_png(data / "masks" / "a_0.png", mask)
     text = score(model, data, tmp_path / "out")
-    assert "Masks that look inverted, as if the background had been marked: 1 (images/a.png)" in text
+    assert "Masks that look inverted, as if the background had been annotated: 1 (images/a.png)" in text
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["inverted_mask_files"] == ["images/a.png"]
 
 
@@ -198,7 +198,7 @@ def test_what_is_missing_is_named_and_nothing_written(
 def test_labels_give_the_classes_of_a_network_that_knows_several(data: Path, tmp_path: Path) -> None:
     task = Multiclass(name="multiclass", background="d", labels=["a", "b", "c"])
     model = write_model(tmp_path / "model", task=task)
-    with pytest.raises(UserError, match="--label: 'picture' is no class of the network, which knows d, a, b, c"):
+    with pytest.raises(UserError, match="--label: 'image' is no class of the network, which knows d, a, b, c"):
         score(model, data, tmp_path / "out")
     text = score(model, data, tmp_path / "out", label="{name}")
     assert "\n| b | 1 | 1 |" in text
@@ -237,7 +237,7 @@ def test_its_values_are_the_pipeline_s_defaults(project: Path) -> None:
         assert {key: section[key] for key in section if key not in ("name", "path", "archives")} == values
 
 
-def test_real_pictures_are_scored_in_their_own_layout(samples: Path, tmp_path: Path) -> None:
+def test_real_images_are_scored_in_their_own_layout(samples: Path, tmp_path: Path) -> None:
     source, root = samples / "busi" / "Dataset_BUSI_with_GT", tmp_path / "busi"
     for label, number in (("benign", 1), ("benign", 25), ("malignant", 3), ("normal", 6)):
         (root / label).mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def test_real_pictures_are_scored_in_their_own_layout(samples: Path, tmp_path: P
             shutil.copy(path, root / label)
     model = write_model(tmp_path / "model", threshold=0.45)
     text = evaluate_external(model, layout_data("busi"), root, tmp_path / "out", False, "cpu")
-    assert "busi: 4 pictures" in text
+    assert "busi: 4 images" in text
     table = pd.read_csv(tmp_path / "out" / "per_image.csv").set_index("file")
     manifest = read_manifest(tmp_path / "out" / "manifest.csv")
     assert manifest["mask"].str.count(";").tolist() == [0, 1, 0, 0]  # benign (25) has two lesions
@@ -257,7 +257,7 @@ def test_real_pictures_are_scored_in_their_own_layout(samples: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_finds_the_pictures_of_its_data_set(samples: Path, layout: Layout) -> None:
+def test_every_layout_finds_the_images_of_its_data_set(samples: Path, layout: Layout) -> None:
     records = scan(layout_data(layout), samples / layout)
     assert len(records) > 1
     assert all(record.masks for record in records)

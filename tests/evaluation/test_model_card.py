@@ -1,4 +1,4 @@
-"""The card of a segmenter that was scored on pictures of known figures."""
+"""The card of a segmenter that was scored on images of known figures."""
 
 import html
 import json
@@ -20,7 +20,7 @@ from medseg.evaluation.model_card import card_text, write_card
 from medseg.evaluation.summary import figure_table, summarise
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Chosen, Option, SegmenterDescription
 from medseg.previews.audit import audit
 
@@ -55,14 +55,14 @@ class Scored:
         self.description = description
         wide, found = np.zeros((20, 40), np.uint8), np.zeros((20, 40), np.uint8)
         wide[5:15, 10:30], found[5:15, 10:20] = 1, 1
-        pictures = {"half.png": (found, wide), "all.png": (wide, wide), "empty.png": (found, wide * np.uint8(0))}
+        images = {"half.png": (found, wide), "all.png": (wide, wide), "empty.png": (found, wide * np.uint8(0))}
         rows = [
             tiny.row(folder / "raw", file, (shown * np.uint8(200))[..., None], truth, **changes)
-            for file, (shown, truth) in pictures.items()
+            for file, (shown, truth) in images.items()
         ]
         self.manifest = pd.DataFrame(rows)
         forward = bright if isinstance(description.task, Binary) else three
-        segmenter = Segmenter(description, forward)
+        segmenter = Predictor(description, forward)
         self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
         self.figures = figure_table(self.found.table)
         self.metrics = summarise(self.found, self.figures)
@@ -106,12 +106,12 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert cells(figures, "IoU") == ["IoU", "0.750", "0.500 to 1.000", "2", "2"]
     assert cells(figures, "Area error, share of the truth")[1] == "-0.250"
     assert "Dice 0.833 (0.667 to 1.000) and IoU 0.750 (0.500 to 1.000)" in card
-    assert "over 2 pictures of test" in card
+    assert "over 2 images of test" in card
     assert "missed altogether: 0" in card
     assert "something was found: 1.000 (\N{EN DASH} to \N{EN DASH}); share of their area: 0.12." in figures
     # IoU of 0.5 is no match, so one object is missed and two are false.
     assert "Objects: 2 in the truth, 3 found; 1 matched, 1 missed, 2 false." in figures
-    assert "Dice 0.750, IoU 0.600" in figures  # 300 of 400 + 400 pixels, with the false ones of the empty picture
+    assert "Dice 0.750, IoU 0.600" in figures  # 300 of 400 + 400 pixels, with the false ones of the empty image
     assert "2 of 3 (66.7 %)" in figures
     assert cells(figures, "NSD at 1 pixels")
     assert cells(figures, "NSD at 1 % of the diagonal")
@@ -143,7 +143,7 @@ def test_the_model_is_described_as_it_is(tmp_path: Path) -> None:
     model = section(scored(tmp_path).card(), "Model")
     assert "patches of 16x16 that overlap by 50 %" in model
     assert "taken as grey (channels: 1)" in model
-    assert cells(model, "First weights")[1] == "random weights"
+    assert cells(model, "Initial weights")[1] == "random weights"
     assert cells(model, "Made with")[1] == "torch 1"
     assert "1 epoch of 4 samples; the weights are those of epoch 1" in model
 
@@ -177,7 +177,7 @@ def test_what_val_chose_is_told_with_what_it_brought(tmp_path: Path) -> None:
         ("Largest object alone", "no"),
     ]
     assert [tuple(cells(way, step)) for step, _ in settings] == settings
-    assert "on the 9 pictures of val" in way
+    assert "on the 9 images of val" in way
     assert cells(way, "fill\\_holes") == ["fill\\_holes", "0.500", "0.600", "always", "always"]
     assert section(card, "Warnings").strip() == "- beware of &lt;this>"
     assert "All steps were set beforehand" in section(run.card(), SECTIONS[3])
@@ -193,7 +193,7 @@ def test_data_and_audit_are_told(tmp_path: Path) -> None:
     assert cells(data, "a") == ["a", "0", "3", "3"]
     assert cells(data, "c&lt;d") == ["c&lt;d", "2", "0", "2"]
     assert cells(data, "all") == ["all", "2", "3", "5"]
-    assert "Groups of several pictures (near-duplicates by perceptual hash, or one known patient): 2." in data
+    assert "Groups of several images (near-duplicates by perceptual hash, or one known patient): 2." in data
     assert "on more than one side of the split: 2;" in data
     assert "Skipped as unusable: 1." in data
     assert "Groups on more than one side of the split: 2." in section(card, "Limits")
@@ -208,7 +208,7 @@ def test_limits_tell_what_is_known_of_the_run(tmp_path: Path) -> None:
     run.audit = run.audit | {"data": "phantom"}
     run.metrics = run.metrics | {"split": "val"}
     card = run.card()
-    assert "The pictures are simulated." in section(card, "Limits")
+    assert "The images are simulated." in section(card, "Limits")
     assert "**Scored on val**" in section(card, "Limits")
     assert "because this protocol has no test set" in section(card, "Figures")
     assert "read once" not in card

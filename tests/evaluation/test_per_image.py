@@ -1,4 +1,4 @@
-"""One picture's row: every score by the rules that stand in model.yaml."""
+"""One image's row: every score by the rules that stand in model.yaml."""
 
 import math
 
@@ -8,7 +8,7 @@ import tiny
 from scored import THREE, blocks
 
 from medseg.data.image_io import Pixels
-from medseg.evaluation.per_image import COLUMNS, score_picture
+from medseg.evaluation.per_image import COLUMNS, score_image
 from medseg.inference.settings import Counting, Scoring
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.surface import Tolerance
@@ -24,7 +24,7 @@ def scores(codes: Pixels, truth: Pixels = TRUTH, prediction: CountingParams = PL
         counting=Counting(truth=PLAIN, prediction=prediction),
         uncertainty="none",
     )
-    return score_picture(codes, truth, np.uint8(1), tiny.BINARY, rules)
+    return score_image(codes, truth, np.uint8(1), tiny.BINARY, rules)
 
 
 def test_a_perfect_prediction_has_the_best_of_every_score() -> None:
@@ -63,13 +63,13 @@ def test_an_empty_truth_leaves_undefined_what_has_no_meaning() -> None:
     assert (found["objects_false"], found["objects_f1"], found["counted_absolute_error"]) == (2, 0, 2)
 
 
-def test_with_classes_the_pictures_own_counts_apart() -> None:
+def test_with_classes_the_images_own_counts_apart() -> None:
     codes = blocks((1, 2, 10, 2, 10), (2, 2, 5, 20, 23))
     rules = Scoring(
         tolerance=Tolerance(pixels=1.0, diagonal=0.5),
         counting=Counting(truth=PLAIN, prediction=PLAIN),
         uncertainty="none",
     )
-    found = score_picture(codes, TRUTH, np.uint8(1), THREE, rules)
+    found = score_image(codes, TRUTH, np.uint8(1), THREE, rules)
     assert (found["dice"], found["called"]) == (1, "benign")
     assert found["class_dice"] == round(2 * 64 / (64 + 73), 6)

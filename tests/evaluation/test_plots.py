@@ -79,9 +79,9 @@ def sheet(evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path, colu
 def test_the_sheet_shows_worst_median_and_best_in_rows(
     evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path
 ) -> None:
-    picture = sheet(evaluation, rows, folder, columns=1)
-    assert picture.shape == (3 * 196 + 4, 196 + 4, 3)
-    worst = picture[:196]
+    image = sheet(evaluation, rows, folder, columns=1)
+    assert image.shape == (3 * 196 + 4, 196 + 4, 3)
+    worst = image[:196]
     assert not (worst == PREDICTION).all(axis=-1).any()  # nothing was found there
     assert (worst == TRUTH).all(axis=-1).any()
 
@@ -92,11 +92,11 @@ def test_fewer_images_than_columns_make_shorter_rows(
     assert sheet(evaluation, rows, folder, columns=6).shape == (3 * 196 + 4, 3 * 196 + 4, 3)
 
 
-def test_outlines_of_large_pictures_stay_crisp(tmp_path: Path) -> None:
+def test_outlines_of_large_images_stay_crisp(tmp_path: Path) -> None:
     truth = tiny.circle(1000, 300)
     rows = [tiny.row(tmp_path / "raw", "large.png", drawn(np.zeros_like(truth)), truth)]
-    picture = sheet(run(tmp_path, rows, tiny.resize()), rows, tmp_path, columns=1)
-    line = (picture[4:196, 4:196] == TRUTH).all(axis=-1).sum()
+    image = sheet(run(tmp_path, rows, tiny.resize()), rows, tmp_path, columns=1)
+    line = (image[4:196, 4:196] == TRUTH).all(axis=-1).sum()
     assert line > 2 * np.pi * 300 * 192 / 1000 * 0.8  # nearly as many pure pixels as the circle is long
 
 

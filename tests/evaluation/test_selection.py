@@ -11,7 +11,7 @@ from scored import TILES, blocks, bright, drawn, half
 
 from medseg.core.params import read_yaml, validate
 from medseg.evaluation.tuning import EvaluateParams, select
-from medseg.inference.predictor import Segmenter, segment
+from medseg.inference.predictor import Predictor, segment
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.counting import CountingParams
 
@@ -39,7 +39,7 @@ def chosen(
 
 
 def specked(raw: Path, name: str, **changes: str) -> dict[str, Any]:
-    """A picture in which a disc and three specks are bright, of which the disc alone is marked."""
+    """An image in which a disc and three specks are bright, of which the disc alone is annotated."""
     truth = tiny.circle(40, 12)
     found = truth.copy()
     found[[1, 3, 37], [1, 37, 3]] = 1
@@ -58,7 +58,7 @@ def test_what_raises_dice_on_val_is_taken_and_recorded(tmp_path: Path) -> None:
 def test_the_segmenter_does_what_was_chosen(tmp_path: Path) -> None:
     row = specked(tmp_path / "raw", "a.png")
     description, _ = chosen(tmp_path, [row], params())
-    found = segment(Segmenter(description, bright), drawn(tiny.circle(40, 12)), batch_size=2)
+    found = segment(Predictor(description, bright), drawn(tiny.circle(40, 12)), batch_size=2)
     np.testing.assert_array_equal(found.codes, tiny.circle(40, 12))
 
 
@@ -85,12 +85,12 @@ def test_the_table_of_thresholds_is_that_of_the_final_probabilities(tmp_path: Pa
     assert table["threshold"].tolist() == [round(0.05 * step, 2) for step in range(1, 20)]
 
 
-def test_without_anything_marked_on_val_nothing_is_chosen_and_a_warning_says_so(tmp_path: Path) -> None:
+def test_without_anything_annotated_on_val_nothing_is_chosen_and_a_warning_says_so(tmp_path: Path) -> None:
     nothing = np.zeros((20, 30), np.uint8)
     rows = [tiny.row(tmp_path / "raw", "a.png", drawn(nothing), nothing, split="val")]
     description, table = chosen(tmp_path, rows, params())
     assert description.chosen.choices.postprocess.threshold == 0.5
-    assert "nothing is marked in the pictures of val" in description.chosen.warnings[0]
+    assert "nothing is annotated in the images of val" in description.chosen.warnings[0]
     assert table.empty
 
 

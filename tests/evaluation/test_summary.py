@@ -63,7 +63,7 @@ def figure(table: pd.DataFrame, name: str, by: str = "all", stratum: str = "all"
 
 
 def scored_table(**columns: list[Any]) -> pd.DataFrame:
-    """A table per image with these columns; all else is that of a picture of 100 pixels, 50 of them marked."""
+    """A table per image with these columns; all else is that of an image of 100 pixels, 50 of them annotated."""
     count = len(next(iter(columns.values())))
     numbers = {name: [0.5] * count for name in COLUMNS if name not in columns}
     words = {"file": [f"{number}.png" for number in range(count)], "label": ["a"] * count, "called": ["b"] * count}
@@ -73,8 +73,8 @@ def scored_table(**columns: list[Any]) -> pd.DataFrame:
 
 
 def test_intervals_are_those_of_the_bootstrap_over_groups() -> None:
-    chance = np.random.default_rng(0)
-    dice, groups = chance.uniform(size=12).tolist(), [f"g{number // 2}" for number in range(12)]
+    rng = np.random.default_rng(0)
+    dice, groups = rng.uniform(size=12).tolist(), [f"g{number // 2}" for number in range(12)]
     found = figure(scored_table(dice=dice, group=groups), "dice")
     expected = bootstrap_interval(dice, groups, RESAMPLES, SEED)
     assert (found["images"], found["groups"], found["undefined"]) == (12, 6, 0)
@@ -142,8 +142,8 @@ def test_counts_are_off_by_as_much_as_one_counts(evaluation: Evaluation) -> None
 
 
 def test_the_rank_correlation_is_spearmans() -> None:
-    chance = np.random.default_rng(1)
-    dice, uncertainty = chance.uniform(size=9).round(1).tolist(), chance.uniform(size=9).round(1).tolist()
+    rng = np.random.default_rng(1)
+    dice, uncertainty = rng.uniform(size=9).round(1).tolist(), rng.uniform(size=9).round(1).tolist()
     table = scored_table(dice=dice, uncertainty=uncertainty)
     evaluation = Evaluation("test", tiny.BINARY, table, pd.DataFrame(), pd.DataFrame(), 0.1, {})
     expected = stats.spearmanr(uncertainty, dice).statistic
@@ -181,7 +181,7 @@ def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> N
     assert not {"class_dice", "class_iou"} & set(evaluation.table)
 
 
-def test_a_picture_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
+def test_a_image_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
     assert confusion(classes).to_numpy().tolist() == [
         ["benign", "benign"],
         ["malignant", "benign"],
@@ -201,7 +201,7 @@ def test_figures_by_class_by_hand(classes: Evaluation) -> None:
     }
 
 
-def test_a_class_without_a_picture_has_no_figures(tmp_path: Path) -> None:
+def test_a_class_without_a_image_has_no_figures(tmp_path: Path) -> None:
     rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
     assert summary_of(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}

@@ -18,7 +18,7 @@ from medseg.evaluation.tuning import (
     SMALLEST_OBJECTS,
     THRESHOLDS,
     ChoiceParams,
-    ValPicture,
+    ValImage,
     choose,
     dice_by_threshold,
 )
@@ -55,11 +55,11 @@ def params(**changes: Any) -> ChoiceParams:
 
 def shown(
     probabilities: NDArray[Any] | dict[Augmentation, NDArray[Any]], truth: NDArray[Any], image: Pixels | None = None
-) -> ValPicture:
-    """A picture of val, annotated as a whole; (H, W) or (K, H, W) for all augmentations or for each."""
+) -> ValImage:
+    """An image of val, annotated as a whole; (H, W) or (K, H, W) for all augmentations or for each."""
     by_name = probabilities if isinstance(probabilities, dict) else dict.fromkeys(AUGMENTATIONS, probabilities)
     height, width = truth.shape
-    return ValPicture(
+    return ValImage(
         np.full((height, width, 1), 128, np.uint8) if image is None else image,
         truth.astype(np.uint8),
         (slice(0, height), slice(0, width)),
@@ -67,8 +67,8 @@ def shown(
     )
 
 
-def choose_on(pictures: Iterable[ValPicture], **changes: Any) -> Chosen:
-    held = list(pictures)
+def choose_on(images: Iterable[ValImage], **changes: Any) -> Chosen:
+    held = list(images)
     return choose(params(**changes), lambda: held)
 
 
@@ -86,7 +86,7 @@ def dice(found: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def test_what_is_set_is_taken_and_val_is_not_looked_at() -> None:
-    def refuse() -> Iterator[ValPicture]:
+    def refuse() -> Iterator[ValImage]:
         raise AssertionError("val was read")
 
     values = {
@@ -120,19 +120,19 @@ def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_l
     sure = choose_on([shown(row(0.0, 1.0), row(0, 1))], threshold="val")
     assert sure.choices.postprocess.threshold == 0.5
     assert table(sure) == [("threshold", 1.0, 1.0, "0.45", "0.5")]
-    # 0.5 alone is wrong: 0.45 has the marked pixel, and 0.55 in the other picture is rid of the unmarked one.
+    # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the unmarked one.
     two = [shown(row(0.47, 1.0), row(1, 1)), shown(row(0.52, 1.0), row(0, 1))]
     assert choose_on(two, threshold="val").choices.postprocess.threshold == 0.45
 
 
-def test_pictures_count_alike_whatever_their_size_and_empty_ones_do_not_count() -> None:
+def test_images_count_alike_whatever_their_size_and_empty_ones_do_not_count() -> None:
     small = shown(row(0.3, 0.0), row(1, 0))
     large = shown(np.repeat(row(0.3, 0.9), 50, axis=0), np.repeat(row(0, 1), 50, axis=0))
 
     def never(_: Augmentation) -> Probabilities:
-        raise AssertionError("an empty picture was predicted")
+        raise AssertionError("an empty image was predicted")
 
-    empty = ValPicture(np.zeros((1, 2, 1), np.uint8), np.zeros((1, 2), np.uint8), (slice(0, 1), slice(0, 2)), never)
+    empty = ValImage(np.zeros((1, 2, 1), np.uint8), np.zeros((1, 2), np.uint8), (slice(0, 1), slice(0, 2)), never)
     chosen = choose_on([small, large, empty], threshold="val")
     # Low thresholds give 1 and 2/3, high ones 0 and 1.
     assert chosen.choices.postprocess.threshold == 0.3
@@ -143,18 +143,18 @@ def test_only_the_annotated_region_counts_but_objects_are_measured_whole() -> No
     truth = row(1, 0, 0, 0)
     probabilities = row(0.9, 0.9, 0.9, 0.2)
     whole = shown(probabilities, truth)
-    part = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(0, 1)), whole.predict)
+    part = ValImage(whole.image, whole.truth, (slice(0, 1), slice(0, 1)), whole.predict)
     assert choose_on([part], threshold="val").choices.postprocess.threshold == 0.5
     # The object of three pixels has one in the region.
     assert choose_on([part], smallest_object=3, largest_component="val").options[0].simplest == 1.0
-    outside = ValPicture(whole.image, whole.truth, (slice(0, 1), slice(1, 4)), whole.predict)
+    outside = ValImage(whole.image, whole.truth, (slice(0, 1), slice(1, 4)), whole.predict)
     assert choose_on([outside], threshold="val").images == 0
 
 
-def test_where_nothing_is_marked_all_stays_at_its_simplest_and_a_warning_says_so() -> None:
+def test_where_nothing_is_annotated_all_stays_at_its_simplest_and_a_warning_says_so() -> None:
     empty = shown(row(0.9, 0.1), row(0, 0))
-    for pictures in ([], [empty]):
-        chosen = choose_on(pictures, **OPEN)
+    for images in ([], [empty]):
+        chosen = choose_on(images, **OPEN)
         assert chosen.choices == Choices(
             test_time_augmentation="none", crf=None, postprocess=Postprocess(threshold=0.5, **BARE)
         )
@@ -176,11 +176,11 @@ def test_augmentation_is_used_where_it_helps_and_the_simpler_one_where_it_helps_
 
 
 def test_augmentation_is_chosen_at_a_half_and_the_threshold_on_what_it_gives() -> None:
-    picture = shown(
+    image = shown(
         {"none": row(0.6, 0.9), "mirror": row(0.6, 0.9), "flips": row(0.3, 0.35), "flips_and_turns": row(0.75, 0.9)},
         row(0, 1),
     )
-    chosen = choose_on([picture], test_time_augmentation="val", threshold="val")
+    chosen = choose_on([image], test_time_augmentation="val", threshold="val")
     # With its own best threshold every one of them is right, but at 0.5 none gets more than the plain one.
     assert [option.chosen for option in chosen.options] == ["none", "0.65"]
 
@@ -252,35 +252,35 @@ def test_val_is_passed_at_most_twice_and_predicted_no_more_than_needed() -> None
         asked.append(name)
         return row(0.1, 0.9, 0.9)[None]
 
-    def pictures() -> Iterator[ValPicture]:
+    def images() -> Iterator[ValImage]:
         passes.append(1)
-        yield ValPicture(np.zeros((1, 3, 1), np.uint8), truth.astype(np.uint8), (slice(0, 1), slice(0, 3)), predict)
+        yield ValImage(np.zeros((1, 3, 1), np.uint8), truth.astype(np.uint8), (slice(0, 1), slice(0, 3)), predict)
 
-    choose(params(**OPEN), pictures)
+    choose(params(**OPEN), images)
     assert len(passes) == 2
     assert asked == [*AUGMENTATIONS, "none"]
 
 
 @st.composite
-def val_sets(draw: st.DrawFn) -> list[ValPicture]:
+def val_sets(draw: st.DrawFn) -> list[ValImage]:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    pictures = []
+    images = []
     for _ in range(draw(st.integers(1, 4))):
         height, width = random.integers(1, 12, 2)
         # Steps of 1/40 lie on thresholds and between them.
         maps = {name: random.integers(0, 41, (height, width)) / 40 for name in AUGMENTATIONS}
-        pictures.append(shown(maps, random.random((height, width)) < random.choice([0, 0.5])))
-    return pictures
+        images.append(shown(maps, random.random((height, width)) < random.choice([0, 0.5])))
+    return images
 
 
 @settings(max_examples=40, deadline=None)
 @given(val_sets())
-def test_dice_of_one_histogram_is_that_of_each_threshold(pictures: list[ValPicture]) -> None:
-    for picture in pictures:
-        probabilities = picture.predict("none")
-        if picture.truth.any():
-            assert dice_by_threshold(probabilities[0], picture.truth, THRESHOLDS) == {
-                threshold: dice(postprocess(probabilities, Postprocess(threshold=threshold, **BARE)), picture.truth)
+def test_dice_of_one_histogram_is_that_of_each_threshold(images: list[ValImage]) -> None:
+    for image in images:
+        probabilities = image.predict("none")
+        if image.truth.any():
+            assert dice_by_threshold(probabilities[0], image.truth, THRESHOLDS) == {
+                threshold: dice(postprocess(probabilities, Postprocess(threshold=threshold, **BARE)), image.truth)
                 for threshold in THRESHOLDS
             }
 
@@ -298,13 +298,13 @@ def test_dice_of_one_histogram_is_that_of_each_threshold(pictures: list[ValPictu
         }
     ),
 )
-def test_streamed_choices_are_those_of_brute_force(pictures: list[ValPicture], changes: dict[str, Any]) -> None:
-    chosen = choose_on(pictures, **changes)
-    assert chosen.choices == by_brute_force(pictures, changes)
+def test_streamed_choices_are_those_of_brute_force(images: list[ValImage], changes: dict[str, Any]) -> None:
+    chosen = choose_on(images, **changes)
+    assert chosen.choices == by_brute_force(images, changes)
 
 
-def by_brute_force(pictures: list[ValPicture], settings: dict[str, Any]) -> Choices:
-    """One key after the other, every value written out on every picture."""
+def by_brute_force(images: list[ValImage], settings: dict[str, Any]) -> Choices:
+    """One key after the other, every value written out on every image."""
     offered: dict[str, Any] = {
         "test_time_augmentation": AUGMENTATIONS,
         "threshold": THRESHOLDS,
@@ -316,7 +316,7 @@ def by_brute_force(pictures: list[ValPicture], settings: dict[str, Any]) -> Choi
     state = {key: offered[key][0] if value == "val" else words.get(value, value) for key, value in settings.items()}
     for key, values in offered.items():
         if settings[key] == "val":
-            state[key] = max(values, key=lambda value: mean_dice(pictures, state | {key: value}))  # the first of equals
+            state[key] = max(values, key=lambda value: mean_dice(images, state | {key: value}))  # the first of equals
     return settled(state)
 
 
@@ -325,12 +325,12 @@ def settled(state: dict[str, Any]) -> Choices:
     return Choices(test_time_augmentation=state["test_time_augmentation"], crf=None, postprocess=Postprocess(**shape))
 
 
-def mean_dice(pictures: list[ValPicture], state: dict[str, Any]) -> float:
+def mean_dice(images: list[ValImage], state: dict[str, Any]) -> float:
     choices = settled(state)
     scores = [
-        dice(finish(picture.predict(choices.test_time_augmentation), picture.image, choices).codes, picture.truth)
-        for picture in pictures
-        if picture.truth.any()
+        dice(finish(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
+        for image in images
+        if image.truth.any()
     ]
     return round(float(np.mean(scores)), 12) if scores else 0.0
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from medseg.cli import app
 from medseg.core.errors import UserError
-from medseg.evaluation.per_image import COLUMNS, score_picture
+from medseg.evaluation.per_image import COLUMNS, score_image
 from medseg.experiments.compare import (
     WORDS,
     Images,
@@ -173,7 +173,7 @@ def per_image() -> pd.DataFrame:
     pairs = {"found": (disc, disc), "missed": (nothing, disc), "empty": (nothing, nothing), "false": (disc, nothing)}
     rows = [
         {"file": name, "label": "benign", "group": name, "size": "small", "uncertainty": 0.1}
-        | score_picture(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
+        | score_image(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
         for name, (codes, truth) in pairs.items()
     ]
     return pd.DataFrame(rows)[list(COLUMNS)]

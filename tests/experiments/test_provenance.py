@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from medseg.cli import app
 from medseg.core.errors import UserError
 from medseg.experiments.provenance import Provenance, folder_md5, provenance_text, trace
-from medseg.models.model_yaml import Former, Training
+from medseg.models.model_yaml import InitialNetwork, Training
 
 PIPELINE = """\
 stages:
@@ -50,8 +50,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository whose pipeline ran and was committed."""
     folder = tmp_path_factory.mktemp("made")
     texts = {
-        "source/a b.png": "picture",
-        "source/ä/b.png": "picture",
+        "source/a b.png": "image",
+        "source/ä/b.png": "image",
         "src/train.py": "train",
         "src/parts/a.py": "a",
         "weights/.gitkeep": "",
@@ -99,10 +99,12 @@ def repro(folder: Path) -> None:
         repo.reproduce()
 
 
-def describe(folder: Path, former: Former | None = None) -> None:
+def describe(folder: Path, initial_network: InitialNetwork | None = None) -> None:
     description = tiny.description().model_dump()
-    first = "former" if former else "random"
-    training = Training.model_validate(description["training"] | {"first_weights": first, "former": former})
+    first = "initial_network" if initial_network else "random"
+    training = Training.model_validate(
+        description["training"] | {"initial_weights": first, "initial_network": initial_network}
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").write_text(yaml.safe_dump(description | {"training": training.model_dump()}))
 
@@ -150,7 +152,7 @@ def test_the_text_names_revision_data_and_parameters_and_the_command_ends_well(r
     assert f"  data/raw: {locked(root, 'data/raw')}\n" in done.output
     assert "    epochs: 2\n" in done.output
     assert "src/train.py" not in done.output
-    assert "first weights: random weights\n" in done.output
+    assert "initial weights: random weights\n" in done.output
 
 
 def test_a_network_is_followed_as_well_as_a_segmenter_and_wherever_it_was_copied(root: Path, tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def continued(root: Path) -> Provenance:
     """A run that went on with the network of the first one, which lies in weights/first."""
     shutil.copytree(root / "models/network", root / "weights/first")
     digest = hashlib.sha256((root / "weights/first/weights.safetensors").read_bytes()).hexdigest()
-    describe(root / "given", Former(name="first", weights_sha256=digest, continued=True, epochs_behind=1))
+    describe(root / "given", InitialNetwork(name="first", weights_sha256=digest, continued=True, epochs_before=1))
     repro(root)
     commit(root, "continued")
     return trace(SEGMENTER)
@@ -314,7 +316,7 @@ def test_the_former_network_is_followed_to_its_own_run(root: Path) -> None:
     assert found.parent.folder == Path("weights/first")
     assert (found.parent.made.stage, found.parent.md5) == ("train", locked_at(root, "HEAD~1", "models/network"))
     text = provenance_text(found)
-    assert "weights of a former network, first, continued after 1 epoch" in text
+    assert "weights of an initial network, first, continued after 1 epoch" in text
     assert "\n  made by: stage train\n" in text[text.index("started from:") :]
 
 
@@ -337,7 +339,7 @@ def test_a_former_network_that_is_gone_is_told(root: Path) -> None:
     shutil.rmtree(root / "weights/first")
     found = trace(SEGMENTER)
     assert found.parent is None
-    assert "weights/first, the former network" in found.absent
+    assert "weights/first, the initial network" in found.absent
 
 
 def test_a_model_that_nothing_here_made_is_told(root: Path, tmp_path: Path) -> None:

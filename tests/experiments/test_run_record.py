@@ -54,15 +54,15 @@ def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None
     assert record["parameters"] == {key: value for key, value in PARAMETERS.items() if key != "machine"}
     assert record["data"] == {
         "manifest_sha256": hashlib.sha256(run.manifest.read_bytes()).hexdigest(),
-        "pictures": 4,
+        "images": 4,
         "splits": {"train": 1, "test": 3},
     }
     assert record["training"] == {
         "best_epoch": 2,
         "epochs": 3,
         "samples": 28,
-        "first_weights": "random",
-        "former": None,
+        "initial_weights": "random",
+        "initial_network": None,
     }
     assert record["metrics"] == json.loads(run.metrics.read_text(encoding="utf-8"))
 
@@ -149,10 +149,10 @@ def test_models_in_the_table_say_what_they_are_built_of(tmp_path: Path, model: d
 
 def test_a_record_names_the_former_network(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    former = {"name": "earlier", "weights_sha256": "a" * 64, "continued": True, "epochs_behind": 30}
-    training = DESCRIPTION["training"] | {"first_weights": "former", "former": former}
+    initial_network = {"name": "earlier", "weights_sha256": "a" * 64, "continued": True, "epochs_behind": 30}
+    training = DESCRIPTION["training"] | {"initial_weights": "initial_network", "initial_network": initial_network}
     (run.segmenter / "model.yaml").write_text(yaml.safe_dump(DESCRIPTION | {"training": training}), encoding="utf-8")
-    assert record_of(run)["training"]["former"] == former
+    assert record_of(run)["training"]["initial_network"] == initial_network
 
 
 @pytest.mark.parametrize(

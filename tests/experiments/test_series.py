@@ -216,7 +216,7 @@ def test_a_row_is_what_begins_with_whole_words(project: Path) -> None:
 def test_a_variant_knows_the_network_that_it_starts_from_or_goes_on_with(project: Path) -> None:
     names = ["busi_encoder_upsampled_retrained", "isic2017_improved_unet_continued", "ucsb_unet"]
     variants = read_variants(project / "conf", names, ["train.epochs=3"])
-    assert [variant.former for variant in variants] == [
+    assert [variant.initial_network for variant in variants] == [
         "busi_encoder_upsampled_resnet18",
         "isic2017_improved_unet",
         None,

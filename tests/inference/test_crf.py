@@ -1,4 +1,4 @@
-"""The dense CRF: probabilities that follow the picture."""
+"""The dense CRF: probabilities that follow the image."""
 
 import sys
 from typing import Any
@@ -89,7 +89,7 @@ def test_the_bilateral_kernel_stops_at_edges_that_the_gaussian_one_does_not_see(
     assert alike > flat
 
 
-def test_a_grey_picture_is_an_rgb_picture_of_equal_channels() -> None:
+def test_a_grey_image_is_an_rgb_image_of_equal_channels() -> None:
     image, probabilities, _ = noisy_disc()
     np.testing.assert_array_equal(
         refine(probabilities, image, params()), refine(probabilities, np.repeat(image, 3, axis=2), params())

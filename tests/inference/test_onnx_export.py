@@ -67,7 +67,7 @@ def taught(network: Network) -> Network:
     return network.eval()
 
 
-def pictures(count: int, height: int, width: int, channels: int = 1) -> Pixels:
+def images(count: int, height: int, width: int, channels: int = 1) -> Pixels:
     return np.random.default_rng(height).integers(0, 256, (count, height, width, channels), np.uint8)
 
 
@@ -81,14 +81,14 @@ def by_torch(folder: Path, pixels: Pixels) -> Probabilities:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_pictures_of_any_size_and_number_get_the_same_probabilities(kind: str, tmp_path: Path) -> None:
+def test_images_of_any_size_and_number_get_the_same_probabilities(kind: str, tmp_path: Path) -> None:
     task = tiny.LESIONS if kind in {"unet", "segnet"} else tiny.BINARY
     folder, path = bundle(tmp_path / "model", kind, task), tmp_path / "model.onnx"
     assert export(folder, path) is None
     model = open_model(path, None, "cpu")
     assert model.size is None
     for size in SIZES:
-        pixels = pictures(*size)
+        pixels = images(*size)
         found = model.forward(pixels)
         assert found.shape == (size[0], logit_count(task), *size[1:])
         np.testing.assert_allclose(found, by_torch(folder, pixels), rtol=0, atol=1e-4)
@@ -117,7 +117,7 @@ def test_weights_lie_in_the_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "alone").iterdir()] == ["model.onnx"]
 
 
-def test_a_tile_fixes_the_size_of_scaled_pictures(tmp_path: Path) -> None:
+def test_a_tile_fixes_the_size_of_scaled_images(tmp_path: Path) -> None:
     folder, path = bundle(tmp_path / "model", geometry=SCALE), tmp_path / "model.onnx"
     assert export(folder, path, tile=48) == (48, 48)
     assert open_model(path, None, "cpu").size == (48, 48)
@@ -136,7 +136,7 @@ def test_a_tile_unlike_the_samples_is_refused(tmp_path: Path, geometry: Geometry
 
 def test_exporting_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     network = load_segmenter(bundle(tmp_path / "model", "pspnet"))[0]
-    pixels = torch.from_numpy(pictures(1, 40, 56)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(images(1, 40, 56)).permute(0, 3, 1, 2)
     before = network(pixels)
     exported = exporting.ExportedNetwork(network).eval()
     torch.testing.assert_close(exported(pixels), before.sigmoid())

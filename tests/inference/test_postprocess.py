@@ -175,7 +175,7 @@ def test_the_largest_object_is_dropped_too_where_it_is_too_small() -> None:
     assert run(drawn("11.1"), smallest_object=2, largest_component=True).tolist() == [[1, 1, 0, 0]]
 
 
-def test_an_empty_and_a_full_picture_stay_as_they_are() -> None:
+def test_an_empty_and_a_full_image_stay_as_they_are() -> None:
     for codes in (np.zeros((3, 4), np.uint8), np.ones((3, 4), np.uint8)):
         done = run(codes, fill_holes=True, smallest_object=2, largest_component=True)
         np.testing.assert_array_equal(done, codes)

@@ -1,4 +1,4 @@
-"""`medseg predict`: which pictures, what is written for each, and what happens to those that fail."""
+"""`medseg predict`: which images, what is written for each, and what happens to those that fail."""
 
 import csv
 import json
@@ -26,9 +26,9 @@ from medseg.inference.backends import open_model
 from medseg.inference.crf import CrfParams
 from medseg.inference.onnx_export import export
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predict import find_pictures, output_names, predict_pictures
+from medseg.inference.predict import find_images, output_names, predict_images
 from medseg.inference.prediction_files import read_prediction
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.metrics.counting import CountingParams
 from medseg.models.checkpoint import save_bundle
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS
@@ -46,13 +46,13 @@ def three(pixels: Pixels) -> Probabilities:
     return np.concatenate([1 - grey - malignant, grey, malignant], axis=1)
 
 
-def model(task: TaskParams = tiny.BINARY, **choices: Any) -> Segmenter:
+def model(task: TaskParams = tiny.BINARY, **choices: Any) -> Predictor:
     """A network that needs no training, on tiles of 32 pixels."""
-    return Segmenter(tiny.segmenter(TILES, task=task, **choices), bright if logit_count(task) == 1 else three)
+    return Predictor(tiny.segmenter(TILES, task=task, **choices), bright if logit_count(task) == 1 else three)
 
 
 def draw(path: Path, height: int = 40, width: int = 60) -> Path:
-    """A black picture with a white square of 100 pixels."""
+    """A black image with a white square of 100 pixels."""
     image = np.zeros((height, width, 1), np.uint8)
     image[5:15, 20:30] = 255
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def written(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_picture_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path: Path) -> None:
+def test_a_image_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    predict_pictures(model(), [draw(tmp_path / "a.png")], out)
+    predict_images(model(), [draw(tmp_path / "a.png")], out)
     assert written(out) == [
         "contours/a.geojson",
         "masks/a.png",
@@ -104,7 +104,7 @@ def test_several_classes_have_codes_and_columns_of_their_own(tmp_path: Path) -> 
     image[:8, :8], image[20:, 40:50], image[0, 60] = 128, 255, 128
     write_png(tmp_path / "a.png", image)
     out = tmp_path / "out"
-    predict_pictures(model(tiny.LESIONS), [tmp_path / "a.png"], out)
+    predict_images(model(tiny.LESIONS), [tmp_path / "a.png"], out)
     codes = read_prediction(out / "masks/a.png", tiny.LESIONS)
     assert [int((codes == code).sum()) for code in (1, 2)] == [65, 120]
     [row] = table(out)
@@ -117,29 +117,29 @@ def test_several_classes_have_codes_and_columns_of_their_own(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["grey", "colour", "alpha", "16 bits", "16-bit tiff", "palette", "jpeg"])
-def test_pictures_of_every_kind_and_size_are_predicted(kind: str, tmp_path: Path) -> None:
-    picture: Image.Image = Image.open(draw(tmp_path / "drawn.png", 37, 101))
+def test_images_of_every_kind_and_size_are_predicted(kind: str, tmp_path: Path) -> None:
+    image: Image.Image = Image.open(draw(tmp_path / "drawn.png", 37, 101))
     modes = {"colour": "RGB", "alpha": "RGBA", "palette": "P"}
     if kind.startswith("16"):
-        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
     path = tmp_path / {"jpeg": "a.jpg", "16-bit tiff": "a.tif"}.get(kind, "a.png")
-    picture.convert(modes.get(kind, picture.mode)).save(path)
-    predict_pictures(model(), [path], tmp_path / "out")
+    image.convert(modes.get(kind, image.mode)).save(path)
+    predict_images(model(), [path], tmp_path / "out")
     [row] = table(tmp_path / "out")
     assert (row["width"], row["height"], row["foreground_objects"]) == ("101", "37", "1")
     assert abs(int(row["foreground_pixels"]) - 100) <= (20 if kind == "jpeg" else 0)
 
 
-def test_a_large_picture_has_a_small_overlay_and_a_whole_mask(tmp_path: Path) -> None:
-    predict_pictures(model(), [draw(tmp_path / "a.png", 20, 3200)], tmp_path / "out")
+def test_a_large_image_has_a_small_overlay_and_a_whole_mask(tmp_path: Path) -> None:
+    predict_images(model(), [draw(tmp_path / "a.png", 20, 3200)], tmp_path / "out")
     assert Image.open(tmp_path / "out/overlays/a.png").size == (1600, 10)
     assert Image.open(tmp_path / "out/masks/a.png").size == (3200, 20)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (1, 70)])
-def test_the_smallest_pictures_are_predicted(size: tuple[int, int], tmp_path: Path) -> None:
+def test_the_smallest_images_are_predicted(size: tuple[int, int], tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", np.full((*size, 3), 255, np.uint8))
-    predict_pictures(model(), [tmp_path / "a.png"], tmp_path / "out")
+    predict_images(model(), [tmp_path / "a.png"], tmp_path / "out")
     [row] = table(tmp_path / "out")
     assert (row["width"], row["height"]) == (str(size[1]), str(size[0]))
     assert (row["foreground_share"], row["foreground_objects"]) == ("1.0", "1")
@@ -150,7 +150,7 @@ def test_masks_are_made_as_val_chose(tmp_path: Path) -> None:
     image[5:15, 20:30], image[8, 25], image[30:33, 30:33], image[36:39, 40:45] = 255, 0, 255, 120
     write_png(tmp_path / "a.png", image)
     chosen = model(threshold=0.4, fill_holes=True, smallest_object=10, test_time_augmentation="flips_and_turns")
-    predict_pictures(chosen, [tmp_path / "a.png"], tmp_path / "out")
+    predict_images(chosen, [tmp_path / "a.png"], tmp_path / "out")
     expected = np.zeros((40, 60), np.uint8)
     expected[5:15, 20:30] = expected[36:39, 40:45] = 1  # the hole is filled, 9 pixels are dropped, 120 of 255 found
     np.testing.assert_array_equal(read_prediction(tmp_path / "out/masks/a.png", tiny.BINARY), expected)
@@ -161,7 +161,7 @@ def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 1), np.uint8)
     rows = pd.DataFrame([tiny.row(tmp_path, "a.png", noise, np.ones((50, 70), np.uint8))])
     evaluate(chosen, rows, tmp_path, 3, tmp_path / "scored")
-    predict_pictures(chosen, [tmp_path / "a.png"], tmp_path / "out")
+    predict_images(chosen, [tmp_path / "a.png"], tmp_path / "out")
     assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
 
 
@@ -175,7 +175,7 @@ def test_objects_are_counted_by_the_rule_for_predictions(tmp_path: Path) -> None
     rule = CountingParams(smallest=10, split=True, depth=1.0)
     counting = plain.scoring.counting.model_copy(update={"prediction": rule})
     described = plain.model_copy(update={"scoring": plain.scoring.model_copy(update={"counting": counting})})
-    predict_pictures(Segmenter(described, bright), [tmp_path / "a.png"], tmp_path / "out")
+    predict_images(Predictor(described, bright), [tmp_path / "a.png"], tmp_path / "out")
     [row] = table(tmp_path / "out")
     assert (row["foreground_objects"], row["foreground_counted"]) == ("2", "2")
     assert int(row["foreground_pixels"]) == int((image > 0).sum())
@@ -194,71 +194,71 @@ def test_a_package_for_a_chosen_step_that_is_missing_is_one_message(
         bilateral_weight=5,
     )
     with pytest.raises(UserError, match="pydensecrf2"):
-        predict_pictures(model(crf=crf), [draw(tmp_path / "a.png"), draw(tmp_path / "b.png")], tmp_path / "out")
+        predict_images(model(crf=crf), [draw(tmp_path / "a.png"), draw(tmp_path / "b.png")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    pictures = [draw(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png", draw(tmp_path / "d.png")]
-    pictures[1].write_bytes(b"no picture")
-    pictures[2].write_bytes(pictures[0].read_bytes()[:60])
+def test_a_image_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    images = [draw(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png", draw(tmp_path / "d.png")]
+    images[1].write_bytes(b"no image")
+    images[2].write_bytes(images[0].read_bytes()[:60])
     with pytest.raises(UserError) as raised:
-        predict_pictures(model(), pictures, tmp_path / "out")
+        predict_images(model(), images, tmp_path / "out")
     first, *faults = str(raised.value).splitlines()
-    assert first.startswith("2 of 4 pictures failed")
-    assert [fault.split(":")[0].strip() for fault in faults] == [str(path) for path in pictures[1:3]]
+    assert first.startswith("2 of 4 images failed")
+    assert [fault.split(":")[0].strip() for fault in faults] == [str(path) for path in images[1:3]]
     assert [row["name"] for row in table(tmp_path / "out")] == ["a", "d"]
 
 
-def test_lack_of_memory_for_one_picture_does_not_end_the_others(tmp_path: Path) -> None:
+def test_lack_of_memory_for_one_image_does_not_end_the_others(tmp_path: Path) -> None:
     def forward(pixels: Pixels) -> Probabilities:
         if pixels.shape[0] > 1:
             raise RuntimeError("out of memory")
         return bright(pixels)
 
-    pictures = [draw(tmp_path / "large.png", 200, 200), draw(tmp_path / "small.png", 30, 31)]
-    with pytest.raises(UserError, match=r"1 of 2 pictures failed(.|\n)*large\.png: out of memory"):
-        predict_pictures(Segmenter(model().description, forward), pictures, tmp_path / "out")
+    images = [draw(tmp_path / "large.png", 200, 200), draw(tmp_path / "small.png", 30, 31)]
+    with pytest.raises(UserError, match=r"1 of 2 images failed(.|\n)*large\.png: out of memory"):
+        predict_images(Predictor(model().description, forward), images, tmp_path / "out")
     assert [row["name"] for row in table(tmp_path / "out")] == ["small"]
 
 
 def test_a_name_that_the_table_cannot_hold_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     good, bad = draw(tmp_path / "good.png"), Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png"))
     shutil.copy(good, bad)
-    with pytest.raises(UserError, match=r"1 of 2 pictures failed(.|\n)*its name is no UTF-8"):
-        predict_pictures(model(), [bad, good], tmp_path / "out")
+    with pytest.raises(UserError, match=r"1 of 2 images failed(.|\n)*its name is no UTF-8"):
+        predict_images(model(), [bad, good], tmp_path / "out")
     assert [row["name"] for row in table(tmp_path / "out")] == ["good"]
 
 
 def test_the_longest_names_are_predicted(tmp_path: Path) -> None:
-    picture = draw(tmp_path / f"{'é' * 123}.png")  # 250 bytes
-    predict_pictures(model(), [picture], tmp_path / "out")
+    image = draw(tmp_path / f"{'é' * 123}.png")  # 250 bytes
+    predict_images(model(), [image], tmp_path / "out")
     assert len(written(tmp_path / "out")) == 5
 
 
-def test_pictures_with_one_stem_do_not_overwrite_one_another(tmp_path: Path) -> None:
+def test_images_with_one_stem_do_not_overwrite_one_another(tmp_path: Path) -> None:
     names = ["a.png", "a.tif", "a.tif.png", "deep/a.png", "deep/b.png"]
-    pictures = [draw(tmp_path / name, 40 + number) for number, name in enumerate(names)]
-    predict_pictures(model(), pictures, tmp_path / "out")
+    images = [draw(tmp_path / name, 40 + number) for number, name in enumerate(names)]
+    predict_images(model(), images, tmp_path / "out")
     rows = table(tmp_path / "out")
     assert len({row["name"] for row in rows}) == 5
     for number, row in enumerate(rows):
         assert Image.open(tmp_path / "out/masks" / f"{row['name']}.png").size == (60, 40 + number)
-    assert output_names(pictures)[pictures[4]] == "deep/b"
+    assert output_names(images)[images[4]] == "deep/b"
 
 
-def test_names_begin_below_the_folder_that_all_pictures_share(tmp_path: Path) -> None:
-    pictures = [tmp_path / "x" / "day1" / "a.png", tmp_path / "x" / "day2" / "a.png"]
-    assert list(output_names(pictures).values()) == ["day1/a", "day2/a"]
-    assert output_names(pictures[:1]) == {pictures[0]: "a"}
+def test_names_begin_below_the_folder_that_all_images_share(tmp_path: Path) -> None:
+    images = [tmp_path / "x" / "day1" / "a.png", tmp_path / "x" / "day2" / "a.png"]
+    assert list(output_names(images).values()) == ["day1/a", "day2/a"]
+    assert output_names(images[:1]) == {images[0]: "a"}
 
 
-def test_folders_are_searched_to_any_depth_for_pictures_alone(tmp_path: Path) -> None:
+def test_folders_are_searched_to_any_depth_for_images_alone(tmp_path: Path) -> None:
     wanted = [draw(tmp_path / name) for name in ("B.PNG", "a.png", "deep/er/c.tif")]
     draw(tmp_path / ".hidden" / "d.png")
     draw(tmp_path / "._a.png")
-    (tmp_path / "notes.txt").write_text("no picture")
-    assert find_pictures([str(tmp_path)], tmp_path / "out") == wanted
+    (tmp_path / "notes.txt").write_text("no image")
+    assert find_images([str(tmp_path)], tmp_path / "out") == wanted
 
 
 def test_files_and_patterns_are_taken_as_they_are_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,27 +266,27 @@ def test_files_and_patterns_are_taken_as_they_are_and_once(tmp_path: Path, monke
     (tmp_path / "scan").write_bytes(paths[0].read_bytes())
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
-    assert find_pictures(["*.png"], out) == [paths[0], paths[1], paths[3]]
-    assert find_pictures(["**/a.png", str(tmp_path / "*" / "a.png"), "deep/../a.png"], out) == [paths[0], paths[2]]
-    assert find_pictures(["scan", "odd[1].png"], out) == [paths[3], tmp_path / "scan"]
+    assert find_images(["*.png"], out) == [paths[0], paths[1], paths[3]]
+    assert find_images(["**/a.png", str(tmp_path / "*" / "a.png"), "deep/../a.png"], out) == [paths[0], paths[2]]
+    assert find_images(["scan", "odd[1].png"], out) == [paths[3], tmp_path / "scan"]
 
 
 def test_what_was_predicted_is_not_predicted_again(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     out = tmp_path / "out"
-    predict_pictures(model(), find_pictures([str(tmp_path)], out), out)
+    predict_images(model(), find_images([str(tmp_path)], out), out)
     before = written(out)
-    assert find_pictures([str(tmp_path)], out) == [tmp_path / "a.png"]
-    predict_pictures(model(), find_pictures([str(tmp_path)], out), out)
+    assert find_images([str(tmp_path)], out) == [tmp_path / "a.png"]
+    predict_images(model(), find_images([str(tmp_path)], out), out)
     assert written(out) == before
 
 
 @pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", "", "x" * 300])
-def test_no_picture_is_one_message(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_one_message(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no picture found|no such picture|name too long"):
-        find_pictures([argument], tmp_path / "out")
+    with pytest.raises(UserError, match=r"no image found|no such image|name too long"):
+        find_images([argument], tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +369,7 @@ def test_an_onnx_file_is_run_without_torch_and_nothing_is_written_elsewhere(trai
     assert written(tmp_path / "in") == ["a.png"]
 
 
-def test_a_failed_picture_ends_the_command_with_1(trained: Path, tmp_path: Path) -> None:
+def test_a_failed_image_ends_the_command_with_1(trained: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     code = "from medseg.cli import main; main()"
@@ -378,7 +378,7 @@ def test_a_failed_picture_ends_the_command_with_1(trained: Path, tmp_path: Path)
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "error: 1 of 2 pictures failed" in done.stderr
-    assert "b.png: not readable as a picture" in done.stderr
+    assert "error: 1 of 2 images failed" in done.stderr
+    assert "b.png: not readable as an image" in done.stderr
     assert "Traceback" not in done.stderr
     assert [row["name"] for row in table(tmp_path / "out")] == ["a"]

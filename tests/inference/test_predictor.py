@@ -1,4 +1,4 @@
-"""From a picture to its mask, with all that was chosen on val."""
+"""From an image to its mask, with all that was chosen on val."""
 
 from itertools import count
 
@@ -12,7 +12,7 @@ from medseg.data.geometry import Patchify, Resize, Scale
 from medseg.data.image_io import Pixels
 from medseg.inference.crf import CrfParams, refine
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predictor import Segmenter, finish, predict, segment
+from medseg.inference.predictor import Predictor, finish, predict, segment
 from medseg.inference.settings import Augmentation, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 
@@ -26,14 +26,14 @@ def bright(pixels: Pixels) -> Probabilities:
     return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / 255
 
 
-def picture() -> Pixels:
+def whole() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (20, 30, 1), np.uint8)
 
 
 def test_a_pixel_is_foreground_from_the_threshold_that_was_chosen_on() -> None:
     image = np.array([[[101], [102], [103]]], np.uint8)  # 0.4 is 102 of 255
     frame = Resize(name="resize", channels=1, height=8, width=24, aspect="squash")
-    segmented = segment(Segmenter(tiny.segmenter(frame, threshold=0.4), constant(image)), image, 1)
+    segmented = segment(Predictor(tiny.segmenter(frame, threshold=0.4), constant(image)), image, 1)
     assert segmented.codes.tolist() == [[0, 1, 1]]
     assert segmented.codes.dtype == np.uint8
     assert segmented.probabilities.shape == (1, 1, 3)
@@ -50,7 +50,7 @@ def constant(image: Pixels) -> Forward:
 
 
 @pytest.mark.parametrize(("augmentation", "times"), [("none", 1), ("mirror", 2), ("flips", 4), ("flips_and_turns", 8)])
-def test_the_picture_is_predicted_in_every_orientation_that_was_chosen(augmentation: Augmentation, times: int) -> None:
+def test_the_image_is_predicted_in_every_orientation_that_was_chosen(augmentation: Augmentation, times: int) -> None:
     calls = count()
 
     def counted(pixels: Pixels) -> Probabilities:
@@ -58,7 +58,7 @@ def test_the_picture_is_predicted_in_every_orientation_that_was_chosen(augmentat
         return bright(pixels)
 
     described = tiny.segmenter(tiny.resize(side=16), test_time_augmentation=augmentation)
-    segment(Segmenter(described, counted), picture(), 4)
+    segment(Predictor(described, counted), whole(), 4)
     assert next(calls) == times
 
 
@@ -70,7 +70,7 @@ def test_tiles_overlap_as_described_and_come_in_batches_of_the_size() -> None:
         return bright(pixels)
 
     described = tiny.segmenter(TILES)  # overlap 0.5: tiles of 16 at every 8 pixels
-    segment(Segmenter(described, noted), np.zeros((16, 48, 1), np.uint8), 2)
+    segment(Predictor(described, noted), np.zeros((16, 48, 1), np.uint8), 2)
     assert seen == [2, 2, 1]
 
 
@@ -82,14 +82,14 @@ def test_a_network_of_one_size_gets_no_other() -> None:
         return bright(pixels)
 
     scaled = Scale(name="scale", channels=1, factor=1.0)
-    segment(Segmenter(tiny.segmenter(scaled), noted, size=(24, 24)), picture(), 2)
+    segment(Predictor(tiny.segmenter(scaled), noted, size=(24, 24)), whole(), 2)
     assert shapes == {(24, 24, 1)}
 
 
 def test_the_random_field_comes_before_the_threshold_and_its_probabilities_are_given() -> None:
-    image = picture()
-    alone = predict(Segmenter(tiny.segmenter(TILES), bright), image, 4, "none").probabilities
-    segmented = segment(Segmenter(tiny.segmenter(TILES, crf=CRF), bright), image, 4)
+    image = whole()
+    alone = predict(Predictor(tiny.segmenter(TILES), bright), image, 4, "none").probabilities
+    segmented = segment(Predictor(tiny.segmenter(TILES, crf=CRF), bright), image, 4)
     refined = refine(alone, image, CRF)
     assert not np.array_equal(refined >= 0.5, alone >= 0.5)
     np.testing.assert_array_equal(segmented.probabilities, refined)
@@ -98,7 +98,7 @@ def test_the_random_field_comes_before_the_threshold_and_its_probabilities_are_g
 
 def test_segmenting_is_predicting_and_finishing() -> None:
     described = tiny.segmenter(TILES, test_time_augmentation="flips", largest_component=True)
-    segmenter, image = Segmenter(described, bright), picture()
+    segmenter, image = Predictor(described, bright), whole()
     averaged = predict(segmenter, image, 4, "flips")
     found = finish(averaged.probabilities, image, described.chosen.choices)
     np.testing.assert_array_equal(found.codes, segment(segmenter, image, 4).codes)
@@ -117,4 +117,4 @@ def test_a_network_that_gives_no_numbers_is_told() -> None:
         return np.full((len(pixels), 1, *pixels.shape[1:3]), np.nan, np.float32)
 
     with pytest.raises(UserError, match="gives values that are no numbers"):
-        predict(Segmenter(tiny.segmenter(TILES), forward), picture(), 1, "none")
+        predict(Predictor(tiny.segmenter(TILES), forward), whole(), 1, "none")

@@ -1,4 +1,4 @@
-"""A picture of any size through a network, whole or tile by tile."""
+"""An image of any size through a network, whole or tile by tile."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from medseg.data.image_io import Pixels
 from medseg.data.patches import blending_weight, origins, pad_to, padded_size
 from medseg.inference import sliding_window as tiling
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.sliding_window import Forward, in_parts, predict_picture, predict_tiles
+from medseg.inference.sliding_window import Forward, in_parts, predict_image, predict_tiles
 from medseg.inference.torch_backend import network_forward
 
 REACH = 2  # pixels that `blurred` sees in each direction
@@ -74,7 +74,7 @@ class Centred(nn.Module):
         return (pixels.float() - 128) / 64
 
 
-def picture(height: int, width: int, channels: int = 1) -> Pixels:
+def whole(height: int, width: int, channels: int = 1) -> Pixels:
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
 
 
@@ -98,7 +98,7 @@ LAYOUTS = (st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.
 def test_cutting_and_putting_back_is_the_identity(
     height: int, width: int, overlap: float, batch_size: int, tile: int
 ) -> None:
-    image = picture(height, width)
+    image = whole(height, width)
     found = predict_tiles(brightness, image, tile, overlap, batch_size)
     assert found.dtype == np.float32
     # Up to 16 x 16 tiles overlap in a pixel, and a sum of so many single-precision numbers may be off by their count.
@@ -110,7 +110,7 @@ def test_cutting_and_putting_back_is_the_identity(
 def test_each_pixel_is_the_mean_of_its_tiles_by_weight(
     height: int, width: int, overlap: float, batch_size: int, tile: int
 ) -> None:
-    image, stride = picture(height, width), max(1, round(tile * (1 - overlap)))
+    image, stride = whole(height, width), max(1, round(tile * (1 - overlap)))
     padded = pad_to(image, padded_size(height, tile, stride), padded_size(width, tile, stride))
     total, weights = np.zeros(padded.shape[:2]), np.zeros(padded.shape[:2])
     for top, left in origins(height, width, tile, stride, "pad"):
@@ -121,8 +121,8 @@ def test_each_pixel_is_the_mean_of_its_tiles_by_weight(
     np.testing.assert_allclose(found[0], (total / weights)[:height, :width], rtol=256 * float(np.finfo(np.float32).eps))
 
 
-def test_a_tile_larger_than_the_picture_sees_it_mirrored_over_and_over() -> None:
-    image, seen = picture(2, 3), list[Pixels]()
+def test_a_tile_larger_than_the_image_sees_it_mirrored_over_and_over() -> None:
+    image, seen = whole(2, 3), list[Pixels]()
 
     def forward(pixels: Pixels) -> Probabilities:
         seen.append(pixels)
@@ -134,7 +134,7 @@ def test_a_tile_larger_than_the_picture_sees_it_mirrored_over_and_over() -> None
 
 def test_a_network_that_leaves_a_tile_out_is_no_network() -> None:
     with pytest.raises(ValueError, match="zip"):
-        predict_tiles(lambda pixels: brightness(pixels)[1:], picture(20, 20), 8, 0.5, 4)
+        predict_tiles(lambda pixels: brightness(pixels)[1:], whole(20, 20), 8, 0.5, 4)
 
 
 def seams(forward: Forward, reach: int, tile: int, overlap: float) -> tuple[Probabilities, Probabilities]:
@@ -143,7 +143,7 @@ def seams(forward: Forward, reach: int, tile: int, overlap: float) -> tuple[Prob
     What a tile tells wrongly lies within the network's reach of its border. Probabilities being in 0..1, it changes
     the blended one by what it weighs beside the other tiles at most.
     """
-    image = picture(250, 233)
+    image = whole(250, 233)
     inner = slice(reach, -reach), slice(reach, -reach)
     difference = np.abs(predict_tiles(forward, image, tile, overlap, 8) - forward(image[None])[0])[0][inner]
     return difference, predict_tiles(misled(reach), image, tile, overlap, 8)[0][inner]
@@ -172,8 +172,8 @@ def test_tiles_that_do_not_overlap_show_seams(network: Callable[[], Forward], re
 
 
 def peak(height: int, width: int, batch_size: int = 4, overlap: float = 0.5) -> int:
-    """The most memory in bytes that prediction takes beside the picture."""
-    image = picture(height, width)
+    """The most memory in bytes that prediction takes beside the image."""
+    image = whole(height, width)
     tracemalloc.start()
     try:
         predict_tiles(brightness, image, 64, overlap, batch_size)
@@ -199,7 +199,7 @@ def test_memory_of_a_batch_is_all_that_the_batch_size_costs() -> None:
 
 
 def test_the_batch_size_bounds_batches_and_changes_nothing() -> None:
-    image, recorder = picture(40, 30), Recorder()
+    image, recorder = whole(40, 30), Recorder()
     found = predict_tiles(recorder, image, 16, 0.5, 3)
     assert max(shape[0] for shape in recorder.shapes) == 3
     assert {shape[1:] for shape in recorder.shapes} == {(16, 16, 1)}
@@ -210,54 +210,54 @@ def test_a_batch_has_no_more_pixels_than_a_large_tile_but_one_tile_at_least(monk
     monkeypatch.setattr(tiling, "LARGEST_WHOLE", 2 * 16**2)
     for tile, most in [(16, 2), (32, 1)]:
         recorder = Recorder()
-        predict_tiles(recorder, picture(64, 64), tile, 0.0, 100)
+        predict_tiles(recorder, whole(64, 64), tile, 0.0, 100)
         assert {shape[0] for shape in recorder.shapes} == {most}
 
 
 def test_tiles_side_by_side_keep_their_probabilities_bit_by_bit() -> None:
-    image = picture(40, 30)
+    image = whole(40, 30)
     np.testing.assert_array_equal(predict_tiles(brightness, image, 16, 0.0, 3), brightness(image[None])[0])
 
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1] * 5), (12 * 2, [2, 2, 1]), (12 * 5, [5])])
 def test_parts_of_a_batch_give_what_the_batch_gives(most: int, counts: list[int]) -> None:
-    batch, recorder = np.stack([picture(3, 4) + np.uint8(number) for number in range(5)]), Recorder()
+    batch, recorder = np.stack([whole(3, 4) + np.uint8(number) for number in range(5)]), Recorder()
     np.testing.assert_array_equal(in_parts(recorder, batch, most), brightness(batch))
     assert [shape[0] for shape in recorder.shapes] == counts
 
 
 @pytest.mark.parametrize("geometry", [patches(16), resize(24, 40), scale(0.5)], ids=lambda geometry: str(geometry.name))
 @pytest.mark.parametrize("size", [(7, 90), (16, 16), (33, 50)])
-def test_probabilities_have_the_size_of_the_picture(geometry: Geometry, size: tuple[int, int]) -> None:
-    assert predict_picture(brightness, picture(*size), geometry, 0.5, 4).shape == (1, *size)
+def test_probabilities_have_the_size_of_the_image(geometry: Geometry, size: tuple[int, int]) -> None:
+    assert predict_image(brightness, whole(*size), geometry, 0.5, 4).shape == (1, *size)
 
 
-def test_a_resized_picture_is_seen_whole_at_the_size_of_the_samples() -> None:
+def test_a_resized_image_is_seen_whole_at_the_size_of_the_samples() -> None:
     recorder = Recorder()
-    predict_picture(recorder, picture(300, 200), resize(24, 40), 0.5, 4, size=(24, 40))
+    predict_image(recorder, whole(300, 200), resize(24, 40), 0.5, 4, size=(24, 40))
     assert recorder.shapes == [(1, 24, 40, 1)]
 
 
-def test_a_scaled_picture_is_seen_whole_until_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaled_image_is_seen_whole_until_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "LARGEST_WHOLE", 50 * 40)
     monkeypatch.setattr(tiling, "LARGE_TILE", 32)
     recorder = Recorder()
-    predict_picture(recorder, picture(100, 80), scale(0.5), 0.5, 4)
+    predict_image(recorder, whole(100, 80), scale(0.5), 0.5, 4)
     assert recorder.shapes == [(1, 50, 40, 1)]
     recorder = Recorder()
-    predict_picture(recorder, picture(102, 80), scale(0.5), 0.5, 4)
+    predict_image(recorder, whole(102, 80), scale(0.5), 0.5, 4)
     assert set(recorder.shapes) == {(1, 32, 32, 1)}
 
 
-def test_a_network_of_one_size_sees_scaled_pictures_in_tiles_of_it() -> None:
+def test_a_network_of_one_size_sees_scaled_images_in_tiles_of_it() -> None:
     recorder = Recorder()
-    found = predict_picture(recorder, picture(20, 50), scale(1), 0.5, 4, size=(32, 32))
+    found = predict_image(recorder, whole(20, 50), scale(1), 0.5, 4, size=(32, 32))
     assert set(recorder.shapes) == {(1, 32, 32, 1)}
-    np.testing.assert_allclose(found, brightness(picture(20, 50)[None])[0], atol=1e-5)
+    np.testing.assert_allclose(found, brightness(whole(20, 50)[None])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("geometry", [patches(16), resize(24, 40), scale(1)], ids=lambda geometry: str(geometry.name))
 def test_colour_becomes_what_the_network_was_trained_on(geometry: Geometry) -> None:
     recorder = Recorder()
-    predict_picture(recorder, picture(20, 50, 3), geometry, 0.5, 4)
+    predict_image(recorder, whole(20, 50, 3), geometry, 0.5, 4)
     assert {shape[-1] for shape in recorder.shapes} == {1}

@@ -1,4 +1,4 @@
-"""A network and a picture of any size to probabilities at the picture's own size."""
+"""A network and an image of any size to probabilities at the image's own size."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from medseg.core.errors import UserError
 from medseg.data.geometry import Geometry, Scale
 from medseg.data.image_io import Pixels
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.sliding_window import predict_picture
+from medseg.inference.sliding_window import predict_image
 from medseg.inference.torch_backend import choose_device, load_segmenter, network_forward
 from medseg.models.checkpoint import save_bundle
 from medseg.models.network import build_model
@@ -59,7 +59,7 @@ class ThreeLogits(nn.Module):
 def predict(
     network: nn.Module, image: Pixels, geometry: Geometry, overlap: float, batch_size: int, device: torch.device
 ) -> Probabilities:
-    return predict_picture(network_forward(network, device), image, geometry, overlap, batch_size)
+    return predict_image(network_forward(network, device), image, geometry, overlap, batch_size)
 
 
 def expected(image: Pixels) -> Probabilities:
@@ -112,7 +112,7 @@ def test_tiles_overlap_by_the_share_that_is_asked_for() -> None:
     assert len(recorder.shapes) == 3
 
 
-def test_a_picture_of_the_networks_size_comes_back_as_it_was() -> None:
+def test_a_image_of_the_networks_size_comes_back_as_it_was() -> None:
     image = tiny.noise(32, 24)
     found = predict(AsLogits(), image, tiny.frame(32, 24, "squash"), 0.5, 4, CPU)
     np.testing.assert_allclose(found, expected(image), atol=1e-6)
@@ -140,7 +140,7 @@ def test_the_network_sees_the_channels_that_it_was_trained_on(geometry: str, cha
         assert all(shape[1] == channels for shape in recorder.shapes)
 
 
-def test_grey_pictures_stored_as_rgb_give_the_same_map() -> None:
+def test_grey_images_stored_as_rgb_give_the_same_map() -> None:
     grey = tiny.noise(30, 30)
     np.testing.assert_array_equal(
         predict(AsLogits(), grey, tiny.patches(), 0.5, 4, CPU),

@@ -1,4 +1,4 @@
-"""A picture held in several ways, predicted in each, turned back and averaged."""
+"""An image held in several ways, predicted in each, turned back and averaged."""
 
 import tracemalloc
 
@@ -13,7 +13,7 @@ from medseg.data.image_io import Pixels
 from medseg.evaluation.tuning import AUGMENTATIONS
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import Augmentation
-from medseg.inference.sliding_window import Forward, predict_picture
+from medseg.inference.sliding_window import Forward, predict_image
 from medseg.inference.tta import Averaged, Orientation, average, orientations, oriented, predict_augmented, turned_back
 
 
@@ -81,7 +81,7 @@ def test_the_orientations_are_the_four_flips_and_the_eight_ways_to_hold_a_square
     assert orientations("none", SQUARE) == orientations("flips", SQUARE)[:1]
 
 
-def test_pictures_are_not_turned_where_the_network_sees_a_frame_that_is_not_square() -> None:
+def test_images_are_not_turned_where_the_network_sees_a_frame_that_is_not_square() -> None:
     counts = [
         len(orientations("flips_and_turns", frame)) for frame in (tiny.frame(24, 48, "keep"), SQUARE, tiny.patches())
     ]
@@ -92,17 +92,17 @@ def test_pictures_are_not_turned_where_the_network_sees_a_frame_that_is_not_squa
 def test_without_augmentation_it_is_the_plain_prediction(geometry: Geometry) -> None:
     image = tiny.noise(30, 20)
     found = augmented(ramp, image, geometry, "none")
-    np.testing.assert_array_equal(found.probabilities, predict_picture(ramp, image, geometry, 0.5, 4))
+    np.testing.assert_array_equal(found.probabilities, predict_image(ramp, image, geometry, 0.5, 4))
     assert found.deviation.shape == (30, 20)
     assert found.deviation.dtype == np.float32
     assert not found.deviation.any()
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
-def test_a_network_that_turns_with_its_picture_gains_nothing_and_is_certain(augmentation: Augmentation) -> None:
+def test_a_network_that_turns_with_its_image_gains_nothing_and_is_certain(augmentation: Augmentation) -> None:
     image = tiny.noise(24, 24)
     found = augmented(sigmoid, image, SQUARE, augmentation)
-    np.testing.assert_array_equal(found.probabilities, predict_picture(sigmoid, image, SQUARE, 0.5, 4))
+    np.testing.assert_array_equal(found.probabilities, predict_image(sigmoid, image, SQUARE, 0.5, 4))
     assert not found.deviation.any()
 
 
@@ -115,7 +115,7 @@ def test_the_mean_and_the_deviation_are_those_over_all_orientations(
     found = augmented(ramp, image, geometry, augmentation)
     each = np.stack(
         [
-            turned_back(predict_picture(ramp, oriented(image, way), geometry, 0.5, 4), way)
+            turned_back(predict_image(ramp, oriented(image, way), geometry, 0.5, 4), way)
             for way in orientations(augmentation, geometry)
         ]
     ).astype(np.float64)
@@ -136,8 +136,8 @@ def test_a_prediction_is_turned_back_before_it_is_averaged() -> None:
     image[0, 0] = 255
 
     def top_left(held: Pixels) -> Probabilities:
-        marked: Probabilities = (held[None, ..., 0] > 0).astype(np.float32)
-        return marked
+        annotated: Probabilities = (held[None, ..., 0] > 0).astype(np.float32)
+        return annotated
 
     found = average(top_left, image, orientations("flips_and_turns", SQUARE))
     assert found.probabilities[0].tolist() == [[1, 0], [0, 0], [0, 0]]

@@ -33,13 +33,13 @@ def test_images_on_their_own_give_scipys_interval() -> None:
 
 
 def test_groups_of_unlike_sizes_are_drawn_whole_and_every_image_weighs_the_same() -> None:
-    chance = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     sizes = [1, 9, 2, 7, 3, 1, 4, 6, 1, 5]
     groups = np.repeat(np.arange(10), sizes)
-    values = groups / 10 + chance.normal(0, 0.1, len(groups))
+    values = groups / 10 + rng.normal(0, 0.1, len(groups))
     means = []
     for _ in range(5000):
-        drawn = [values[groups == group] for group in chance.integers(0, 10, 10)]
+        drawn = [values[groups == group] for group in rng.integers(0, 10, 10)]
         means.append(np.concatenate(drawn).mean())
     ours = bootstrap_interval(values, groups, 5000, seed=4)
     assert ours.low == pytest.approx(np.quantile(means, 0.025), abs=0.1 * np.std(means))
@@ -60,12 +60,12 @@ def test_copies_of_images_in_their_group_narrow_nothing() -> None:
 
 @given(GROUPED, NUMBERS, st.randoms())
 def test_the_interval_moves_with_the_values_and_not_with_their_order(
-    rows: list[tuple[float, int]], shift: float, chance: random.Random
+    rows: list[tuple[float, int]], shift: float, rng: random.Random
 ) -> None:
     values, groups = split(rows)
     plain = bootstrap_interval(values, groups, 200, seed=0)
     shuffled = list(rows)
-    chance.shuffle(shuffled)
+    rng.shuffle(shuffled)
     values, groups = split(shuffled)
     moved = bootstrap_interval(np.add(values, shift), groups, 200, seed=0)
     np.testing.assert_allclose(
@@ -128,11 +128,11 @@ def test_undefined_values_and_groups_that_do_not_fit_are_refused() -> None:
 
 def covered(unit: str, repeats: int) -> float:
     """How often the interval holds the true mean 0 of 25 groups of 8 images that share most of their deviation."""
-    chance = np.random.default_rng(11)
+    rng = np.random.default_rng(11)
     groups = np.repeat(np.arange(25), 8)
     hits = 0
     for seed in range(repeats):
-        values = chance.normal(0, 1, 25)[groups] + chance.normal(0, 0.5, len(groups))
+        values = rng.normal(0, 1, 25)[groups] + rng.normal(0, 0.5, len(groups))
         interval = bootstrap_interval(values, groups if unit == "groups" else range(len(groups)), 400, seed)
         hits += interval.low <= 0 <= interval.high
     return hits / repeats

@@ -37,9 +37,9 @@ def test_the_curve_and_its_error_by_hand() -> None:
 
 
 def test_the_curve_agrees_with_scikit_learn() -> None:
-    chance = np.random.default_rng(0)
-    probabilities = chance.beta(0.4, 0.8, 4000).astype(np.float32)
-    truth = (chance.random(4000) < probabilities**2).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    probabilities = rng.beta(0.4, 0.8, 4000).astype(np.float32)
+    truth = (rng.random(4000) < probabilities**2).astype(np.uint8)
     calibration = Calibration(15)
     calibration.add(probabilities, truth, np.ones(4000, np.uint8))
     observed, confidence = calibration_curve(truth, probabilities, n_bins=15)
@@ -60,9 +60,9 @@ def test_a_probability_on_an_edge_belongs_to_the_bin_below(bins: int) -> None:
 
 
 def test_images_pool_as_if_they_were_one() -> None:
-    chance = np.random.default_rng(1)
-    probabilities, truth = chance.random((2, 30, 40), dtype=np.float32), chance.integers(0, 2, (2, 30, 40))
-    region = chance.integers(0, 2, (2, 30, 40)).astype(np.uint8)
+    rng = np.random.default_rng(1)
+    probabilities, truth = rng.random((2, 30, 40), dtype=np.float32), rng.integers(0, 2, (2, 30, 40))
+    region = rng.integers(0, 2, (2, 30, 40)).astype(np.uint8)
     apart, together = Calibration(15), Calibration(15)
     for part in zip(probabilities, truth.astype(np.uint8), region, strict=True):
         apart.add(*part)
@@ -97,14 +97,14 @@ def test_without_pixels_there_is_neither_curve_nor_error() -> None:
 
 
 @given(MASKS, MASKS)
-def test_the_surroundings_of_objects_are_what_lies_near_a_marked_or_found_pixel(
+def test_the_surroundings_of_objects_are_what_lies_near_a_annotated_or_found_pixel(
     predicted: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]",
     truth: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]",
 ) -> None:
-    marked = np.argwhere(predicted | truth)
-    # Pictures of at most 9 pixels a side: the least distance, 1 pixel, is larger than 2 % of their diagonal.
+    annotated = np.argwhere(predicted | truth)
+    # Images of at most 9 pixels a side: the least distance, 1 pixel, is larger than 2 % of their diagonal.
     near = [
-        [any(math.dist(pixel, other) <= 1 for other in marked) for pixel in row]
+        [any(math.dist(pixel, other) <= 1 for other in annotated) for pixel in row]
         for row in np.moveaxis(np.indices(truth.shape), 0, -1)
     ]
     assert object_surroundings(predicted, truth).tolist() == near

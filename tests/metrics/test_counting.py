@@ -40,7 +40,7 @@ SPLIT = CountingParams(smallest=0, split=True, depth=1.0)
 
 
 def discs(size: tuple[int, int], *circles: tuple[int, int, int]) -> Pixels:
-    """Filled circles (row, column, radius) in a picture of `size`; what lies outside of it is cut off."""
+    """Filled circles (row, column, radius) in an image of `size`; what lies outside of it is cut off."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     inside = [(rows - row) ** 2 + (columns - column) ** 2 <= radius**2 for row, column, radius in circles]
     mask: Pixels = np.any(inside, axis=0).astype(np.uint8)
@@ -121,7 +121,7 @@ def test_a_small_hole_in_a_nucleus_does_not_split_it() -> None:
     np.testing.assert_array_equal(labels, nucleus)  # the hole stays background
 
 
-def test_a_slit_from_the_edge_of_the_picture_is_no_hole_to_fill() -> None:
+def test_a_slit_from_the_edge_of_the_image_is_no_hole_to_fill() -> None:
     mask = np.ones((30, 30), np.uint8)
     mask[:13, 14:16] = mask[17:, 14:16] = 0  # two slits of 26 pixels each leave a bridge 4 wide between two halves
     assert count_objects(mask, splitting(1.0, smallest=27)) == 2
@@ -213,7 +213,7 @@ def test_labels_are_numbered_without_a_gap_and_cover_what_is_kept(mask: Pixels, 
 
 @given(masks, st.sampled_from([0.3, 0.75, 1.3]))
 @settings(max_examples=25, deadline=None)
-def test_a_count_does_not_depend_on_how_the_picture_lies(mask: Pixels, depth: float) -> None:
+def test_a_count_does_not_depend_on_how_the_image_lies(mask: Pixels, depth: float) -> None:
     counts = {count_objects(turned, splitting(depth)) for turned in (mask, mask[::-1], mask[:, ::-1], mask.T)}
     assert len(counts) == 1
 
@@ -230,7 +230,9 @@ def test_a_greater_depth_never_splits_more(mask: Pixels, depth: float, more: flo
     st.sampled_from([0.3, 0.75, 1.3, 2.3]),
 )
 @settings(max_examples=25, deadline=None)
-def test_as_many_objects_as_a_marked_watershed_has_regions(circles: list[tuple[int, int, int]], depth: float) -> None:
+def test_as_many_objects_as_a_annotated_watershed_has_regions(
+    circles: list[tuple[int, int, int]], depth: float
+) -> None:
     mask = discs((80, 80), *circles)
     if mask.all():
         return  # without background the reference has no distances

@@ -31,8 +31,8 @@ def picked(scores: dict[str, float], *names: str) -> tuple[float, ...]:
     return tuple(scores[f"objects_{name}"] for name in names)
 
 
-def pixel_sets(picture: Pixels) -> list[set[tuple[int, int]]]:
-    regions = regionprops(label(picture, connectivity=2))  # type: ignore[no-untyped-call]
+def pixel_sets(image: Pixels) -> list[set[tuple[int, int]]]:
+    regions = regionprops(label(image, connectivity=2))  # type: ignore[no-untyped-call]
     return [set(map(tuple, region.coords.tolist())) for region in regions]
 
 
@@ -142,16 +142,16 @@ def test_to_swap_the_masks_swaps_missed_and_false(truth: Pixels, changes: Pixels
 
 
 @given(MASKS, CHANGES, st.integers(0, 3), st.integers(0, 3))
-def test_the_place_in_the_picture_does_not_matter(truth: Pixels, changes: Pixels, down: int, right: int) -> None:
+def test_the_place_in_the_image_does_not_matter(truth: Pixels, changes: Pixels, down: int, right: int) -> None:
     around = (down, 1), (right, 2)
     moved = object_scores(np.pad(truth ^ changes, around), np.pad(truth, around))
     assert moved == pytest.approx(object_scores(truth ^ changes, truth), nan_ok=True)
 
 
 @given(MASKS)
-def test_all_that_is_not_0_is_foreground(picture: Pixels) -> None:
-    coded = np.where(picture, np.arange(picture.size).reshape(picture.shape) % 255 + 1, 0).astype(np.uint8)
-    assert object_scores(coded, picture.astype(bool)) == pytest.approx(object_scores(picture, picture), nan_ok=True)
+def test_all_that_is_not_0_is_foreground(image: Pixels) -> None:
+    coded = np.where(image, np.arange(image.size).reshape(image.shape) % 255 + 1, 0).astype(np.uint8)
+    assert object_scores(coded, image.astype(bool)) == pytest.approx(object_scores(image, image), nan_ok=True)
 
 
 def test_strata_by_hand() -> None:
@@ -185,12 +185,12 @@ def test_greater_shares_are_never_in_smaller_strata(shares: NDArray[np.float64])
     assert [rank == 0 for rank in ranks] == [share == 0 for share in shares]
 
 
-def test_pictures_of_one_size_are_one_stratum() -> None:
+def test_images_of_one_size_are_one_stratum() -> None:
     shares = np.full(7, 0.2)
     assert size_strata(shares, size_limits(shares)) == ["small"] * 7
 
 
-def test_limits_are_undefined_where_nothing_is_marked() -> None:
+def test_limits_are_undefined_where_nothing_is_annotated() -> None:
     limits = size_limits(np.zeros(3))
     assert all(math.isnan(limit) for limit in limits)
     assert size_strata(np.zeros(3), limits) == ["empty"] * 3

@@ -142,7 +142,9 @@ def brute_force(
         counts = count_pixels((probabilities >= np.float32(step / steps)).astype(np.uint8), truth)
         predicted = counts.true_positives + counts.false_positives
         precision = counts.true_positives / predicted if predicted else 1.0
-        rows.append([step / steps, precision, counts.true_positives / max(1, counts.true_positives + counts.misses)])
+        rows.append(
+            [step / steps, precision, counts.true_positives / max(1, counts.true_positives + counts.false_negatives)]
+        )
     return rows
 
 
@@ -161,11 +163,11 @@ def test_the_curve_is_what_every_threshold_gives(data: st.DataObject, size: int,
 
 
 def test_the_curve_agrees_with_scikit_learn() -> None:
-    chance = np.random.default_rng(0)
-    truth = chance.integers(0, 2, 500).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 500).astype(np.uint8)
     steps = 20
     grid = np.linspace(0, 1, steps + 1).astype(np.float32)
-    probabilities = chance.choice(grid, 500)
+    probabilities = rng.choice(grid, 500)
     pooled = PrecisionRecall(steps)
     pooled.add(probabilities, truth)
     precision, recall, thresholds = reference.precision_recall_curve(truth, probabilities)

@@ -33,16 +33,16 @@ def scores_at(prediction: Mask, truth: Mask, pixels: float) -> dict[str, float]:
 def blobs(draw: st.DrawFn) -> Pixels:
     """Rectangles laid over one another, each of which marks or clears: lesions, holes, islands, cut by the edge."""
     height, width = draw(SHAPES)
-    picture = np.zeros((height, width), np.uint8)
+    image = np.zeros((height, width), np.uint8)
     for value in draw(st.lists(st.integers(0, 1), min_size=1, max_size=4)):
         rows = sorted(draw(st.tuples(st.integers(0, height), st.integers(0, height))))
         columns = sorted(draw(st.tuples(st.integers(0, width), st.integers(0, width))))
-        picture[slice(*rows), slice(*columns)] = value
-    return picture
+        image[slice(*rows), slice(*columns)] = value
+    return image
 
 
 MASKS = arrays(np.uint8, SHAPES, elements=st.integers(0, 1)) | blobs()
-MARKED = MASKS.filter(lambda picture: bool(picture.any()))
+ANNOTATED = MASKS.filter(lambda image: bool(image.any()))
 
 FULL = np.ones((5, 5), np.uint8)
 ONE = mask("00000", "00000", "00100", "00000", "00000")
@@ -50,7 +50,7 @@ CORNER = mask("10000", "00000", "00000", "00000", "00000")
 HOLE = mask("11111", "11111", "11011", "11111", "11111")
 
 
-@given(MARKED, MARKED)
+@given(ANNOTATED, ANNOTATED)
 @example(FULL, FULL)
 @example(FULL, ONE)
 @example(CORNER, HOLE)
@@ -61,7 +61,7 @@ def test_hd95_and_assd_are_those_of_medpy(prediction: Pixels, truth: Pixels) -> 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:surface_distance")
-@given(MARKED, MARKED, TOLERANCES)
+@given(ANNOTATED, ANNOTATED, TOLERANCES)
 @example(FULL, ONE, 2.0)
 @example(CORNER, HOLE, 1.0)
 def test_nsd_is_that_of_surface_distance(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
@@ -97,7 +97,7 @@ def test_the_edge_of_a_hole_is_outline() -> None:
     assert scores["nsd"] == pytest.approx(1 - 2 * math.sqrt(2) / (2 * (16 + 2 * math.sqrt(2)) + 2 * math.sqrt(2)))
 
 
-def test_the_edge_of_the_picture_is_outline() -> None:
+def test_the_edge_of_the_image_is_outline() -> None:
     frame = 4 * 2 + 8 * math.sqrt(5) + 4 * math.sqrt(8)
     assert scores_at(ONE, FULL, 1)["assd"] == pytest.approx((frame + 2) / 17)
 
@@ -109,20 +109,20 @@ def test_an_empty_truth_leaves_all_undefined(prediction: Pixels) -> None:
     assert all(math.isnan(value) for value in scores.values())
 
 
-def test_a_missed_object_takes_the_diagonal_of_the_picture() -> None:
+def test_a_missed_object_takes_the_diagonal_of_the_image() -> None:
     truth = np.zeros((30, 40), np.uint8)
     truth[3, 4] = 1
     scores = surface_scores(np.zeros_like(truth), truth, Tolerance(pixels=1000, diagonal=1))
     assert scores == {"hd95": 50, "assd": 50, "nsd": 0, "nsd_relative": 0}
 
 
-@given(MARKED, MARKED, st.floats(0, 1))
+@given(ANNOTATED, ANNOTATED, st.floats(0, 1))
 def test_the_relative_tolerance_is_a_share_of_the_diagonal(prediction: Pixels, truth: Pixels, share: float) -> None:
     relative = surface_scores(prediction, truth, Tolerance(pixels=0, diagonal=share))
     assert relative["nsd_relative"] == scores_at(prediction, truth, share * math.hypot(*truth.shape))["nsd"]
 
 
-@given(MARKED, MARKED)
+@given(ANNOTATED, ANNOTATED)
 def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, truth: Pixels) -> None:
     found, missed = scores_at(prediction, truth, 1), scores_at(np.zeros_like(truth), truth, 1)
     assert found["hd95"] < missed["hd95"]
@@ -130,19 +130,19 @@ def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, 
     assert found["nsd"] >= missed["nsd"]
 
 
-@given(MARKED, TOLERANCES)
+@given(ANNOTATED, TOLERANCES)
 def test_a_perfect_prediction_has_no_distance(truth: Pixels, tolerance: float) -> None:
     assert scores_at(truth, truth, tolerance) == {"hd95": 0, "assd": 0, "nsd": pytest.approx(1)}
 
 
-@given(MARKED, MARKED, TOLERANCES)
+@given(ANNOTATED, ANNOTATED, TOLERANCES)
 def test_scores_are_symmetric(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
     forth, back = scores_at(prediction, truth, tolerance), scores_at(truth, prediction, tolerance)
     assert forth == pytest.approx(back)
 
 
-@given(MARKED, MARKED, TOLERANCES, st.tuples(*[st.integers(0, 4)] * 4))
-def test_the_place_in_the_picture_does_not_matter(
+@given(ANNOTATED, ANNOTATED, TOLERANCES, st.tuples(*[st.integers(0, 4)] * 4))
+def test_the_place_in_the_image_does_not_matter(
     prediction: Pixels, truth: Pixels, tolerance: float, margins: tuple[int, int, int, int]
 ) -> None:
     around = margins[:2], margins[2:]
@@ -150,7 +150,7 @@ def test_the_place_in_the_picture_does_not_matter(
     assert moved == scores_at(prediction, truth, tolerance)
 
 
-@given(MARKED, MARKED, st.lists(st.floats(0, 14), min_size=2, max_size=4))
+@given(ANNOTATED, ANNOTATED, st.lists(st.floats(0, 14), min_size=2, max_size=4))
 def test_nsd_grows_with_the_tolerance_up_to_1(prediction: Pixels, truth: Pixels, tolerances: list[float]) -> None:
     shares = [scores_at(prediction, truth, tolerance)["nsd"] for tolerance in sorted(tolerances)]
     assert shares == sorted(shares)

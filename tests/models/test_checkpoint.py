@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from medseg.core.errors import UserError
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.checkpoint import load_bundle, save_bundle
-from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Description, Former
+from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Description, InitialNetwork
 from medseg.models.network import Network, build_model
 
 
@@ -30,9 +30,9 @@ def folder(network: Network, tmp_path: Path) -> Path:
 
 def test_what_comes_back_gives_the_same_logits(network: Network, folder: Path) -> None:
     loaded, description = load_bundle(folder, SegmenterDescription)
-    picture = torch.randint(0, 256, (2, 1, 33, 40), dtype=torch.uint8)
+    image = torch.randint(0, 256, (2, 1, 33, 40), dtype=torch.uint8)
     assert not loaded.training
-    assert torch.equal(loaded(picture), network(picture))
+    assert torch.equal(loaded(image), network(image))
     assert description == tiny.segmenter(threshold=0.4)
 
 
@@ -56,16 +56,18 @@ def test_the_normalisation_comes_from_the_description(network: Network, tmp_path
 
 def test_several_classes_and_the_former_network_come_back(tmp_path: Path) -> None:
     plain = tiny.description(task=tiny.LESIONS)
-    former = Former(name="first", weights_sha256="0" * 64, continued=True, epochs_behind=30)
-    training = plain.training.model_copy(update={"first_weights": "former", "former": former})
+    initial_network = InitialNetwork(name="first", weights_sha256="0" * 64, continued=True, epochs_before=30)
+    training = plain.training.model_copy(
+        update={"initial_weights": "initial_network", "initial_network": initial_network}
+    )
     description = plain.model_copy(update={"training": training})
     built = build_model(tiny.unet(), 1, 3).eval()
     save_bundle(tmp_path, built, description)
     loaded, read = load_bundle(tmp_path, Description)
-    picture = torch.zeros(1, 1, 32, 32)
+    image = torch.zeros(1, 1, 32, 32)
     assert read == description
-    assert loaded(picture).shape == (1, 3, 32, 32)
-    assert torch.equal(loaded(picture), built(picture))
+    assert loaded(image).shape == (1, 3, 32, 32)
+    assert torch.equal(loaded(image), built(image))
 
 
 def test_weights_for_fewer_classes_than_described_are_told(network: Network, tmp_path: Path) -> None:

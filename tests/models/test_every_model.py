@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import tiny
 import torch
-from model_sections import SECTIONS, pictures, settled
+from model_sections import SECTIONS, images, settled
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -17,7 +17,7 @@ from medseg.models.network import Network, build_model
 from medseg.models.params import ModelParams
 
 SIZES = [(1, 1), (33, 47), (64, 96), (7, 40)]
-STEPS = 80  # of Adam, within which four pictures are learnt by heart
+STEPS = 80  # of Adam, within which four images are learnt by heart
 RATES = {"pspnet": 0.01, "segnet": 0.01}  # learning rates, 0.005 for all others
 AT_32_PIXELS = {
     "cmunext",
@@ -57,11 +57,11 @@ def test_every_kind_of_network_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_have_the_size_of_the_picture(kind: str, training: bool) -> None:
+def test_logits_have_the_size_of_the_image(kind: str, training: bool) -> None:
     channels, classes = (1, 3) if training else (3, 1)
     network = build(kind, channels, classes).train(training)
     for size in SIZES:
-        logits = network(pictures(2, channels, *size))
+        logits = network(images(2, channels, *size))
         assert logits.shape == (2, classes, *size)
         assert logits.dtype == torch.float32
         assert torch.isfinite(logits).all()
@@ -69,7 +69,7 @@ def test_logits_have_the_size_of_the_picture(kind: str, training: bool) -> None:
 
 def test_a_gradient_reaches_every_weight_in_training(kind: str) -> None:
     network = build(kind)
-    logits = network(pictures(4, 1, 64, 64))
+    logits = network(images(4, 1, 64, 64))
     (logits * torch.randn(logits.shape)).sum().backward()
     trained = {name: weight.grad for name, weight in network.named_parameters() if weight.requires_grad}
     assert [name for name, gradient in trained.items() if gradient is None or not gradient.any()] == []
@@ -83,9 +83,9 @@ def test_one_seed_builds_one_network_and_another_another(kind: str) -> None:
 
 
 def test_a_network_at_rest(kind: str, tmp_path: Path) -> None:
-    """Saved weights give the same logits, pictures of a batch do not see each other, heads are the picture's size."""
+    """Saved weights give the same logits, images of a batch do not see each other, heads are the image's size."""
     network = settled(build(kind, classes=2))
-    kept, one, other = (pictures(1, 1, 33, 47, seed=seed) for seed in (0, 1, 2))
+    kept, one, other = (images(1, 1, 33, 47, seed=seed) for seed in (0, 1, 2))
     beside_one, beside_other = (network(torch.cat([beside, kept])) for beside in (one, other))
     assert torch.equal(beside_one[1], beside_other[1])
     assert not torch.equal(beside_one[0], beside_other[0])
@@ -110,7 +110,7 @@ def test_a_network_at_rest(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[] if kind == "unet" else pytest.mark.slow) for kind in LEARNERS]
 )
-def test_four_pictures_are_learnt_by_heart(kind: str) -> None:
+def test_four_images_are_learnt_by_heart(kind: str) -> None:
     side = 32 if kind in AT_32_PIXELS else 64
     samples = [tiny.square(seed, side, side) for seed in range(4)]
     batch = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in samples])
@@ -126,7 +126,7 @@ def test_four_pictures_are_learnt_by_heart(kind: str) -> None:
 
 
 def dice(predicted: Tensor, truth: Tensor) -> float:
-    """The mean over the pictures."""
+    """The mean over the images."""
     common, both = ((predicted & truth).sum((1, 2, 3)), predicted.sum((1, 2, 3)) + truth.sum((1, 2, 3)))
     return float((2 * common / both).mean())
 

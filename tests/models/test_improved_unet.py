@@ -90,7 +90,7 @@ def test_up_sampling_repeats_pixels_then_halves_the_maps() -> None:
     np.testing.assert_allclose(upsampling(pixels)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_the_smallest_picture_leaves_two_pixels_each_way_at_the_lowest_level() -> None:
+def test_the_smallest_image_leaves_two_pixels_each_way_at_the_lowest_level() -> None:
     features = torch.zeros(1, 1, SMALLEST, SMALLEST)
     for level in network().context:
         features = level(features)

@@ -35,22 +35,22 @@ def test_pixels_are_scaled_then_normalised_by_channel() -> None:
 
 def test_padding_repeats_the_edge_and_is_cut_off() -> None:
     core = Recorder()
-    picture = torch.arange(6.0).view(1, 1, 2, 3) * 51
-    logits = Network(core, 4, [0.0], [1.0])(picture)
+    image = torch.arange(6.0).view(1, 1, 2, 3) * 51
+    logits = Network(core, 4, [0.0], [1.0])(image)
     padded = torch.tensor([[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]) / 5
     torch.testing.assert_close(core.seen[0, 0], padded)
     assert torch.equal(logits, core.seen[..., :2, :3])
 
 
-def test_a_picture_padded_by_hand_gives_the_same_logits(grey: Network) -> None:
-    picture = torch.randint(0, 256, (1, 1, 30, 45)).float()
-    by_hand = functional.pad(picture, (0, 64 - 45, 0, 32 - 30), mode="replicate")
-    torch.testing.assert_close(grey(picture), grey(by_hand)[..., :30, :45])
+def test_a_image_padded_by_hand_gives_the_same_logits(grey: Network) -> None:
+    image = torch.randint(0, 256, (1, 1, 30, 45)).float()
+    by_hand = functional.pad(image, (0, 64 - 45, 0, 32 - 30), mode="replicate")
+    torch.testing.assert_close(grey(image), grey(by_hand)[..., :30, :45])
 
 
 def test_integers_and_floats_are_the_same_pixels(grey: Network) -> None:
-    picture = torch.randint(0, 256, (1, 1, 32, 32), dtype=torch.uint8)
-    assert torch.equal(grey(picture), grey(picture.float()))
+    image = torch.randint(0, 256, (1, 1, 32, 32), dtype=torch.uint8)
+    assert torch.equal(grey(image), grey(image.float()))
 
 
 def test_normalisation_is_no_weight(grey: Network) -> None:

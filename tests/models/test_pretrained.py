@@ -1,4 +1,4 @@
-"""Where first weights come from, and that they are the right ones."""
+"""Where initial weights come from, and that they are the right ones."""
 
 import socket
 import time
@@ -72,12 +72,12 @@ def packaged_tensors() -> list[Tensor]:
 @pytest.fixture(scope="module")
 def cat() -> Tensor:
     """skimage's cat Chelsea, (1, 3, 224, 224), as the packaged network was trained: mean 0.5, deviation 0.5."""
-    picture = cv2.resize(
+    image = cv2.resize(
         read_image(Path(skimage.__file__).parent / "data/chelsea.png")[:, 75:375],
         (224, 224),
         interpolation=cv2.INTER_AREA,
     )
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 * 2 - 1
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ def test_the_packaged_encoder_computes_what_timms_does_with_the_same_padding(cat
         torch.testing.assert_close(loaded(cat)[-1], expected)
 
 
-def test_a_grey_network_equals_the_rgb_one_on_a_repeated_picture(cat: Tensor, tmp_path: Path) -> None:
+def test_a_grey_network_equals_the_rgb_one_on_a_repeated_image(cat: Tensor, tmp_path: Path) -> None:
     grey, colour = encoder(PACKAGED_ENCODER, 1).eval(), encoder(PACKAGED_ENCODER, 3).eval()
     for loaded in (grey, colour):
         load_encoder_weights(loaded, PACKAGED_ENCODER, "imagenet", tmp_path)
-    picture = cat[:, :1, :64, :64]
+    image = cat[:, :1, :64, :64]
     with torch.no_grad():
-        pairs = zip(grey(picture)[1:], colour(picture.repeat(1, 3, 1, 1))[1:], strict=True)
+        pairs = zip(grey(image)[1:], colour(image.repeat(1, 3, 1, 1))[1:], strict=True)
     for first, second in pairs:
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
 

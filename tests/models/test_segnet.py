@@ -73,10 +73,10 @@ def test_unpooling_and_its_gradient_equal_pytorchs(
     """Few `levels` make ties, which the pooling settles."""
     generator = torch.Generator().manual_seed(seed)
     number, maps, height, width = sizes
-    picture = torch.randint(0, levels, (number, maps, 2 * height, 2 * width), generator=generator).to(dtype)
-    _, indices = pooled(picture)
+    image = torch.randint(0, levels, (number, maps, 2 * height, 2 * width), generator=generator).to(dtype)
+    _, indices = pooled(image)
     values = torch.randn(sizes, generator=generator).to(dtype)
-    weights = torch.randn(picture.shape, generator=generator).to(dtype)
+    weights = torch.randn(image.shape, generator=generator).to(dtype)
     (ours, our_gradient), (theirs, their_gradient) = (
         with_gradient(values, indices, weights, is_ours) for is_ours in (True, False)
     )
@@ -114,7 +114,7 @@ def test_sides_that_the_divisor_does_not_divide_are_refused() -> None:
         build(1, 1, 1).eval()(torch.zeros(1, 1, DIVISOR, DIVISOR + DIVISOR // 2))
 
 
-def test_one_smallest_picture_can_be_trained_on() -> None:
+def test_one_smallest_image_can_be_trained_on() -> None:
     assert build(1, 1, 2).train()(torch.randn(1, 1, DIVISOR, DIVISOR)).shape == (1, 1, DIVISOR, DIVISOR)
 
 
@@ -195,13 +195,13 @@ def test_names_of_weights_say_path_stage_and_layer() -> None:
 def test_the_network_computes_what_numpy_computes() -> None:
     network = build(2, 3, 2).double().eval()
     unsettle(network)
-    picture = torch.randn(1, 2, 32, 64, dtype=torch.float64)
-    expected = numpy_segnet({name: values.numpy() for name, values in network.state_dict().items()}, picture[0].numpy())
-    np.testing.assert_allclose(network(picture)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+    image = torch.randn(1, 2, 32, 64, dtype=torch.float64)
+    expected = numpy_segnet({name: values.numpy() for name, values in network.state_dict().items()}, image[0].numpy())
+    np.testing.assert_allclose(network(image)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 def numpy_segnet(weights: dict[str, Array], maps: Array) -> Array:
-    """Logits (classes, H, W) of a picture (C, H, W), step by step from the paper's figure 2."""
+    """Logits (classes, H, W) of an image (C, H, W), step by step from the paper's figure 2."""
     kept = []
     for stage, depth in enumerate((2, 2, 3, 3, 3)):
         for number in range(1, depth + 1):

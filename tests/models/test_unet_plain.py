@@ -125,14 +125,14 @@ def test_a_block_sums_neighbours_and_pads_with_zeros() -> None:
 def test_the_network_computes_what_numpy_computes() -> None:
     network = build(2, 3, 2).double().eval()
     unsettle(network)
-    picture = torch.randn(1, 2, 32, 48, dtype=torch.float64)
-    expected = numpy_unet({name: values.numpy() for name, values in network.state_dict().items()}, picture[0].numpy())
-    np.testing.assert_allclose(network(picture)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-9)
+    image = torch.randn(1, 2, 32, 48, dtype=torch.float64)
+    expected = numpy_unet({name: values.numpy() for name, values in network.state_dict().items()}, image[0].numpy())
+    np.testing.assert_allclose(network(image)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-def numpy_unet(weights: dict[str, Array], picture: Array) -> Array:
-    """Logits (classes, H, W) of a picture (C, H, W), step by step from the paper's figure 1."""
-    levels = [numpy_block(weights, "contracting.0", picture)]
+def numpy_unet(weights: dict[str, Array], image: Array) -> Array:
+    """Logits (classes, H, W) of an image (C, H, W), step by step from the paper's figure 1."""
+    levels = [numpy_block(weights, "contracting.0", image)]
     for level in range(1, 5):
         levels.append(numpy_block(weights, f"contracting.{level}", numpy_pool(levels[-1])))
     maps = levels.pop()
@@ -173,9 +173,9 @@ def test_a_pixel_reaches_188_rows_and_columns() -> None:
     From pixel 112 by hand, down: 110-114, 53-59, 24-31, 10-17, 3-10; up: 4-23, 6-49, 10-101, 18-205.
     """
     network = build(1, 1, 1).double().eval()
-    picture = torch.zeros(1, 1, 224, 224, dtype=torch.float64)
-    picture[..., 112, 112] = torch.nan
-    reached: Tensor = network(picture)[0, 0].isnan()
+    image = torch.zeros(1, 1, 224, 224, dtype=torch.float64)
+    image[..., 112, 112] = torch.nan
+    reached: Tensor = network(image)[0, 0].isnan()
     expected = torch.zeros(224, 224, dtype=torch.bool)
     expected[18:206, 18:206] = True
     assert torch.equal(reached, expected)

@@ -54,7 +54,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(raw: Path) -> pd.DataFrame:
-    """Pictures of several sizes under `raw`."""
+    """Images of several sizes under `raw`."""
     return pd.DataFrame(
         [tiny.row(raw, f"{number}.png", *tiny.square(number, *size)) for number, size in enumerate(SIZES)]
     )
@@ -88,7 +88,7 @@ def test_prepare(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path, ge
 
 @pytest.mark.slow
 def test_augment(project: Path, cluster: Any, tmp_path: Path) -> None:
-    tiny.write_store(tmp_path / "train", 150)  # several tasks
+    tiny.write_packed(tmp_path / "train", 150)  # several tasks
     values = yaml.safe_load((project / "conf" / "augment" / "sevenfold.yaml").read_text())
     params = validate(values | {"factor": 3}, AugmentParams, "augment")
     assert_same_everywhere(lambda way, out: augment(tmp_path / "train", params, way, out), cluster, tmp_path / "out")

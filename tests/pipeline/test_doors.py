@@ -45,7 +45,7 @@ from medseg.data.mask_io import read_mask
 from medseg.datasets import download as archives
 from medseg.inference.backends import DESCRIPTION_KEY
 from medseg.inference.onnx_export import export
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS
@@ -198,25 +198,25 @@ def each(cases: Iterable[str], *quick: str) -> list[Any]:
 
 # ------------------------------------------------------------------------------------------------------ medseg predict
 
-PICTURES = bent.pictures()
+IMAGES = bent.images()
 
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> None:
     """`medseg predict` with a network that calls bright pixels foreground: probabilities show what was read."""
-    segmenter = Segmenter(tiny.segmenter(TILES), bright)
+    segmenter = Predictor(tiny.segmenter(TILES), bright)
     monkeypatch.setattr("medseg.inference.backends.open_model", lambda *_: segmenter)
 
 
-def predicted(knock: Knock, what: str, out: Path, told: str | None, *pictures: object) -> str:
-    command = invoke(app, "predict", "--model", "any", "--out", out, "--", *pictures)
+def predicted(knock: Knock, what: str, out: Path, told: str | None, *images: object) -> str:
+    command = invoke(app, "predict", "--model", "any", "--out", out, "--", *images)
     return knock("predict", what, command, told)
 
 
 def shown(out: Path, name: str) -> Any:
-    """The grey picture that the network was given, as its probabilities tell it."""
-    with Image.open(out / "probabilities" / f"{name}.png") as picture:
-        return np.asarray(picture) / 257
+    """The grey image that the network was given, as its probabilities tell it."""
+    with Image.open(out / "probabilities" / f"{name}.png") as image:
+        return np.asarray(image) / 257
 
 
 def grey(image: Any) -> Any:
@@ -227,13 +227,13 @@ def grey(image: Any) -> Any:
 @pytest.mark.parametrize(
     "what",
     each(
-        PICTURES,
+        IMAGES,
         *("png, palette", "png, 16 bits", "tif, 0 is white, 16 bits", "tif, CMYK", "jpg, orientation 6", "png, 1 wide"),
         *("text", "png, says 9000x9000", "tif, two pages", "tif, float", "png, a text that unpacks to 4 MB"),
     ),
 )
-def test_a_picture_is_predicted_as_it_is_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
-    case = PICTURES[what]
+def test_a_image_is_predicted_as_it_is_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
+    case = IMAGES[what]
     (given / case.name).write_bytes(case.content)
     message = predicted(knock, what, out, case.told if case.right is None else None, given / case.name)
     if case.right is None:
@@ -250,7 +250,7 @@ CUTTABLE = bent.cuttable()
 
 
 @pytest.mark.parametrize("what", each(CUTTABLE, "png", "jpg", "tif, lzw"))
-def test_a_picture_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock: Knock, out: Path) -> None:
+def test_a_image_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock: Knock, out: Path) -> None:
     content, path = CUTTABLE[what], out / "a"
     accepted: list[int] = []
     out.mkdir()
@@ -267,21 +267,21 @@ def test_a_picture_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock:
                 accepted.append(length)
             else:
                 messages.add(message.partition(": ")[2][:27])
-        assert messages == {"not readable as a picture: "}
+        assert messages == {"not readable as an image: "}
         return 1, message or messages.pop()
 
-    knock("pictures", f"{what}, cut at every byte", read_all, "not readable as a picture: ")
+    knock("images", f"{what}, cut at every byte", read_all, "not readable as an image: ")
     assert len(accepted) <= 40  # what follows the pixels alone, such as the last chunk of a PNG file
 
 
 # ------------------------------------------------------------------------------------------------------ stage manifest
 
 MASKS = bent.masks()
-GOOD = 6  # pictures beside the bent one, so that it alone decides
+GOOD = 6  # images beside the bent one, so that it alone decides
 
 
 def pairs(root: Path, count: int = GOOD) -> Path:
-    """Pictures `images/pN.png` of chance, so that none is like another, and masks `masks/pN.png`."""
+    """Images `images/pN.png` of chance, so that none is like another, and masks `masks/pN.png`."""
     for number in range(count):
         image, mask = tiny.square(number, bent.HEIGHT, bent.WIDTH)
         tiny.row(root, f"images/p{number}.png", np.random.default_rng(number).permuted(image), mask)
@@ -291,7 +291,7 @@ def pairs(root: Path, count: int = GOOD) -> Path:
 
 
 def parameters(folder: Path, **changes: Any) -> Path:
-    """A parameter file for a folder of pictures in images/ and masks in masks/, all sections but `changes` small."""
+    """A parameter file for a folder of images in images/ and masks in masks/, all sections but `changes` small."""
     label = {"name": "text", "text": "lesion"}
     data: dict[str, Any] = {
         "name": "folder",
@@ -352,14 +352,12 @@ def test_a_mask_is_read_right_or_refused(what: str, knock: Knock, given: Path, o
 # -------------------------------------------------------------------------------------------------------------- names
 
 
-UNWRITABLE = {"\n", "\r", "\t", "\u2028", "\udcff", ";"}  # the manifest refuses pictures that have one in their names
+UNWRITABLE = {"\n", "\r", "\t", "\u2028", "\udcff", ";"}  # the manifest refuses images that have one in their names
 
 
 @pytest.mark.usefixtures("predictor")
 @pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a\udcffb.png"), ids=ascii)
-def test_a_picture_of_any_name_is_predicted_or_its_name_refused(
-    name: str, knock: Knock, given: Path, out: Path
-) -> None:
+def test_a_image_of_any_name_is_predicted_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     (given / name).write_bytes(bent.encoded(bent.GREY, "PNG"))
     (given / "z.png").write_bytes(bent.encoded(bent.GREY, "PNG"))
     told = "its name is no UTF-8 or holds a carriage return" if {"\udcff", "\r"} & set(name) else None
@@ -372,9 +370,7 @@ def test_a_picture_of_any_name_is_predicted_or_its_name_refused(
 
 
 @pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a,b.png"), ids=ascii)
-def test_a_picture_of_any_name_is_tabulated_or_its_name_refused(
-    name: str, knock: Knock, given: Path, out: Path
-) -> None:
+def test_a_image_of_any_name_is_tabulated_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     pairs(given)
     for folder in ("images", "masks"):
         (given / folder / "p0.png").rename(given / folder / name)
@@ -398,23 +394,23 @@ def test_names_that_differ_in_case_alone_stay_apart(knock: Knock, given: Path, o
         np.testing.assert_allclose(shown(out, name), image, atol=0.01)
 
 
-NO_PICTURES = {
-    "missing.png": "no such picture, folder or pattern",
+NO_IMAGES = {
+    "missing.png": "no such image, folder or pattern",
     "x" * 300: "too long",
-    "*.tif": "no such picture, folder or pattern",
+    "*.tif": "no such image, folder or pattern",
     "**a": "can only be an entire path component",
-    "empty": "no picture found",
+    "empty": "no image found",
     "pipe.png": "no plain file",
-    "folder.png": "no picture found",
+    "folder.png": "no image found",
     "/dev/zero": "no plain file",
-    "broken.png": "no such picture, folder or pattern",
-    "": "no picture found",
+    "broken.png": "no such image, folder or pattern",
+    "": "no image found",
 }
 
 
 @pytest.mark.usefixtures("predictor")
-@pytest.mark.parametrize("argument", each(NO_PICTURES, "missing.png", "pipe.png", "empty"))
-def test_what_is_no_picture_to_predict_is_refused(
+@pytest.mark.parametrize("argument", each(NO_IMAGES, "missing.png", "pipe.png", "empty"))
+def test_what_is_no_image_to_predict_is_refused(
     argument: str, knock: Knock, given: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(given / "pipe.png")
@@ -422,7 +418,7 @@ def test_what_is_no_picture_to_predict_is_refused(
     for folder in ("empty", "folder.png"):
         (given / folder).mkdir()
     monkeypatch.chdir(given)
-    predicted(knock, f"argument: {argument:.30}", out, NO_PICTURES[argument], argument)
+    predicted(knock, f"argument: {argument:.30}", out, NO_IMAGES[argument], argument)
 
 
 # ----------------------------------------------------------------------------------------------------------- download
@@ -499,17 +495,17 @@ LISTS: dict[str, tuple[dict[str, bytes], str | None]] = {
     "blank lines and blanks": ({"train.txt": "\n\n  ".join(NAMED[:4]).encode()}, None),
     "one name twice": ({"val.txt": f"{NAMED[4]}\n{NAMED[4]}".encode()}, "is named twice, here and in val.txt"),
     "a name in two lists": ({"val.txt": NAMED[0].encode()}, f"'{NAMED[0]}' is named twice, here and in train.txt"),
-    "a name that is missing": ({"val.txt": b"images/p99.png"}, "'images/p99.png' is no picture of the data set"),
-    "another case": ({"val.txt": b"images/P4.png"}, "is no picture of the data set"),
-    "a path outside": ({"val.txt": b"../given/images/p4.png"}, "is no picture of the data set"),
-    "an absolute path": ({"val.txt": b"/etc/passwd"}, "is no picture of the data set"),
-    "quotes": ({"val.txt": f'"{NAMED[4]}"'.encode()}, "is no picture of the data set"),
-    "a header": ({"val.txt": f"file\n{NAMED[4]}".encode()}, "'file' is no picture of the data set"),
-    "nothing": ({"val.txt": b""}, "leaves no picture for 'val'"),
+    "a name that is missing": ({"val.txt": b"images/p99.png"}, "'images/p99.png' is no image of the data set"),
+    "another case": ({"val.txt": b"images/P4.png"}, "is no image of the data set"),
+    "a path outside": ({"val.txt": b"../given/images/p4.png"}, "is no image of the data set"),
+    "an absolute path": ({"val.txt": b"/etc/passwd"}, "is no image of the data set"),
+    "quotes": ({"val.txt": f'"{NAMED[4]}"'.encode()}, "is no image of the data set"),
+    "a header": ({"val.txt": f"file\n{NAMED[4]}".encode()}, "'file' is no image of the data set"),
+    "nothing": ({"val.txt": b""}, "leaves no image for 'val'"),
     "UTF-16": ({"val.txt": NAMED[4].encode("utf-16")}, "not UTF-8 text"),
     "Latin-1": ({"val.txt": b"images/\xe4.png"}, "not UTF-8 text"),
-    "zeros": ({"val.txt": bytes(1000)}, "is no picture of the data set"),
-    "a line of a million letters": ({"val.txt": b"x" * 1_000_000}, "is no picture of the data set"),
+    "zeros": ({"val.txt": bytes(1000)}, "is no image of the data set"),
+    "a line of a million letters": ({"val.txt": b"x" * 1_000_000}, "is no image of the data set"),
 }
 
 
@@ -557,17 +553,17 @@ TABLES: dict[str, tuple[bytes, str | None]] = {
     "Latin-1": (f"image,label\n{ROWS}".encode() + b"\xe4,benign\n", "no CSV table in UTF-8"),
     "zeros": (bytes(1000), "lacks the columns image, label"),
     "a cell of a million letters": (f"image,label\n{ROWS}{'x' * 1_000_000},benign\n".encode(), "no CSV table"),
-    "a picture": (bent.encoded(bent.GREY, "PNG"), "no CSV table in UTF-8"),
+    "an image": (bent.encoded(bent.GREY, "PNG"), "no CSV table in UTF-8"),
 }
 
 
 @pytest.mark.parametrize(
-    "what", each(TABLES, "byte order mark", "contradicting rows", "a quote that is not closed", "a picture")
+    "what", each(TABLES, "byte order mark", "contradicting rows", "a quote that is not closed", "an image")
 )
 def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     content, told = TABLES[what]
     (pairs(given) / "labels.csv").write_bytes(content)
-    label = {"name": "table", "file": "labels.csv", "picture": "image", "column": "label"}
+    label = {"name": "table", "file": "labels.csv", "image": "image", "column": "label"}
     message = knock("table", what, tabulated(given, out, data={"label": label}), told)
     if told is None:
         labels = table_of(out)["label"]
@@ -579,7 +575,7 @@ def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, 
 
 @pytest.mark.parametrize("name", each(["missing.csv", "..", "a\0b", "x" * 300, "images"], "missing.csv"))
 def test_a_table_that_is_none_is_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
-    label = {"name": "table", "file": name, "picture": "image", "column": "label"}
+    label = {"name": "table", "file": name, "image": "image", "column": "label"}
     call = tabulated(pairs(given), out, data={"label": label})
     knock("table", f"named {name!a:.20}", call, "not read" if name != "a\0b" else "no CSV table")
 
@@ -915,16 +911,16 @@ ROW_CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
     "another split": (lambda text: text.replace(",train,", ",training,", 1), "not a manifest"),
     "a height of 0": (lambda text: text.replace(",40,", ",0,", 1), "not a manifest"),
     "a height that is no number": (lambda text: text.replace(",40,", ",tall,", 1), "not a manifest"),
-    "a height that is not the picture's": (lambda text: text.replace(",40,", ",41,", 1), "has another size"),
+    "a height that is not the image's": (lambda text: text.replace(",40,", ",41,", 1), "has another size"),
     "a region that is none": (lambda text: text.replace("0:0:", "a:b:", 1), "not a manifest"),
-    "a picture that is gone": (lambda text: text.replace("0.png", "9.png", 1), "no such file"),
+    "an image that is gone": (lambda text: text.replace("0.png", "9.png", 1), "no such file"),
     "no UTF-8": (lambda text: text.replace("lesion", "l\udcffsion"), "not a manifest"),
     "quotes that are not closed": (lambda text: text.replace("0.png", '"0.png', 1), "not a manifest"),
 }
 
 
 @pytest.mark.parametrize(
-    "what", each(ROW_CHANGES, "nothing", "a column too few", "a height that is not the picture's", "no UTF-8")
+    "what", each(ROW_CHANGES, "nothing", "a column too few", "a height that is not the image's", "no UTF-8")
 )
 def test_a_bent_manifest_stops_the_next_stage(what: str, knock: Knock, given: Path, out: Path) -> None:
     bend, told = ROW_CHANGES[what]
@@ -939,8 +935,8 @@ def test_a_bent_manifest_stops_the_next_stage(what: str, knock: Knock, given: Pa
 
 
 STORES: dict[str, tuple[Bend, str]] = {
-    "no pictures": (without("images.npy"), "no complete packed arrays"),
-    "pictures cut": (changed("images.npy", lambda content: content[:-1]), "no complete packed arrays"),
+    "no images": (without("images.npy"), "no complete packed arrays"),
+    "images cut": (changed("images.npy", lambda content: content[:-1]), "no complete packed arrays"),
     "a header cut": (changed("images.npy", lambda content: content[:20]), "no complete packed arrays"),
     "a pickle": (lambda folder: np.save(folder / "images.npy", np.array([{}] * 4)), "no complete packed arrays"),
     "an npz archive": (
@@ -969,14 +965,14 @@ STORES: dict[str, tuple[Bend, str]] = {
 @pytest.mark.parametrize(
     ("what", "door"),
     [
-        *(pytest.param(*case.values, "train", marks=case.marks) for case in each(STORES, "pictures cut", "a pickle")),
-        *(pytest.param(what, "augment", marks=pytest.mark.slow) for what in ("no pictures", "floats", "no index")),
+        *(pytest.param(*case.values, "train", marks=case.marks) for case in each(STORES, "images cut", "a pickle")),
+        *(pytest.param(what, "augment", marks=pytest.mark.slow) for what in ("no images", "floats", "no index")),
     ],
 )
 def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, given: Path, out: Path) -> None:
     bend, told = STORES[what]
-    tiny.write_store(given / "train", 4)
-    tiny.write_store(given / "val", 2)
+    tiny.write_packed(given / "train", 4)
+    tiny.write_packed(given / "val", 2)
     (given / "weights").mkdir()
     path = _written_yaml(given / "params.yaml", SECTIONS | {"augment": tiny.STILL | {"seed": 0, "factor": 2}})
     bend(given / "train")
@@ -994,7 +990,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
 STUDIES: dict[str, tuple[Bend, tuple[str, ...], str]] = {
     "nothing": (lambda folder: shutil.rmtree(folder / "images"), (), "no file matches"),
     "a mask too few": (lambda folder: (folder / "masks/p0.png").unlink(), (), "images/p0.png: has no mask"),
-    "a picture cut off": (changed("images/p0.png", lambda content: content[:50]), (), "not readable as a picture"),
+    "an image cut off": (changed("images/p0.png", lambda content: content[:50]), (), "not readable as an image"),
     "a mask of grades": (written("masks/p0.png", bent.masks()["grades"].content), (), "different values"),
     "a mask on its side": (written("masks/p0.png", bent.masks()["on its side"].content), (), "measures"),
     "a link that leads back": (lambda folder: (folder / "images/x").symlink_to(".."), (), "leads back"),
@@ -1003,10 +999,10 @@ STUDIES: dict[str, tuple[Bend, tuple[str, ...], str]] = {
         (),
         "can't stand in the manifest",
     ),
-    "no picture left": (
+    "no image left": (
         lambda folder: [(folder / f"images/p{n}.png").write_bytes(b"") for n in range(3)],
         ("--skip-bad",),
-        "none of its 3 pictures can be used",
+        "none of its 3 images can be used",
     ),
     "patterns that do not fit": (lambda _: None, ("--masks", "masks/{other}.png"), "'images' has no field other"),
     "a pattern without a field": (lambda _: None, ("--masks", "masks/a.png"), "'masks' names no field"),
@@ -1015,7 +1011,7 @@ STUDIES: dict[str, tuple[Bend, tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", each(STUDIES, "a picture cut off", "a link that leads back", "a label that is empty"))
+@pytest.mark.parametrize("what", each(STUDIES, "an image cut off", "a link that leads back", "a label that is empty"))
 def test_a_bent_study_is_refused(what: str, knock: Knock, given: Path, out: Path, bundles: Path) -> None:
     bend, options, told = STUDIES[what]
     bend(pairs(given, 3))
@@ -1112,9 +1108,9 @@ RUN = "from medseg.cli import main; main()"
 @pytest.mark.parametrize(
     ("what", "arguments", "told"),
     [
-        ("a bomb as picture", ("predict", "bomb.png", "--model", "model", "--out", "out"), "more than 67108864"),
+        ("a bomb as image", ("predict", "bomb.png", "--model", "model", "--out", "out"), "more than 67108864"),
         pytest.param(
-            *("a pipe as picture", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
+            *("a pipe as image", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -1135,7 +1131,7 @@ def test_a_process_ends_with_one_message(
     shutil.copytree(bundles, given, dirs_exist_ok=True)
     shutil.copytree(given / "model", given / "trap")
     no_code(given / "trap")
-    (given / "bomb.png").write_bytes(PICTURES["png, 9000x9000 of one colour"].content)
+    (given / "bomb.png").write_bytes(IMAGES["png, 9000x9000 of one colour"].content)
     os.mkfifo(given / "pipe.png")
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
     command = [sys.executable, "-c", RUN, *arguments]

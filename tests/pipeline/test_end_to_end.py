@@ -156,8 +156,8 @@ def test_the_model_can_be_had_as_an_artifact(clone: Clone, tmp_path: Path) -> No
         "model.yaml",
         "weights.safetensors",
     ]
-    picture = next((clone.folder / "data/raw").rglob("*.png"))
-    clone.run("medseg", "predict", str(picture), "--model", str(tmp_path / "got"), "--out", str(tmp_path / "out"))
+    image = next((clone.folder / "data/raw").rglob("*.png"))
+    clone.run("medseg", "predict", str(image), "--model", str(tmp_path / "got"), "--out", str(tmp_path / "out"))
     assert (tmp_path / "out/predictions.csv").read_text().count("\n") == 2
 
 
@@ -174,8 +174,8 @@ def test_a_row_of_named_experiments_runs_beside_another_and_hands_its_network_on
     wait_for(clone, other)
     assert {*row, other} <= set(clone.run("dvc", "exp", "list", "--name-only").split())
     clone.run("dvc", "exp", "apply", row[1])
-    former = YAML().load(clone.folder / "models" / "network" / "model.yaml")["training"]["former"]
-    assert (former["name"], former["continued"]) == (row[0], True)
+    initial_network = YAML().load(clone.folder / "models" / "network" / "model.yaml")["training"]["initial_network"]
+    assert (initial_network["name"], initial_network["continued"]) == (row[0], True)
     clone.run("git", "reset", "-q", "--hard")
     clone.run("git", "clean", "-qfdx", "weights", "metrics/runs")
     restore(clone)

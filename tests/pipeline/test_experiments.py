@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from medseg.core.params import Seed, read_section
 from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.data.task import Multiclass, TaskParams, class_names
 from medseg.experiments.compose import compose
 from medseg.models.checkpoint import load_bundle, save_bundle
@@ -74,19 +74,19 @@ def read_recipe(experiment: str, folder: Path) -> tuple[Recipe, Any]:
     return recipe, read_section(params, "prepare", Geometry)
 
 
-def write_stores(folder: Path, recipe: Recipe, channels: Any) -> tuple[Store, Store]:
+def write_stores(folder: Path, recipe: Recipe, channels: Any) -> tuple[Packed, Packed]:
     labels = [recipe.task.background, *class_names(recipe.task)] if isinstance(recipe.task, Multiclass) else ["a"]
     return (
-        tiny.write_store(folder / "train", SAMPLES, channels, labels=labels, side=SIDE),
-        tiny.write_store(folder / "val", len(labels), channels, seed=1, labels=labels, side=SIDE),
+        tiny.write_packed(folder / "train", SAMPLES, channels, labels=labels, side=SIDE),
+        tiny.write_packed(folder / "val", len(labels), channels, seed=1, labels=labels, side=SIDE),
     )
 
 
-def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Store]:
+def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Packed]:
     """One epoch of the experiment, after one of the experiment that it starts from."""
     recipe, geometry = read_recipe(experiment, folder)
-    if former := recipe.train.init_from or recipe.train.continue_from:
-        save(*train(former, folder)[:2], folder / "weights" / former)
+    if initial_network := recipe.train.init_from or recipe.train.continue_from:
+        save(*train(initial_network, folder)[:2], folder / "weights" / initial_network)
     stores = write_stores(folder / experiment, recipe, geometry.channels)
     places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
     with Operations() as used:
@@ -109,7 +109,9 @@ def test_every_experiment_trains_and_its_network_can_be_saved(experiment: str, t
     network, description = load_bundle(tmp_path / "network", Description)
     assert description.model == recipe.model
     assert description.task == recipe.task
-    assert (description.training.first_weights == "former") == (description.training.former is not None)
+    assert (description.training.initial_weights == "initial_network") == (
+        description.training.initial_network is not None
+    )
     with torch.no_grad():
         pixels = torch.from_numpy(np.array(val.images)).permute(0, 3, 1, 2)
         logits = network(pixels)

@@ -19,13 +19,13 @@ from medseg.core.params import read_yaml, validate
 from medseg.data.duplicates import group_names
 from medseg.data.image_io import Pixels, read_image, write_png
 from medseg.data.manifest import write_manifest
-from medseg.data.packed import Store, open_store
+from medseg.data.packed import Packed, open_packed
 from medseg.data.splits import SplitParams, assign
 from medseg.experiments.compose import compose
 
 CONF = Path(__file__).parents[2] / "conf"
 SPLITS = ("train", "val", "test")
-COLOURS = {"train": 0, "val": 1, "test": 2}  # the channel in which pictures of a split are bright
+COLOURS = {"train": 0, "val": 1, "test": 2}  # the channel in which images of a split are bright
 STRONG = {  # everything that may happen to a sample, all at once
     **dict.fromkeys(("horizontal_flip", "vertical_flip"), 0.5),
     "quarter_turns": 0.0,  # for squares alone
@@ -49,8 +49,8 @@ ONE_THREAD = ["machine.workers=1", "machine.backend=threading", "machine.acceler
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> pd.DataFrame:
-    """12 to 40 pictures of a few patients, groups, labels and published splits, all drawn apart from each other."""
+def images(draw: st.DrawFn) -> pd.DataFrame:
+    """12 to 40 images of a few patients, groups, labels and published splits, all drawn apart from each other."""
     count = draw(st.integers(12, 40))
 
     def column(values: Sequence[str]) -> list[str]:
@@ -65,17 +65,17 @@ def split_params(**values: Any) -> Any:
 
 
 def places(table: pd.DataFrame, splits: pd.Series) -> dict[str, set[str]]:
-    """The splits in which each group has pictures."""
+    """The splits in which each group has images."""
     return {str(group): set(splits[rows]) & set(SPLITS) for group, rows in table.groupby("group").groups.items()}
 
 
-@given(table=pictures(), seed=st.integers(0, 99), fold=st.integers(0, 2), folded=st.booleans())
+@given(table=images(), seed=st.integers(0, 99), fold=st.integers(0, 2), folded=st.booleans())
 @settings(max_examples=30)
 def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed: int, fold: int, folded: bool) -> None:
     drawn = {"name": "folds", "folds": 3, "fold": fold} if folded else {"name": "fraction", "test": 0.25}
     splits = attempt(table, split_params(**drawn, seed=seed, val=0.25), Path())
     if isinstance(splits, str):
-        assert "leaves no picture" in splits or "there are only" in splits
+        assert "leaves no image" in splits or "there are only" in splits
         assert table["group"].nunique() < 9
         return
     assert all(len(found) == 1 for found in places(table, splits).values())
@@ -88,7 +88,7 @@ def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed
     distance=st.integers(0, 12),
 )
 @settings(max_examples=30)
-def test_pictures_of_one_patient_and_near_duplicates_are_of_one_group(
+def test_images_of_one_patient_and_near_duplicates_are_of_one_group(
     patients: list[str], hashes: st.DataObject, distance: int
 ) -> None:
     few_bits = st.integers(0, 2**12 - 1)  # so that they are often near
@@ -103,7 +103,7 @@ def test_pictures_of_one_patient_and_near_duplicates_are_of_one_group(
 
 
 @pytest.mark.parametrize("source", ["official", "lists", "pattern"])
-@given(table=pictures())
+@given(table=images())
 @settings(max_examples=15)
 def test_straddling_does_what_it_says_to_splits_of_others(source: str, table: pd.DataFrame) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,12 +116,12 @@ def test_straddling_does_what_it_says_to_splits_of_others(source: str, table: pd
     beyond = {group for group, where in places(table, given_splits).items() if len(where) > 1}
     to_drop = (given_splits == "train") & table["group"].isin(beyond)
     dropped = given_splits.where(~to_drop, "dropped")
-    assert_kept_or_refused(found["keep"], given_splits, "leaves no picture")
-    assert_kept_or_refused(found["drop_from_train"], dropped, "leaves no picture")
+    assert_kept_or_refused(found["keep"], given_splits, "leaves no image")
+    assert_kept_or_refused(found["drop_from_train"], dropped, "leaves no image")
     if beyond:
         assert isinstance(found["fail"], str)
     else:
-        assert_kept_or_refused(found["fail"], given_splits, "leaves no picture")
+        assert_kept_or_refused(found["fail"], given_splits, "leaves no image")
     if not isinstance(found["drop_from_train"], str):
         after = places(table, found["drop_from_train"])
         assert not any("train" in where and len(where) > 1 for where in after.values())
@@ -161,12 +161,12 @@ def assert_kept_or_refused(found: pd.Series | str, wanted: pd.Series, refusal: s
 # Samples.
 
 
-def paint(split: str, chance: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """A noisy picture of random size that shows by its pixels which split it is of, and its mask."""
-    height, width = (int(side) for side in chance.integers(18, 40, 2))
-    picture = chance.integers(0, 10, (height, width, 3), np.uint8)
-    picture[..., COLOURS[split]] = chance.integers(170, 200, (height, width), np.uint8)
-    return picture, chance.integers(0, 2, (height, width), np.uint8)
+def paint(split: str, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """A noisy image of random size that shows by its pixels which split it is of, and its mask."""
+    height, width = (int(side) for side in rng.integers(18, 40, 2))
+    image = rng.integers(0, 10, (height, width, 3), np.uint8)
+    image[..., COLOURS[split]] = rng.integers(170, 200, (height, width), np.uint8)
+    return image, rng.integers(0, 2, (height, width), np.uint8)
 
 
 def shown_split(image: Pixels) -> set[str]:
@@ -183,14 +183,14 @@ def shown_split(image: Pixels) -> set[str]:
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=5)
-def test_every_sample_of_train_leads_back_to_a_picture_of_train_by_its_pixels(
+def test_every_sample_of_train_leads_back_to_a_image_of_train_by_its_pixels(
     splits: list[str], geometry: dict[str, Any], factor: int, seed: int
 ) -> None:
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [
-            tiny.row(folder / "raw", f"{number}.png", *paint(split, chance), split=split)
+            tiny.row(folder / "raw", f"{number}.png", *paint(split, rng), split=split)
             for number, split in enumerate(splits)
         ]
         augmented, train, val = prepared_and_augmented(folder, rows, geometry, factor, seed)
@@ -204,8 +204,8 @@ def test_every_sample_of_train_leads_back_to_a_picture_of_train_by_its_pixels(
 
 def prepared_and_augmented(
     folder: Path, rows: list[dict[str, Any]], geometry: dict[str, Any], factor: int, seed: int
-) -> tuple[Store, Store, Store]:
-    """What the stages make of the pictures: the samples to train on, those before augmentation, and those of val."""
+) -> tuple[Packed, Packed, Packed]:
+    """What the stages make of the images: the samples to train on, those before augmentation, and those of val."""
     from stages.augment import main as augment
     from stages.prepare import main as prepare
 
@@ -214,7 +214,11 @@ def prepared_and_augmented(
     write_manifest(pd.DataFrame(rows), folder / "manifest.csv")
     prepare(*(folder / name for name in ("params.yaml", "raw", "manifest.csv", "prepared", "samples.png")))
     augment(*(folder / name for name in ("params.yaml", "prepared/train", "augmented", "variants.png")))
-    return open_store(folder / "augmented"), open_store(folder / "prepared/train"), open_store(folder / "prepared/val")
+    return (
+        open_packed(folder / "augmented"),
+        open_packed(folder / "prepared/train"),
+        open_packed(folder / "prepared/val"),
+    )
 
 
 # Choices and weights.
@@ -268,7 +272,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
-    """Two runs that differ in the masks of the test pictures alone, which are turned inside out in the second."""
+    """Two runs that differ in the masks of the test images alone, which are turned inside out in the second."""
     folder = tmp_path_factory.mktemp("leaks")
     plain = Run(folder / "plain")
     plain.stage("download", "raw")

@@ -161,7 +161,7 @@ def use(group: str, section: Any, folder: Path) -> None:
         case "optimizer" | "scheduler":
             use_optimisation(group, section)
         case "sampling":
-            store = tiny.write_store(folder / "store", 3, labels=["a", "b"], side=8)
+            store = tiny.write_packed(folder / "store", 3, labels=["a", "b"], side=8)
             assert len(Sampling(section, store, 0).order(0)) == 3
         case "evaluate":
             use_evaluation(section, folder)
@@ -179,7 +179,7 @@ def use_data(section: Any, folder: Path) -> None:
 
 
 def manifest() -> pd.DataFrame:
-    """Twelve pictures in six groups."""
+    """Twelve images in six groups."""
     rows = [{"file": f"{n}.png", "label": "ab"[n % 2], "group": f"g{n // 2}", "official": "train"} for n in range(12)]
     return pd.DataFrame(rows)
 

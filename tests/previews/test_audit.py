@@ -29,7 +29,7 @@ def test_every_count_by_hand() -> None:
     found = audit("busi", TABLE, [Fault("x.png", "is cut off")], ["c"])
     assert found == {
         "data": "busi",
-        "pictures": 6,
+        "images": 6,
         "skipped": 1,
         "empty_masks": 1,
         "straddling_groups": 1,
@@ -72,11 +72,11 @@ def test_it_is_plain_json_and_says_nothing_of_clean_data() -> None:
 def test_masks_that_mark_the_background_are_found_by_their_border(tmp_path: Path) -> None:
     lesion, large, whole = np.zeros((3, 20, 30), np.uint8)
     lesion[5:12, 8:20] = 1
-    large[:, 2:] = 1  # 93 % of the picture, but not all around
+    large[:, 2:] = 1  # 93 % of the image, but not all around
     whole[:] = 1
     masks = {"inverted.png": 1 - lesion, "right.png": lesion, "large.png": large, "whole.png": whole}
-    picture = np.zeros((20, 30, 1), np.uint8)
-    table = pd.DataFrame([tiny.row(tmp_path, file, picture, mask) for file, mask in masks.items()])
+    image = np.zeros((20, 30, 1), np.uint8)
+    table = pd.DataFrame([tiny.row(tmp_path, file, image, mask) for file, mask in masks.items()])
     assert inverted_masks(table, tmp_path) == ["inverted.png"]
 
 

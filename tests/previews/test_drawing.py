@@ -50,7 +50,7 @@ def test_a_contact_sheet_lays_tiles_out_in_rows_on_white() -> None:
     assert (sheet[:4] == 255).all()
 
 
-def test_a_sheet_of_samples_shows_grey_pictures_with_their_outlines() -> None:
+def test_a_sheet_of_samples_shows_grey_images_with_their_outlines() -> None:
     images = np.full((3, 16, 16, 1), 40, np.uint8)
     masks = np.zeros((3, 16, 16), np.uint8)
     masks[1, 4:12, 4:12] = 1
@@ -84,10 +84,10 @@ def test_evenly_spaced_indices_are_as_many_as_wanted_and_reach_both_ends(count: 
 
 
 def test_a_title_stands_in_the_upper_left_corner() -> None:
-    picture = titled(plain(200, 200, 90), "Dice 0.5", 100)
-    assert picture.shape == (100, 100, 3)
-    assert picture[:20].max() > 200
-    assert (picture[30:] == 90).all()
+    image = titled(plain(200, 200, 90), "Dice 0.5", 100)
+    assert image.shape == (100, 100, 3)
+    assert image[:20].max() > 200
+    assert (image[30:] == 90).all()
 
 
 # What eyes without one kind of cone see of linear RGB: Machado, Oliveira & Fernandes, "A physiologically-based model

@@ -98,7 +98,7 @@ def run(written: dict[str, Run], tmp_path: Path) -> Run:
 
 @pytest.fixture
 def several(written: dict[str, Run], tmp_path: Path) -> Run:
-    """A finished run that knows the classes `a|b` and `c<d`: one picture of `a|b` is found as such, one as `c<d`."""
+    """A finished run that knows the classes `a|b` and `c<d`: one image of `a|b` is found as such, one as `c<d`."""
     shutil.copytree(written["several"].params.parent, tmp_path / "several")
     return run_in(tmp_path / "several")
 
@@ -161,7 +161,7 @@ def test_strata_have_rows_of_their_own_and_empty_images_their_own(run: Run, tmp_
     assert f"all {row}" in text
     assert f"Label a|b {row}" in text
     assert f"Size small {row}" in text
-    assert f"Nothing marked empty 1 anything found in 100.0 % ({DASH}), on average 8.33 % of the area" in text
+    assert f"Nothing annotated empty 1 anything found in 100.0 % ({DASH}), on average 8.33 % of the area" in text
 
 
 def test_figures_that_are_undefined_for_some_images_say_so(run: Run, tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_each_choice_shows_what_it_brought_on_val(run: Run, tmp_path: Path) -> N
 
 
 def test_where_val_could_not_choose_the_warning_stands_first(run: Run, tmp_path: Path) -> None:
-    chosen = CHOSEN | {"options": [], "images": 0, "warnings": ["nothing is marked in <val>"]}
+    chosen = CHOSEN | {"options": [], "images": 0, "warnings": ["nothing is annotated in <val>"]}
     change(run.segmenter / "model.yaml", DESCRIPTION | {"chosen": chosen})
     (run.plots / "thresholds.csv").write_text("threshold,dice\n", encoding="utf-8")
     html, markdown = report(run, tmp_path)
-    assert "nothing is marked in &lt;val&gt;" in html.split('<section id="summary">')[0]
-    assert markdown.index("nothing is marked in &lt;val") < markdown.index("## Scores")
+    assert "nothing is annotated in &lt;val&gt;" in html.split('<section id="summary">')[0]
+    assert markdown.index("nothing is annotated in &lt;val") < markdown.index("## Scores")
     assert "Mean Dice on val over thresholds" not in html
     assert "Threshold set, not chosen 0.5" in Page(html).text
 
@@ -209,7 +209,9 @@ def test_a_protocol_without_choices_says_that_all_was_set(run: Run, tmp_path: Pa
 def test_calibration_says_which_pixels_it_is_of(run: Run, tmp_path: Path) -> None:
     html, markdown = report(run, tmp_path)
     for text in (Page(html).text, markdown):
-        assert "Expected calibration error 0.100, over 400 pixels: those of objects, marked or found, and those" in text
+        assert (
+            "Expected calibration error 0.100, over 400 pixels: those of objects, annotated or found, and those" in text
+        )
         assert "within 2 % of the region's diagonal around them" in text
     assert "perfect calibration" in html
 
@@ -270,9 +272,9 @@ def test_images_stand_worst_first_and_those_without_a_dice_last(run: Run, tmp_pa
     )
     assert "Objects 1 Detected 0 Missed 1 False 1 Uncertainty 0.200" in worst
     assert "missed" not in good
-    assert empty.startswith("nothing marked NA 1 false empty.png Label NA Size empty")
+    assert empty.startswith("nothing annotated NA 1 false empty.png Label NA Size empty")
     assert f"HD95 {DASH}" in empty
-    assert "Area marked 0.00 % Area found 8.33 %" in empty
+    assert "Area annotated 0.00 % Area found 8.33 %" in empty
 
 
 def gallery_texts(html: str) -> list[str]:
@@ -304,13 +306,13 @@ def test_a_run_scored_on_val_says_so_loudly(run: Run, tmp_path: Path) -> None:
     assert html.index("Scored on val.") < html.index('<section id="summary">')
     assert markdown.index("**Scored on val.**") < markdown.index("## Scores")
     choices = Page(html.split('<section id="choices">')[1].split("</section>")[0]).text
-    assert "Choices and score come from the same pictures." in choices
+    assert "Choices and score come from the same images." in choices
     assert "Test chose nothing" not in choices
 
 
-def test_without_a_marked_object_dice_is_said_to_be_undefined(tmp_path: Path) -> None:
+def test_without_a_annotated_object_dice_is_said_to_be_undefined(tmp_path: Path) -> None:
     empty = Drawn("empty.png", "NA", None, None)
-    html, markdown = report(write_run(tmp_path / "run", pictures=[empty]), tmp_path)
+    html, markdown = report(write_run(tmp_path / "run", images=[empty]), tmp_path)
     assert "Dice and IoU are not defined" in Page(html).text
     assert "None" not in Page(html.split('<section id="parameters">')[0]).text
     assert "nan" not in Page(html.split('<section id="parameters">')[0]).text
@@ -319,13 +321,13 @@ def test_without_a_marked_object_dice_is_said_to_be_undefined(tmp_path: Path) ->
 
 
 def test_without_empty_truths_and_faults_the_page_says_none(tmp_path: Path) -> None:
-    marked = Drawn("good.png", "a|b", (slice(5, 9), slice(5, 9)), (slice(5, 9), slice(5, 9)))
-    run = write_run(tmp_path / "run", pictures=[marked])
+    annotated = Drawn("good.png", "a|b", (slice(5, 9), slice(5, 9)), (slice(5, 9), slice(5, 9)))
+    run = write_run(tmp_path / "run", images=[annotated])
     audited = json.loads(run.audit.read_text(encoding="utf-8"))
     change(run.audit, audited | {"skipped": 0, "skipped_files": [], "contradicting_labels": []})
     html, markdown = report(run, tmp_path)
-    assert "Images with nothing marked: none among those scored" in Page(html).text
-    assert "Images with nothing marked: none among those scored" in markdown
+    assert "Images with nothing annotated: none among those scored" in Page(html).text
+    assert "Images with nothing annotated: none among those scored" in markdown
     assert "Skipped files" not in html
     assert "carry different labels" not in html
 
@@ -365,25 +367,25 @@ def test_a_damaged_table_is_named_and_nothing_is_written(run: Run, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, tmp_path: Path) -> None:
+def test_a_image_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, tmp_path: Path) -> None:
     html, _ = report(run, tmp_path)
-    picture = pictures(html)[0]
-    assert picture.shape == (30, 40)
-    assert np.abs(picture - 100).max() < 30  # noise from 90 to 110, packed as JPEG: nothing is drawn in it
+    image = images(html)[0]
+    assert image.shape == (30, 40)
+    assert np.abs(image - 100).max() < 30  # noise from 90 to 110, packed as JPEG: nothing is drawn in it
     frame = html.split('<span class="frame">')[1].split("</span>")[0]
     assert 'viewBox="-.5 -.5 40 30"' in frame
     assert '<path class="truth" d="M5 5l0 9 9 0 0-9z"/>' in frame
     assert '<path class="found" d="M10 5l0 9 9 0 0-9z"/>' in frame
 
 
-def test_a_picture_is_cut_to_the_annotated_window(tmp_path: Path) -> None:
+def test_a_image_is_cut_to_the_annotated_window(tmp_path: Path) -> None:
     html, _ = report(write_run(tmp_path / "run", Region(2, 4, 22, 34)), tmp_path)
-    assert pictures(html)[0].shape == (20, 30)
+    assert images(html)[0].shape == (20, 30)
     assert '<path class="truth" d="M1 3l0 9 9 0 0-9z"/>' in html
     assert "annotated window alone" in Page(html).text
 
 
-def pictures(html: str) -> list[Any]:
+def images(html: str) -> list[Any]:
     addresses = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', html)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(int) for text in addresses]
 
@@ -420,7 +422,7 @@ def rings(path: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_noise_is_packed_harder_until_it_is_small(channels: int) -> None:
+def test_a_image_of_noise_is_packed_harder_until_it_is_small(channels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
     strips = [noise[: SIDE * part // 16] for part in range(1, 17)]
     sizes = [len(jpeg_uri(strip)) for strip in strips]
@@ -428,7 +430,7 @@ def test_a_picture_of_noise_is_packed_harder_until_it_is_small(channels: int) ->
     assert sizes != sorted(sizes)  # a larger strip took less room than a smaller one
 
 
-def test_the_summary_has_whole_tables_and_neither_pictures_nor_links(run: Run, tmp_path: Path) -> None:
+def test_the_summary_has_whole_tables_and_neither_images_nor_links(run: Run, tmp_path: Path) -> None:
     _, markdown = report(run, tmp_path)
     assert "](" not in markdown
     assert "a\\|b" in markdown
@@ -448,8 +450,8 @@ def test_patients_and_groups_on_both_sides_are_told_among_the_limits(run: Run, t
     audited = json.loads(run.audit.read_text(encoding="utf-8"))
     change(run.audit, audited | {"straddling_groups": 2})
     text = Page(report(run, tmp_path)[0]).text
-    assert "The patient is not known for 4 of 4 pictures." in text
-    assert "pictures on both sides of the split: 2." in text
+    assert "The patient is not known for 4 of 4 images." in text
+    assert "images on both sides of the split: 2." in text
 
 
 def test_several_classes_have_a_section_of_their_own(run: Run, several: Run, tmp_path: Path) -> None:
@@ -462,7 +464,7 @@ def test_several_classes_have_a_section_of_their_own(run: Run, several: Run, tmp
     assert "a|b 2 0.500 0.500 0.667" in page.text
     assert f"c<d 0 {DASH} {DASH} 0.667" in page.text
     assert "Label NA a|b c<d All NA 0 1 0 1 a|b 0 1 1 2 c<d 0 0 0 0 1 of 3 images (33.3 %)" in page.text
-    assert "the first of a|b, c<d. A picture in which nothing is found is called NA." in page.text
+    assert "the first of a|b, c<d. An image in which nothing is found is called NA." in page.text
     assert "c&lt;d" in html
     assert "c<d" not in html
 
@@ -478,7 +480,7 @@ def test_the_markdown_of_several_classes_has_whole_tables(several: Run, tmp_path
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block
 
 
-def test_each_picture_says_what_it_was_called(several: Run, tmp_path: Path) -> None:
+def test_each_image_says_what_it_was_called(several: Run, tmp_path: Path) -> None:
     worst, good, empty = gallery_texts(report(several, tmp_path)[0])
     assert worst.startswith("0.500 a|b as c<d 1 missed, 1 false")
     assert "Called c<d Size small Dice 0.500 Class Dice 0.000" in worst
@@ -555,16 +557,16 @@ def test_models_in_words_are_all_models_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("continued", [True, False])
 def test_a_former_network_is_named(run: Run, tmp_path: Path, continued: bool) -> None:
-    former = {
+    initial_network = {
         "name": "earlier_run",
         "weights_sha256": "0" * 64,
         "continued": continued,
         "epochs_behind": 30 * continued,
     }
-    training = DESCRIPTION["training"] | {"first_weights": "former", "former": former}
+    training = DESCRIPTION["training"] | {"initial_weights": "initial_network", "initial_network": initial_network}
     change(run.segmenter / "model.yaml", DESCRIPTION | {"training": training})
     text = Page(report(run, tmp_path)[0]).text
-    assert "resnet18, started from weights of a former network, earlier_run" in text
+    assert "resnet18, started from weights of an initial network, earlier_run" in text
     assert ("continued after 30 epochs with its optimiser and schedule" in text) == continued
 
 

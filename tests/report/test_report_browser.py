@@ -35,21 +35,21 @@ def box(top: int, left: int, height: int, width: int) -> Where:
     return slice(top, top + height), slice(left, left + width)
 
 
-# Dice by hand: 0.5, 0.8, 1, 0, and none for the empty ones. Marked areas: 100, 120, 16, 60 pixels of 1200.
+# Dice by hand: 0.5, 0.8, 1, 0, and none for the empty ones. Annotated areas: 100, 120, 16, 60 pixels of 1200.
 HALF = Drawn("set/a10.png", "benign", box(5, 5, 10, 10), box(5, 10, 10, 10), uncertainty=0.3)
 MOST = Drawn("set/a9.png", "malignant", box(5, 5, 10, 12), box(5, 5, 10, 8), uncertainty=0.1)
 WHOLE = Drawn(HOSTILE_FILE, HOSTILE_LABEL, box(20, 20, 4, 4), box(20, 20, 4, 4), uncertainty=0.05)
 MISSED = Drawn("set/b1.png", "malignant", box(2, 2, 6, 10), None, uncertainty=0.2)
 FALSE = Drawn("set/n1.png", "normal", None, box(5, 5, 3, 3), uncertainty=0.4)
 CLEAN = Drawn("set/n2.png", "normal", None, None)
-PICTURES = (HALF, MOST, WHOLE, MISSED, FALSE, CLEAN)
-WORST_FIRST = [picture.file for picture in (MISSED, HALF, MOST, WHOLE, FALSE, CLEAN)]
+IMAGES = (HALF, MOST, WHOLE, MISSED, FALSE, CLEAN)
+WORST_FIRST = [image.file for image in (MISSED, HALF, MOST, WHOLE, FALSE, CLEAN)]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    run = write_run(folder / "run", pictures=PICTURES)
+    run = write_run(folder / "run", images=IMAGES)
     main(*[*run.paths(), folder / "report.html", folder / "report.md", folder / "run.json"])
     return folder / "report.html"
 
@@ -109,7 +109,7 @@ def sort_by(driver: webdriver.Chrome, key: str) -> None:
 
 
 def enlarge(driver: webdriver.Chrome, file: str) -> WebElement:
-    """Click on a picture; gives the dialog."""
+    """Click on an image; gives the dialog."""
     cards = driver.find_elements(By.CSS_SELECTOR, ".case")
     card = next(card for card in cards if card.get_dom_attribute("data-file") == file)
     card.find_element(By.TAG_NAME, "button").click()
@@ -136,7 +136,7 @@ def test_it_opens_from_disk_and_asks_for_nothing_else(started: webdriver.Chrome,
     assert {address[:11] for address in addresses if address != page.as_uri()} <= {"data:image/"}
 
 
-def test_all_pictures_are_drawn_worst_first(browser: webdriver.Chrome) -> None:
+def test_all_images_are_drawn_worst_first(browser: webdriver.Chrome) -> None:
     assert shown(browser) == WORST_FIRST
     sizes = browser.execute_script("return [...document.images].map((image) => [image.complete, image.naturalWidth])")
     assert all(complete and width > 0 for complete, width in sizes)
@@ -151,7 +151,7 @@ def test_all_pictures_are_drawn_worst_first(browser: webdriver.Chrome) -> None:
         ("false", [HALF, FALSE, MISSED, MOST, WHOLE, CLEAN]),
         ("hd95", [MISSED, HALF, MOST, WHOLE, FALSE, CLEAN]),
         ("uncertainty", [FALSE, HALF, MISSED, MOST, WHOLE, CLEAN]),
-        ("marked", [FALSE, CLEAN, WHOLE, MISSED, HALF, MOST]),
+        ("annotated", [FALSE, CLEAN, WHOLE, MISSED, HALF, MOST]),
         ("size-rank", [MISSED, WHOLE, HALF, MOST, FALSE, CLEAN]),
         ("label", [WHOLE, HALF, MISSED, MOST, FALSE, CLEAN]),
         ("file", [WHOLE, MOST, HALF, MISSED, FALSE, CLEAN]),
@@ -159,12 +159,12 @@ def test_all_pictures_are_drawn_worst_first(browser: webdriver.Chrome) -> None:
 )
 def test_each_key_sorts(browser: webdriver.Chrome, key: str, order: list[Any]) -> None:
     sort_by(browser, key)
-    assert shown(browser) == [picture if isinstance(picture, str) else picture.file for picture in order]
+    assert shown(browser) == [image if isinstance(image, str) else image.file for image in order]
 
 
 def test_reversed_the_best_come_first_and_those_without_a_dice_stay_last(browser: webdriver.Chrome) -> None:
     field(browser, "reverse").click()
-    assert shown(browser) == [picture.file for picture in (WHOLE, MOST, HALF, MISSED, FALSE, CLEAN)]
+    assert shown(browser) == [image.file for image in (WHOLE, MOST, HALF, MISSED, FALSE, CLEAN)]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_each_condition_filters(browser: webdriver.Chrome, name: str, value: Any
     else:
         control.clear()
         control.send_keys(value)
-    assert shown(browser) == [picture.file for picture in left]
+    assert shown(browser) == [image.file for image in left]
     assert browser.find_element(By.ID, "shown").text == f"{len(left)} of 6 shown"
     assert browser.find_element(By.ID, "none").is_displayed() == (not left)
     browser.find_element(By.CSS_SELECTOR, "#controls [type=reset]").click()
@@ -205,7 +205,7 @@ def test_conditions_join_and_keep_the_order(browser: webdriver.Chrome) -> None:
     assert shown(browser) == [MISSED.file]
 
 
-def test_a_click_enlarges_a_picture_with_its_outlines_and_scores(browser: webdriver.Chrome) -> None:
+def test_a_click_enlarges_a_image_with_its_outlines_and_scores(browser: webdriver.Chrome) -> None:
     small = browser.find_element(By.CSS_SELECTOR, ".case .frame").size["width"]
     dialog = enlarge(browser, HALF.file)
     assert name_of(dialog) == HALF.file
@@ -249,7 +249,7 @@ def test_the_keyboard_enlarges_steps_and_closes(browser: webdriver.Chrome) -> No
     assert focused.accessible_name == f"Enlarge {WORST_FIRST[-1]}"
 
 
-def test_steps_go_through_the_shown_pictures_alone(browser: webdriver.Chrome) -> None:
+def test_steps_go_through_the_shown_images_alone(browser: webdriver.Chrome) -> None:
     Select(field(browser, "label")).select_by_value("=malignant")
     dialog = enlarge(browser, MISSED.file)
     dialog.find_element(By.ID, "next").click()
@@ -287,7 +287,7 @@ def test_nothing_scrolls_sideways_on_a_telephone(browser: webdriver.Chrome, open
     assert max(wide) <= 400
 
 
-def test_without_a_script_all_pictures_and_scores_are_there(started: webdriver.Chrome, page: Path) -> None:
+def test_without_a_script_all_images_and_scores_are_there(started: webdriver.Chrome, page: Path) -> None:
     started.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         started.get(page.as_uri())
@@ -310,11 +310,11 @@ def test_dark_mode_is_dark(browser: webdriver.Chrome) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_printed_it_is_pages_with_the_pictures_and_without_the_controls(browser: webdriver.Chrome) -> None:
+def test_printed_it_is_pages_with_the_images_and_without_the_controls(browser: webdriver.Chrome) -> None:
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
     pdf = base64.b64decode(printed["data"])
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 1
-    assert len(re.findall(rb"/Subtype\s*/Image\b", pdf)) >= len(PICTURES)
+    assert len(re.findall(rb"/Subtype\s*/Image\b", pdf)) >= len(IMAGES)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not browser.find_element(By.ID, "controls").is_displayed()
     assert not browser.find_element(By.TAG_NAME, "nav").is_displayed()

@@ -12,7 +12,7 @@ import yaml
 from medseg.core.errors import UserError
 from medseg.data.geometry import Resize
 from medseg.data.image_io import read_image
-from medseg.data.packed import create_arrays, describe_arrays, open_store
+from medseg.data.packed import create_arrays, describe_arrays, open_packed
 from stages.augment import main
 
 MACHINE = {"workers": 1, "backend": "threading", "accelerator": "cpu"}
@@ -52,7 +52,7 @@ def test_it_writes_seven_rows_of_every_sample_and_a_sheet(place: Path) -> None:
         *(f"augmented/{name}" for name in ("about.yaml", "images.npy", "index.csv", "masks.npy")),
         "plots/variants.png",
     ]
-    store, source = open_store(place / "out" / "augmented"), open_store(place / "train")
+    store, source = open_packed(place / "out" / "augmented"), open_packed(place / "train")
     assert len(store.images) == 42
     assert list(store.index["file"].unique()) == list(source.index["file"])
     np.testing.assert_array_equal(store.images[::7], source.images)

@@ -1,4 +1,4 @@
-"""The stage `evaluate` from its arguments to its outputs, on three pictures."""
+"""The stage `evaluate` from its arguments to its outputs, on three images."""
 
 import json
 from pathlib import Path
@@ -74,8 +74,8 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     original, _ = load_bundle(paths[4], Description)
     assert description.chosen.choices.postprocess.threshold == 0.35
     assert description.chosen.options[0].option == "test_time_augmentation"
-    picture = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))
-    assert torch.equal(network(picture), original(picture))
+    image = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))
+    assert torch.equal(network(image), original(image))
     assert list(json.loads(paths[9].read_text())) == ["evaluate"]
 
 
@@ -129,7 +129,7 @@ def test_cut_weights_are_named_and_nothing_is_written(paths: list[Path]) -> None
     assert not any(path.exists() for path in paths[5:])
 
 
-def test_a_picture_that_vanished_is_named_and_no_half_of_an_output_stays(paths: list[Path]) -> None:
+def test_a_image_that_vanished_is_named_and_no_half_of_an_output_stays(paths: list[Path]) -> None:
     (paths[1] / "c.png").unlink()
     with pytest.raises(UserError, match=r"c\.png"):
         main(*paths)

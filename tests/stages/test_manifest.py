@@ -32,7 +32,7 @@ SECTIONS: dict[str, Any] = {
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with params.yaml and, under raw/, eight pictures of noise."""
+    """A folder with params.yaml and, under raw/, eight images of noise."""
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / "raw" / kind).mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_it_writes_table_lists_and_audit(place: Path) -> None:
         listed = (place / "out" / "splits" / f"{split}.txt").read_text().splitlines()
         assert listed == list(table.loc[table["split"] == split, "file"])
     audit = json.loads((place / "out" / "metrics" / "manifest.json").read_text())
-    assert (audit["data"], audit["pictures"], audit["skipped"]) == ("folder", 8, 0)
+    assert (audit["data"], audit["images"], audit["skipped"]) == ("folder", 8, 0)
     assert audit["splits"] == {"test": 2, "train": 4, "val": 2}
 
 
@@ -103,7 +103,7 @@ def test_skipped_files_stand_in_the_audit(place: Path) -> None:
     (place / "raw" / "masks" / "3.png").unlink()
     cut = place / "raw" / "images" / "5.png"
     cut.write_bytes(cut.read_bytes()[:300])
-    with pytest.raises(UserError, match="2 pictures can't be used"):
+    with pytest.raises(UserError, match="2 images can't be used"):
         main(*arguments(place))
     assert not (place / "out").exists()
     write_params(place, manifest={"bad_files": "skip"})

@@ -14,7 +14,7 @@ from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.data.image_io import read_image
 from medseg.data.manifest import ManifestParams, measure, write_manifest
-from medseg.data.packed import open_store
+from medseg.data.packed import open_packed
 from medseg.datasets.record import Record
 from stages.prepare import main
 
@@ -26,7 +26,7 @@ SPLITS = ["train", "val", "test", "train", "dropped", "train"]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with six pictures of noise under raw/ and their manifest; that of val is the smallest."""
+    """A folder with six images of noise under raw/ and their manifest; that of val is the smallest."""
     (tmp_path / "raw").mkdir()
     rng = np.random.default_rng(0)
     for number, split in enumerate(SPLITS):
@@ -56,14 +56,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder / "out").as_posix(): path.read_bytes() for path in files}
 
 
-def test_it_packs_train_and_val_and_leaves_the_test_pictures_alone(place: Path) -> None:
+def test_it_packs_train_and_val_and_leaves_the_test_images_alone(place: Path) -> None:
     main(*arguments(place))
     parts = ("about.yaml", "images.npy", "index.csv", "masks.npy")
     assert list(content(place)) == [
         "plots/samples.png",
         *(f"prepared/{s}/{p}" for s in ("train", "val") for p in parts),
     ]
-    stores = {split: open_store(place / "out" / "prepared" / split) for split in ("train", "val")}
+    stores = {split: open_packed(place / "out" / "prepared" / split) for split in ("train", "val")}
     assert list(stores["train"].index["file"]) == ["0.png", "3.png", "5.png"]
     assert list(stores["val"].index["file"]) == ["1.png"]
     assert stores["train"].images.shape == (3, 16, 24, 1)
@@ -83,12 +83,12 @@ def test_a_run_that_fails_leaves_what_was_there(place: Path) -> None:
     main(*arguments(place))
     before = content(place)
     write_params(place, PATCHES)
-    with pytest.raises(UserError, match="prepare: no picture is as large as a patch"):
+    with pytest.raises(UserError, match="prepare: no image is as large as a patch"):
         main(*arguments(place))  # train is done by then, val has none
     assert content(place) == before
 
 
-def test_a_picture_that_is_gone_is_named_and_no_half_is_left(place: Path) -> None:
+def test_a_image_that_is_gone_is_named_and_no_half_is_left(place: Path) -> None:
     (place / "raw" / "1.png").unlink()
     with pytest.raises(UserError, match=rf"^{place}/raw/1\.png: "):
         main(*arguments(place))

@@ -24,8 +24,8 @@ NETWORK = {"model.yaml", "weights.safetensors", "training.yaml", "optimizer.safe
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The arguments of the stage, with inputs in place; no project is there to keep the state of training in."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    tiny.write_store(tmp_path / "augmented", 4)
-    tiny.write_store(tmp_path / "val", 2, seed=1)
+    tiny.write_packed(tmp_path / "augmented", 4)
+    tiny.write_packed(tmp_path / "val", 2, seed=1)
     (tmp_path / "weights").mkdir()
     paths = [tmp_path / name for name in NAMES]
     write_params(paths[0])
@@ -102,7 +102,7 @@ def test_labels_that_do_not_fit_the_task_stop_before_any_work(paths: list[Path])
 
 def test_several_classes_come_out_with_their_names(paths: list[Path]) -> None:
     for folder, seed in ((paths[1], 0), (paths[2], 1)):
-        tiny.write_store(folder, 3, seed=seed, labels=["normal", "benign", "malignant"])
+        tiny.write_packed(folder, 3, seed=seed, labels=["normal", "benign", "malignant"])
     write_sections(paths[0], LESIONS)
     main(*paths)
     _, description = load_bundle(paths[4], Description)
@@ -116,9 +116,9 @@ def test_a_network_placed_as_it_came_out_is_trained_further(paths: list[Path]) -
     write_params(paths[0], "train", continue_from="first")
     main(*paths)
     _, description = load_bundle(paths[4], Description)
-    former = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
-    assert description.training.former is not None
-    assert description.training.former.model_dump() == former
+    initial_network = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
+    assert description.training.initial_network is not None
+    assert description.training.initial_network.model_dump() == initial_network
     assert names(paths[4]) == NETWORK
 
 

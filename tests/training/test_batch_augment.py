@@ -21,16 +21,16 @@ SIDE = 32
 
 
 def batch(count: int = 4, height: int = SIDE, width: int = SIDE, channels: int = 3) -> tuple[Tensor, Tensor]:
-    chance = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=chance)
-    return pixels, torch.randint(0, 3, (count, 1, height, width), dtype=torch.uint8, generator=chance)
+    rng = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=rng)
+    return pixels, torch.randint(0, 3, (count, 1, height, width), dtype=torch.uint8, generator=rng)
 
 
 def smooth(count: int = 1) -> Tensor:
-    """(count, 1, 48, 48): a picture that interpolation hardly changes."""
+    """(count, 1, 48, 48): an image that interpolation hardly changes."""
     rows, columns = np.mgrid[:48, :48]
-    picture = 128 + 60 * np.sin(rows / 7) * np.cos(columns / 9) + columns - 0.5 * rows
-    return torch.from_numpy(picture).float().expand(count, 1, 48, 48)
+    image = 128 + 60 * np.sin(rows / 7) * np.cos(columns / 9) + columns - 0.5 * rows
+    return torch.from_numpy(image).float().expand(count, 1, 48, 48)
 
 
 def draws(count: int = 4, **numbers: float) -> Draws:
@@ -71,27 +71,27 @@ def test_quarter_turns_land_on_pixels(turns: int, side: int) -> None:
     assert_array_equal(codes, np.rot90(truth.numpy(), turns, (2, 3)))
 
 
-def about_centre(picture: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
-    """SciPy's picture: pixel p of the result shows pixel matrix (p - centre) + centre; rows before columns."""
-    centre = (np.array(picture.shape) - 1) / 2
-    shown: NDArray[Any] = ndimage.affine_transform(picture, matrix, centre - matrix @ centre, order=1, mode="reflect")
+def about_centre(image: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
+    """SciPy's image: pixel p of the result shows pixel matrix (p - centre) + centre; rows before columns."""
+    centre = (np.array(image.shape) - 1) / 2
+    shown: NDArray[Any] = ndimage.affine_transform(image, matrix, centre - matrix @ centre, order=1, mode="reflect")
     return shown
 
 
 @pytest.mark.parametrize(("number", "degrees"), [(0.0, -40), (0.75, 20)])
 def test_a_rotation_is_scipys(number: float, degrees: float) -> None:
-    picture, truth = smooth(), torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
+    image, truth = smooth(), torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     numbers = draws(1, rotate=0, angle=number)
-    images, _ = varied(picture, truth, numbers, rotate={"p": 1.0, "degrees": 40})
+    images, _ = varied(image, truth, numbers, rotate={"p": 1.0, "degrees": 40})
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    assert_allclose(images[0, 0], about_centre(picture[0, 0].numpy(), np.array([[c, s], [-s, c]])), atol=0.01)
+    assert_allclose(images[0, 0], about_centre(image[0, 0].numpy(), np.array([[c, s], [-s, c]])), atol=0.01)
 
 
 @pytest.mark.parametrize(("number", "factor"), [(0.0, 0.6), (1.0, 1.4)])
 def test_a_scale_above_one_shows_less_of_the_sample(number: float, factor: float) -> None:
-    picture, truth = smooth(), torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
-    images, _ = varied(picture, truth, draws(1, scale=0, zoom=number), scale={"p": 1.0, "share": 0.4})
-    assert_allclose(images[0, 0], about_centre(picture[0, 0].numpy(), np.eye(2) / factor), atol=0.01)
+    image, truth = smooth(), torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
+    images, _ = varied(image, truth, draws(1, scale=0, zoom=number), scale={"p": 1.0, "share": 0.4})
+    assert_allclose(images[0, 0], about_centre(image[0, 0].numpy(), np.eye(2) / factor), atol=0.01)
 
 
 def test_truth_moves_with_the_pixels() -> None:

@@ -14,7 +14,7 @@ import tiny
 import torch
 from small_training import PLAIN, RECIPE, SGD, TRAIN, equal, improved
 
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.training.optim import Cosine, Plateau
 from medseg.training.sampler import Sampling
 from medseg.training.trainer import Places, Recipe, Trained, fit
@@ -31,7 +31,7 @@ class Run:
     """A folder in which runs of one recipe happen."""
 
     folder: Path
-    stores: tuple[Store, Store]
+    stores: tuple[Packed, Packed]
 
     def train(self, recipe: Recipe) -> Trained:
         places = Places(
@@ -71,16 +71,16 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
     folder = tmp_path_factory.mktemp("stores")
-    return tiny.write_store(folder / "train", 5), tiny.write_store(folder / "val", 3, seed=1)
+    return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
 
 
 @pytest.fixture(scope="module")
-def hopeless(stores: tuple[Store, Store]) -> tuple[Store, Store]:
+def hopeless(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
     """Nothing to find in val: val/dice is 0 throughout, and the first epoch stays the best."""
     train, val = stores
-    return train, Store(val.images, np.zeros_like(val.masks), val.index, val.geometry)
+    return train, Packed(val.images, np.zeros_like(val.masks), val.index, val.geometry)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def assert_same(one: Trained, other: Trained) -> None:
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
 def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
-    stores: tuple[Store, Store],
+    stores: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -141,7 +141,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_again_and_again_ends_as_one_that_was_not(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = (Run(tmp_path / which, stores) for which in ("whole", "killed"))
     averaged = recipe(ema_decay=0.7)
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_again_and_again_ends_as_one_that_was_not(
 
 
 def test_a_run_that_was_killed_after_its_last_epoch_has_nothing_left_to_train(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, stores)
     undisturbed = run.train(recipe())  # nobody removed the state
@@ -168,7 +168,7 @@ def test_a_run_that_was_killed_after_its_last_epoch_has_nothing_left_to_train(
 
 
 def test_patience_counts_the_epochs_before_the_kill(
-    hopeless: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hopeless: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, hopeless)
     patient = recipe(epochs=9, patience=2)
@@ -179,7 +179,7 @@ def test_patience_counts_the_epochs_before_the_kill(
 
 
 def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, stores)
     run.kill(recipe(), monkeypatch, after=1)
@@ -191,7 +191,7 @@ def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "state.json"])
 def test_a_damaged_epoch_is_not_gone_on_from(
-    hopeless: tuple[Store, Store],
+    hopeless: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -205,24 +205,24 @@ def test_a_damaged_epoch_is_not_gone_on_from(
 
 
 def test_a_run_from_other_first_weights_is_not_gone_on_from(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where `auto` found no weights of the encoder, and later does, they are other ones."""
     run = Run(tmp_path, stores)
     run.kill(recipe(RECIPE), monkeypatch, after=2)
     monkeypatch.setattr("medseg.training.trainer.load_encoder_weights", lambda *_: "placed")
-    assert run.train(recipe(RECIPE)).description.training.first_weights == "placed"
+    assert run.train(recipe(RECIPE)).description.training.initial_weights == "placed"
     assert "going on" not in capsys.readouterr().out
 
 
-def test_no_more_than_two_epochs_lie_on_disk(hopeless: tuple[Store, Store], tmp_path: Path) -> None:
+def test_no_more_than_two_epochs_lie_on_disk(hopeless: tuple[Packed, Packed], tmp_path: Path) -> None:
     run = Run(tmp_path, hopeless)
     run.train(recipe())
     assert {path.name for path in run.epochs().iterdir()} == {"epoch-1", f"epoch-{EPOCHS}"}
 
 
 def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
-    hopeless: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hopeless: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medseg.training.checkpointing.SPARING", 10**9)
     run = Run(tmp_path, hopeless)
@@ -232,7 +232,7 @@ def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
 
 @pytest.mark.slow
 def test_two_hundred_epochs_take_no_more_memory_and_files_than_one_hundred(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, seen = Sampling.order, {}
 

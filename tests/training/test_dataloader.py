@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medseg.core.errors import UserError
 from medseg.data.augment import Transforms
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.training.dataloader import Batch, Batches, training_batches, validation_batches
 from medseg.training.sampler import Sampling, Uniform
 
@@ -22,17 +22,17 @@ EVERYTHING = tiny.online(*tiny.STILL, p=0.7)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return tiny.write_store(tmp_path_factory.mktemp("store"), 10, channels=3)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return tiny.write_packed(tmp_path_factory.mktemp("store"), 10, channels=3)
 
 
-def codes(store: Store) -> NDArray[np.uint8]:
+def codes(store: Packed) -> NDArray[np.uint8]:
     """Foreground everywhere."""
     return np.ones(len(store.images), np.uint8)
 
 
 def training(
-    store: Store, size: int, seed: int = 0, online: Transforms = NOTHING, first_epoch: int = 0, epoch: int = 0
+    store: Packed, size: int, seed: int = 0, online: Transforms = NOTHING, first_epoch: int = 0, epoch: int = 0
 ) -> Batches:
     sampling = Sampling(Uniform(name="uniform"), store, seed)
     batches = training_batches(store, codes(store), sampling, online, size, first_epoch)
@@ -40,7 +40,7 @@ def training(
     return batches
 
 
-def numbers(batches: Batches, store: Store) -> list[list[int]]:
+def numbers(batches: Batches, store: Packed) -> list[list[int]]:
     """Which samples each batch holds."""
     known = {store.images[number].tobytes(): number for number in range(len(store.images))}
     return [[known[image.numpy().transpose(1, 2, 0).tobytes()] for image in pixels] for pixels, _ in batches]
@@ -51,7 +51,7 @@ def same(first: Batches, second: Batches) -> bool:
     return all(torch.equal(*part) for one, other in pairs for part in zip(one, other, strict=True))
 
 
-def test_batches_are_whole_samples_in_torchs_layout(store: Store) -> None:
+def test_batches_are_whole_samples_in_torchs_layout(store: Packed) -> None:
     pixels, truth = next(iter(validation_batches(store, codes(store), 4)))
     assert pixels.shape == (4, 3, 32, 32)
     assert truth.shape == (4, 1, 32, 32)
@@ -60,38 +60,38 @@ def test_batches_are_whole_samples_in_torchs_layout(store: Store) -> None:
     np.testing.assert_array_equal(truth[2, 0], store.masks[2])
 
 
-def test_validation_sees_every_sample_in_order(store: Store) -> None:
+def test_validation_sees_every_sample_in_order(store: Packed) -> None:
     assert numbers(validation_batches(store, codes(store), 4), store) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_training_drops_the_short_batch_and_no_sample_comes_twice(store: Store) -> None:
+def test_training_drops_the_short_batch_and_no_sample_comes_twice(store: Packed) -> None:
     drawn = numbers(training(store, 4), store)
     assert [len(batch) for batch in drawn] == [4, 4]
     assert len({number for batch in drawn for number in batch}) == 8
 
 
-def test_a_batch_larger_than_the_samples_holds_them_all(store: Store) -> None:
+def test_a_batch_larger_than_the_samples_holds_them_all(store: Packed) -> None:
     assert [sorted(batch) for batch in numbers(training(store, 64), store)] == [list(range(10))]
 
 
-def test_there_are_as_many_batches_as_the_loader_says(store: Store) -> None:
+def test_there_are_as_many_batches_as_the_loader_says(store: Packed) -> None:
     for batches in (training(store, 3), validation_batches(store, codes(store), 3)):
         assert len(batches) == len(list(batches))
 
 
-def test_an_epoch_sees_the_samples_in_the_order_that_sampling_gives(store: Store) -> None:
+def test_an_epoch_sees_the_samples_in_the_order_that_sampling_gives(store: Packed) -> None:
     order = Sampling(Uniform(name="uniform"), store, 4).order(2).tolist()
     assert numbers(training(store, 5, seed=4, epoch=2), store) == [order[:5], order[5:]]
 
 
-def test_a_run_can_begin_with_a_later_epoch(store: Store) -> None:
+def test_a_run_can_begin_with_a_later_epoch(store: Packed) -> None:
     late = training(store, 5, online=EVERYTHING, epoch=3)
     assert same(training(store, 5, online=EVERYTHING, first_epoch=3), late)
     assert same(training(store, 5, online=EVERYTHING, first_epoch=1, epoch=2), late)
 
 
 @pytest.mark.parametrize("online", [NOTHING, EVERYTHING])
-def test_seed_and_epoch_alone_decide_what_a_batch_holds(store: Store, online: Transforms) -> None:
+def test_seed_and_epoch_alone_decide_what_a_batch_holds(store: Packed, online: Transforms) -> None:
     batches = training(store, 5, seed=1, online=online, epoch=2)
     once = list(batches)
     torch.manual_seed(99)
@@ -105,27 +105,27 @@ def test_seed_and_epoch_alone_decide_what_a_batch_holds(store: Store, online: Tr
 
 
 def test_a_sample_is_transformed_anew_in_every_epoch(tmp_path: Path) -> None:
-    one = tiny.write_store(tmp_path, 1)
+    one = tiny.write_packed(tmp_path, 1)
     epochs = [next(iter(training(one, 1, online=tiny.online("gaussian_noise"), epoch=epoch)))[0] for epoch in range(4)]
     assert len({pixels.numpy().tobytes() for pixels in epochs}) == 4
 
 
 def test_equal_samples_of_an_epoch_are_transformed_each_in_its_own_way(tmp_path: Path) -> None:
-    one = tiny.write_store(tmp_path, 1)
+    one = tiny.write_packed(tmp_path, 1)
     four = [0, 0, 0, 0]
-    equal = Store(one.images[four], one.masks[four], one.index.iloc[four], one.geometry)
+    equal = Packed(one.images[four], one.masks[four], one.index.iloc[four], one.geometry)
     batches = training(equal, 2, online=tiny.online("gaussian_noise"))
     assert len({image.numpy().tobytes() for pixels, _ in batches for image in pixels}) == 4
 
 
-def test_without_transforms_training_sees_the_bytes_of_the_arrays(store: Store) -> None:
+def test_without_transforms_training_sees_the_bytes_of_the_arrays(store: Packed) -> None:
     for chosen, (pixels, truth) in zip(numbers(training(store, 5), store), training(store, 5), strict=True):
         np.testing.assert_array_equal(pixels.permute(0, 2, 3, 1), store.images[chosen])
         np.testing.assert_array_equal(truth[:, 0], store.masks[chosen])
 
 
-def test_images_and_masks_move_together(store: Store) -> None:
-    bright = Store(store.masks[..., None].repeat(3, axis=3) * np.uint8(255), store.masks, store.index, store.geometry)
+def test_images_and_masks_move_together(store: Packed) -> None:
+    bright = Packed(store.masks[..., None].repeat(3, axis=3) * np.uint8(255), store.masks, store.index, store.geometry)
     flips = tiny.online("horizontal_flip", "vertical_flip", "quarter_turns", p=0.5)
     pixels, truth = next(iter(training(bright, 10, online=flips)))
     assert torch.equal(pixels, truth.expand(-1, 3, -1, -1) * 255)
@@ -133,8 +133,8 @@ def test_images_and_masks_move_together(store: Store) -> None:
     assert 0 < sum(torch.equal(*pair) for pair in zip(truth, still, strict=True)) < 10  # some moved, some did not
 
 
-def test_quarter_turns_are_refused_where_samples_are_not_square(store: Store) -> None:
-    oblong = Store(store.images[:, :16], store.masks[:, :16], store.index, store.geometry)
+def test_quarter_turns_are_refused_where_samples_are_not_square(store: Packed) -> None:
+    oblong = Packed(store.images[:, :16], store.masks[:, :16], store.index, store.geometry)
     with pytest.raises(UserError, match=r"online\.quarter_turns = 0\.5"):
         training(oblong, 2, online=tiny.online("quarter_turns", p=0.5))
     pixels, _ = next(iter(training(oblong, 2, online=tiny.online("horizontal_flip"))))
@@ -142,7 +142,7 @@ def test_quarter_turns_are_refused_where_samples_are_not_square(store: Store) ->
 
 
 @pytest.mark.parametrize("online", [NOTHING, tiny.online("horizontal_flip")])
-def test_truth_holds_the_class_of_each_sample(store: Store, online: Transforms) -> None:
+def test_truth_holds_the_class_of_each_sample(store: Packed, online: Transforms) -> None:
     classes = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 254], np.uint8)
     sampling = Sampling(Uniform(name="uniform"), store, 0)
     (_, truth), *_ = training_batches(store, classes, sampling, online, 10, 0)
@@ -155,7 +155,7 @@ def test_truth_holds_the_class_of_each_sample(store: Store, online: Transforms) 
 
 @pytest.mark.parametrize("online", [NOTHING, EVERYTHING])
 def test_the_arrays_are_never_written(tmp_path: Path, online: Transforms) -> None:
-    store = tiny.write_store(tmp_path, 4)
+    store = tiny.write_packed(tmp_path, 4)
     before = [(tmp_path / name).read_bytes() for name in ("images.npy", "masks.npy")]
     for batches in (training(store, 2, online=online), validation_batches(store, codes(store), 2)):
         for pixels, truth in batches:
@@ -181,7 +181,7 @@ class Recorder(pl.LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated:FutureWarning")
-def test_lightning_moves_on_to_the_next_epochs_samples(store: Store) -> None:
+def test_lightning_moves_on_to_the_next_epochs_samples(store: Packed) -> None:
     recorder = Recorder()
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=2, enable_model_summary=False, **quiet)
@@ -196,7 +196,7 @@ def test_lightning_moves_on_to_the_next_epochs_samples(store: Store) -> None:
 @pytest.mark.parametrize("room", [0.5, 0.0], ids=["held", "sent"])
 @pytest.mark.parametrize("online", [NOTHING, tiny.online("horizontal_flip", "rotate", "scale", "gamma")])
 def test_a_gpu_gets_the_same_batches(
-    store: Store, room: float, online: Transforms, monkeypatch: pytest.MonkeyPatch
+    store: Packed, room: float, online: Transforms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medseg.training.dataloader.ROOM", room)
     sampling = Sampling(Uniform(name="uniform"), store, 0)

@@ -27,7 +27,7 @@ from torch import Tensor
 from train_sections import NAMES, SECTIONS
 
 from medseg.core.errors import UserError
-from medseg.data.packed import Store, open_store
+from medseg.data.packed import Packed, open_packed
 from medseg.models.checkpoint import save_bundle
 from medseg.models.params import ImprovedUnet, Pspnet
 from medseg.training.dataloader import Batches, Share, training_batches, validation_batches
@@ -71,23 +71,23 @@ def recipe(**train: Any) -> Recipe:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eleven samples in batches of four, and seven to choose by: two batches, of which one is short."""
     folder = tmp_path_factory.mktemp("data")
-    tiny.write_store(folder / "train", 11)
-    tiny.write_store(folder / "val", 7, seed=1)
+    tiny.write_packed(folder / "train", 11)
+    tiny.write_packed(folder / "val", 7, seed=1)
     return folder
 
 
-def codes(store: Store) -> Any:
+def codes(store: Packed) -> Any:
     return torch.ones(len(store.images), dtype=torch.uint8).numpy()
 
 
-def epoch_of(store: Store, size: int, share: Share) -> Batches:
+def epoch_of(store: Packed, size: int, share: Share) -> Batches:
     sampling = Sampling(Uniform(name="uniform"), store, 3)
     return training_batches(store, codes(store), sampling, STEADY.online, size, 5, share)
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_shares_of_a_step_are_the_batch_of_one_process(data: Path, world: int) -> None:
-    store = open_store(data / "train")
+    store = open_packed(data / "train")
     whole = list(epoch_of(store, 6, Share(0, 1)))
     shares = [list(epoch_of(store, 6, Share(rank, world))) for rank in range(world)]
     assert [len(share) for share in shares] == [len(whole)] * world
@@ -97,14 +97,14 @@ def test_the_shares_of_a_step_are_the_batch_of_one_process(data: Path, world: in
 
 
 def test_small_data_are_one_batch_as_large_as_shares_evenly(data: Path) -> None:
-    store = open_store(data / "train")  # of eleven samples
+    store = open_packed(data / "train")  # of eleven samples
     sizes = [[len(pixels) for pixels, _ in epoch_of(store, 64, Share(rank, 2))] for rank in range(2)]
     assert sizes == [[5], [5]]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_every_sample_of_val_is_seen_once_and_no_process_takes_fewer_steps(data: Path, world: int) -> None:
-    store = open_store(data / "val")
+    store = open_packed(data / "val")
     shares = [list(validation_batches(store, codes(store), 2, Share(rank, world))) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     dealt = [share[step][0] for step in range(len(shares[0])) for share in shares]
@@ -114,7 +114,7 @@ def test_every_sample_of_val_is_seen_once_and_no_process_takes_fewer_steps(data:
 
 
 def test_batches_that_cannot_be_shared_evenly_are_refused(data: Path) -> None:
-    store = open_store(data / "train")
+    store = open_packed(data / "train")
     with pytest.raises(UserError, match=r"train\.batch_size = 5"):
         epoch_of(store, 5, Share(0, 2))
     with pytest.raises(UserError, match=r"train\.devices"):
@@ -134,7 +134,7 @@ def test_several_machines_without_a_meeting_place_are_refused(
 def train(data: Path, recipe: Recipe, folder: Path) -> bool:
     """Train and save as the stage does; whether this process was the one that saves."""
     places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
-    trained = fit(open_store(data / "train"), open_store(data / "val"), recipe, places, tiny.CPU)
+    trained = fit(open_packed(data / "train"), open_packed(data / "val"), recipe, places, tiny.CPU)
     if trained is None:
         return False
     save_bundle(folder, trained.network, trained.description)

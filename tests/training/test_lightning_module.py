@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.core.errors import UserError
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.metrics.overlap import count_pixels, overlap_scores
 from medseg.models.network import Network
 from medseg.training.dataloader import Batches, training_batches, validation_batches
@@ -50,7 +50,7 @@ class Heads(Line):
 
 
 class Scores(nn.Module):
-    """The same logits of every class for every picture, whatever it shows."""
+    """The same logits of every class for every image, whatever it shows."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ def wrapped(core: nn.Module) -> Network:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return tiny.write_store(tmp_path_factory.mktemp("store"), 5)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return tiny.write_packed(tmp_path_factory.mktemp("store"), 5)
 
 
 PLATEAU = Plateau(name="plateau", monitor="val/loss", factor=0.1, patience=0)
@@ -93,12 +93,12 @@ def loss_for(logits: int) -> LossFunction:
     return build_loss(CrossEntropy(name="cross_entropy", head_weights=[1.0]), logits)
 
 
-def training(store: Store, size: int = 2) -> Batches:
+def training(store: Packed, size: int = 2) -> Batches:
     sampling = Sampling(Uniform(name="uniform"), store, 0)
     return training_batches(store, np.ones(len(store.images), np.uint8), sampling, tiny.online(), size, 0)
 
 
-def validation(store: Store, size: int = 2, code: int = 1) -> Batches:
+def validation(store: Packed, size: int = 2, code: int = 1) -> Batches:
     return validation_batches(store, np.full(len(store.images), code, np.uint8), size)
 
 
@@ -120,7 +120,7 @@ def trainer(epochs: int = 1, *callbacks: pl.Callback) -> pl.Trainer:
     )
 
 
-def test_val_dice_is_pooled_over_all_pixels_at_a_probability_of_one_half(store: Store) -> None:
+def test_val_dice_is_pooled_over_all_pixels_at_a_probability_of_one_half(store: Packed) -> None:
     core = Line(bias=0.55)  # marks dark noise as foreground: some hits by chance, many false positives
     figures = validated(task(core), validation(store))
     with torch.no_grad():
@@ -130,35 +130,35 @@ def test_val_dice_is_pooled_over_all_pixels_at_a_probability_of_one_half(store: 
     assert figures["val/dice"] == pytest.approx(overlap_scores(count_pixels(predicted, store.masks))["dice"])
 
 
-def test_val_loss_weighs_samples_alike_whatever_the_batches(store: Store) -> None:
+def test_val_loss_weighs_samples_alike_whatever_the_batches(store: Packed) -> None:
     losses = [validated(task(Line()), validation(store, size))["val/loss"] for size in (2, 5)]
     assert losses[0] == pytest.approx(losses[1])
 
 
-def test_dice_is_0_where_there_is_nothing_to_find_and_nothing_found(store: Store) -> None:
-    empty = Store(store.images, np.zeros_like(store.masks), store.index, store.geometry)
+def test_dice_is_0_where_there_is_nothing_to_find_and_nothing_found(store: Packed) -> None:
+    empty = Packed(store.images, np.zeros_like(store.masks), store.index, store.geometry)
     assert validated(task(Line(weight=0.0, bias=-1.0)), validation(empty, 5))["val/dice"] == 0
 
 
-def test_counts_start_anew_with_every_validation(store: Store) -> None:
+def test_counts_start_anew_with_every_validation(store: Packed) -> None:
     judged, fresh = task(Line()), trainer()
     first, again = (fresh.validate(judged, validation(store), verbose=False) for _ in range(2))
     assert first == again
 
 
 def by_hand(truth: list[list[int]], predicted: list[int]) -> float:
-    """val/dice of pictures of 1 x 4 pixels, of which the network says the same each time; codes 0, 1, 2."""
+    """val/dice of images of 1 x 4 pixels, of which the network says the same each time; codes 0, 1, 2."""
     codes = np.array(truth, np.uint8)
     masks = codes[:, None, :]
-    store = Store(np.zeros((*masks.shape, 1), np.uint8), masks, pd.DataFrame(), tiny.resize())
+    store = Packed(np.zeros((*masks.shape, 1), np.uint8), masks, pd.DataFrame(), tiny.resize())
     logits = nn.functional.one_hot(torch.tensor(predicted), 3).T[:, None, :] * 9.0
-    # The masks hold the codes themselves here, so that one picture can have pixels of both classes.
+    # The masks hold the codes themselves here, so that one image can have pixels of both classes.
     return validated(task(Scores(logits), logits=3), validation(store))["val/dice"]
 
 
 def test_val_dice_of_several_classes_is_the_mean_of_their_pooled_dice() -> None:
-    # Class 1: one hit and one miss in the first picture, one false positive in the second: 2 / (2 + 1 + 1).
-    # Class 2: two hits, of which one in each picture, and a miss: 4 / (4 + 0 + 1).
+    # Class 1: one hit and one miss in the first image, one false positive in the second: 2 / (2 + 1 + 1).
+    # Class 2: two hits, of which one in each image, and a miss: 4 / (4 + 0 + 1).
     truth = [[1, 1, 0, 2], [0, 2, 0, 2]]
     assert by_hand(truth, [1, 0, 0, 2]) == pytest.approx((2 / 4 + 4 / 5) / 2)
 
@@ -185,12 +185,12 @@ def test_a_binary_pixel_is_foreground_from_a_logit_of_0_on() -> None:
     assert predicted_codes(torch.tensor([-0.1, 0.0, 0.1]).view(1, 1, 3, 1))[0, :, 0].tolist() == [0, 1, 1]
 
 
-def test_val_loss_is_that_of_the_final_output(store: Store) -> None:
+def test_val_loss_is_that_of_the_final_output(store: Packed) -> None:
     many = validated(task(Heads(), head_weights=(1.0, 0.5, 0.25)), validation(store))
     assert many["val/loss"] == pytest.approx(validated(task(Line()), validation(store))["val/loss"])
 
 
-def test_train_loss_is_the_weighted_mean_over_the_outputs(store: Store) -> None:
+def test_train_loss_is_the_weighted_mean_over_the_outputs(store: Packed) -> None:
     pixels, truth = next(iter(validation(store, 5)))
     losses = [loss_for(1)(logits, truth).item() for logits in wrapped(Heads()).heads(pixels)]
     logged = [train_loss(store, Heads(), weights) for weights in ((1.0,), (1.0, 0.5, 0.25), (0.0, 1.0))]
@@ -199,14 +199,14 @@ def test_train_loss_is_the_weighted_mean_over_the_outputs(store: Store) -> None:
     assert logged == pytest.approx(expected, rel=1e-5)
 
 
-def train_loss(store: Store, core: nn.Module, head_weights: tuple[float, ...]) -> float:
+def train_loss(store: Packed, core: nn.Module, head_weights: tuple[float, ...]) -> float:
     """Of one step over all samples."""
     run = trainer()
     run.fit(task(core, head_weights=head_weights), training(store, 5), validation(store))
     return float(run.callback_metrics["train/loss"])
 
 
-def test_figures_stand_at_their_epoch_counted_from_1(store: Store) -> None:
+def test_figures_stand_at_their_epoch_counted_from_1(store: Packed) -> None:
     run = trainer(epochs=3)
     run.fit(task(Line()), training(store), validation(store))
     assert run.callback_metrics["step"] == 3
@@ -226,7 +226,7 @@ class Rates(pl.Callback):
         self.logged.append(float(trainer.callback_metrics["learning_rate"]))
 
 
-def test_a_schedule_by_epoch_hears_the_figure_that_it_watches(store: Store) -> None:
+def test_a_schedule_by_epoch_hears_the_figure_that_it_watches(store: Packed) -> None:
     # Steps too small to matter: without patience the rate falls after the second epoch and after the third.
     judged, rates = task(Line(), rate=1e-6), Rates()
     trainer(3, rates).fit(judged, training(store), validation(store))
@@ -235,14 +235,14 @@ def test_a_schedule_by_epoch_hears_the_figure_that_it_watches(store: Store) -> N
     assert judged.optimizer.param_groups[0]["lr"] == pytest.approx(1e-8)
 
 
-def test_a_schedule_by_step_moves_at_every_step(store: Store) -> None:
+def test_a_schedule_by_step_moves_at_every_step(store: Packed) -> None:
     judged, rates = task(Line(), rate=0.6, scheduler=Poly(name="poly", power=1.0)), Rates()
     trainer(3, rates).fit(judged, training(store), validation(store))
     assert rates.steps == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     assert rates.logged == pytest.approx([0.6, 0.4, 0.2])
 
 
-def test_without_a_schedule_the_rate_stays(store: Store) -> None:
+def test_without_a_schedule_the_rate_stays(store: Packed) -> None:
     network = wrapped(Line())
     optimizer = build_optimizer(Adam(name="adam", fused=True, learning_rate=0.1, encoder_factor=1.0), network)
     rates = Rates()
@@ -251,12 +251,12 @@ def test_without_a_schedule_the_rate_stays(store: Store) -> None:
     assert rates.steps == [0.1] * 4
 
 
-def test_a_loss_that_is_no_number_stops_training(store: Store) -> None:
+def test_a_loss_that_is_no_number_stops_training(store: Packed) -> None:
     with pytest.raises(UserError, match=r"train/loss is nan in epoch 1.*optimizer\.learning_rate"):
         trainer().fit(task(Line(bias=float("nan"))), training(store), validation(store))
 
 
-def test_training_moves_the_weights_it_was_given(store: Store) -> None:
+def test_training_moves_the_weights_it_was_given(store: Packed) -> None:
     core = Line()
     trainer(epochs=2).fit(task(core), training(store), validation(store))
     assert core.weight.item() != 1.0

@@ -1,4 +1,4 @@
-"""The pictures that TensorBoard gets."""
+"""The images that TensorBoard gets."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from medseg.data.colours import PREDICTION, TRUTH, class_colours
-from medseg.training.loggers import SHOWN, ValidationPictures
+from medseg.training.loggers import SHOWN, ValidationImages
 
 
 class Writer:
@@ -21,8 +21,8 @@ class Writer:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any, int, str]] = []
 
-    def add_images(self, tag: str, pictures: Any, step: int, dataformats: str) -> None:
-        self.calls.append((tag, pictures, step, dataformats))
+    def add_images(self, tag: str, images: Any, step: int, dataformats: str) -> None:
+        self.calls.append((tag, images, step, dataformats))
 
 
 class Nothing(nn.Module):
@@ -58,8 +58,8 @@ class Module(pl.LightningModule):
 def drawn(folder: Path, count: int, network: nn.Module, epoch: int) -> tuple[str, Any, int, str]:
     writer = Writer()
     board = cast(TensorBoardLogger, SimpleNamespace(experiment=writer))
-    pictures = ValidationPictures(tiny.write_store(folder, count), board)
-    pictures.on_validation_epoch_end(
+    images = ValidationImages(tiny.write_packed(folder, count), board)
+    images.on_validation_epoch_end(
         cast(pl.Trainer, SimpleNamespace(current_epoch=epoch, is_global_zero=True)), Module(network)
     )
     (call,) = writer.calls
@@ -67,10 +67,10 @@ def drawn(folder: Path, count: int, network: nn.Module, epoch: int) -> tuple[str
 
 
 def test_a_few_samples_are_drawn_in_colour_at_epochs_counted_from_1(tmp_path: Path) -> None:
-    tag, pictures, step, layout = drawn(tmp_path, 20, Nothing(), epoch=0)
+    tag, images, step, layout = drawn(tmp_path, 20, Nothing(), epoch=0)
     assert (tag, step, layout) == ("val", 1, "NHWC")
-    assert pictures.shape == (SHOWN, 32, 32, 3)
-    assert pictures.dtype == np.uint8
+    assert images.shape == (SHOWN, 32, 32, 3)
+    assert images.dtype == np.uint8
 
 
 def test_fewer_samples_are_all_drawn(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_truth_is_outlined_and_prediction_where_there_is_one(tmp_path: Path) -> 
 
 
 def test_each_class_is_outlined_in_its_colour(tmp_path: Path) -> None:
-    pictures = drawn(tmp_path, 2, Halves(), epoch=0)[1]
+    images = drawn(tmp_path, 2, Halves(), epoch=0)[1]
     first, second = class_colours(2)
     assert first != second
-    assert (pictures[:, 0] == first).all()  # the frame above and below
-    assert (pictures[:, -1] == second).all()
-    assert not (pictures == PREDICTION).all(axis=-1).any()
-    assert (pictures == TRUTH).all(axis=-1).any()
+    assert (images[:, 0] == first).all()  # the frame above and below
+    assert (images[:, -1] == second).all()
+    assert not (images == PREDICTION).all(axis=-1).any()
+    assert (images == TRUTH).all(axis=-1).any()

@@ -90,12 +90,12 @@ def codes(*pixels: int) -> Tensor:
     return torch.tensor(pixels, dtype=torch.uint8).reshape(1, 1, 1, -1)
 
 
-def random_batch(channels: int, side: int = 5, pictures: int = 2) -> tuple[Tensor, Tensor]:
+def random_batch(channels: int, side: int = 5, images: int = 2) -> tuple[Tensor, Tensor]:
     """Logits in double precision, and a truth in which every code occurs."""
     generator = torch.Generator().manual_seed(7)
-    logits = torch.randn(pictures, channels, side, side, dtype=torch.float64, generator=generator)
+    logits = torch.randn(images, channels, side, side, dtype=torch.float64, generator=generator)
     classes = max(channels, 2)
-    truth = torch.randint(0, classes, (pictures, 1, side, side), dtype=torch.uint8, generator=generator)
+    truth = torch.randint(0, classes, (images, 1, side, side), dtype=torch.uint8, generator=generator)
     truth[:, 0, 0, :classes] = torch.arange(classes, dtype=torch.uint8)
     return logits, truth
 
@@ -191,10 +191,10 @@ def test_lovasz_hinge_is_the_area_over_all_levels_of_error(logits: Floats, truth
     truth=arrays(np.uint8, 6, elements=st.integers(0, 2)),
 )
 def test_lovasz_softmax_is_the_mean_area_of_the_classes_that_occur(logits: Floats, truth: Codes) -> None:
-    chances = np.exp(logits) / np.exp(logits).sum(axis=0)
+    rng_states = np.exp(logits) / np.exp(logits).sum(axis=0)
     expected = [
         lovasz_extension(
-            [float(error) for error in np.abs((truth == code) - chances[code])],
+            [float(error) for error in np.abs((truth == code) - rng_states[code])],
             {pixel for pixel, true in enumerate(truth) if true == code},
         )
         for code in set(truth.tolist())
@@ -226,7 +226,7 @@ def test_the_library_agrees_where_both_mean_the_same() -> None:
 
 SURE = 20.0  # a logit beside which e^-20 = 2e-9 is nothing
 LIMITS: list[tuple[LossParams, int, float, float, float]] = [
-    # loss, channels, false alarm everywhere, object that fills the picture missed, right either way
+    # loss, channels, false alarm everywhere, object that fills the image missed, right either way
     (bce(), 1, SURE, SURE, 0),
     (dice(), 1, 0, 1 - 1 / 9, 0),  # 16 pixels, (0 + 1) / (16 / 2 + 1)
     (dice(smooth=0.0), 1, 0, 1, 0),
@@ -247,7 +247,7 @@ LIMITS: list[tuple[LossParams, int, float, float, float]] = [
 @pytest.mark.parametrize(
     ("params", "channels", "alarm", "miss", "right"), LIMITS, ids=[f"{case[0].name}-{case[1]}" for case in LIMITS]
 )
-def test_empty_and_full_pictures(params: LossParams, channels: int, alarm: float, miss: float, right: float) -> None:
+def test_empty_and_full_images(params: LossParams, channels: int, alarm: float, miss: float, right: float) -> None:
     loss = build_loss(params, channels)
     nothing, everything = (torch.full((1, 1, 4, 4), code, dtype=torch.uint8) for code in (0, 1))
 
@@ -317,7 +317,7 @@ def small_lesion() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("params", [tversky(gamma=4 / 3), lovasz()], ids=lambda params: params.name)
-def test_slopes_of_a_small_lesion_in_a_large_picture_are_not_lost_to_rounding(params: LossParams) -> None:
+def test_slopes_of_a_small_lesion_in_a_large_image_are_not_lost_to_rounding(params: LossParams) -> None:
     logits, truth = small_lesion()
     loss = build_loss(params, 1)
     exact = slope(loss, logits.double(), truth)

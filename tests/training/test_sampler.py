@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
-from medseg.data.packed import Store
-from medseg.training.sampler import Balanced, Foreground, Sampling, SamplingParams, Uniform, marked_shares
+from medseg.data.packed import Packed
+from medseg.training.sampler import Balanced, Foreground, Sampling, SamplingParams, Uniform, annotated_shares
 
 UNIFORM = Uniform(name="uniform")
 BALANCED = Balanced(name="balanced")
@@ -21,19 +21,19 @@ SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 10_000)
 
 
-def store_of(marked: list[int], labels: list[str] | None = None) -> Store:
-    """Samples of 10 x 10 pixels, so many of which are marked."""
-    masks = np.array([np.arange(100) < count for count in marked], np.uint8).reshape(-1, 10, 10)
-    index = pd.DataFrame({"label": labels or ["a"] * len(marked)})
-    return Store(np.zeros((*masks.shape, 1), np.uint8), masks, index, tiny.resize(side=10))
+def store_of(annotated: list[int], labels: list[str] | None = None) -> Packed:
+    """Samples of 10 x 10 pixels, so many of which are annotated."""
+    masks = np.array([np.arange(100) < count for count in annotated], np.uint8).reshape(-1, 10, 10)
+    index = pd.DataFrame({"label": labels or ["a"] * len(annotated)})
+    return Packed(np.zeros((*masks.shape, 1), np.uint8), masks, index, tiny.resize(side=10))
 
 
 def foreground(share: float, least: float = 0.5) -> Foreground:
     return Foreground(name="foreground", share=share, least=least)
 
 
-def test_marked_shares_are_counted() -> None:
-    assert marked_shares(store_of([0, 1, 25, 100])).tolist() == [0.0, 0.01, 0.25, 1.0]
+def test_annotated_shares_are_counted() -> None:
+    assert annotated_shares(store_of([0, 1, 25, 100])).tolist() == [0.0, 0.01, 0.25, 1.0]
 
 
 @given(count=st.integers(1, 40), seed=SEEDS, epoch=EPOCHS)
@@ -43,16 +43,18 @@ def test_uniform_draws_every_sample_once(count: int, seed: int, epoch: int) -> N
 
 
 @given(
-    marked=st.lists(st.sampled_from([0, 49, 50, 100]), min_size=1, max_size=30).filter(lambda found: max(found) >= 50),
+    annotated=st.lists(st.sampled_from([0, 49, 50, 100]), min_size=1, max_size=30).filter(
+        lambda found: max(found) >= 50
+    ),
     share=st.floats(0.01, 1),
     epoch=EPOCHS,
 )
 def test_foreground_gets_its_share_and_no_sample_returns_before_all_came(
-    marked: list[int], share: float, epoch: int
+    annotated: list[int], share: float, epoch: int
 ) -> None:
-    order = Sampling(foreground(share), store_of(marked), seed=3).order(epoch)
-    count, chosen = len(marked), round(share * len(marked))
-    rich = [number for number, pixels in enumerate(marked) if pixels >= 50]
+    order = Sampling(foreground(share), store_of(annotated), seed=3).order(epoch)
+    count, chosen = len(annotated), round(share * len(annotated))
+    rich = [number for number, pixels in enumerate(annotated) if pixels >= 50]
     times = np.bincount(order, minlength=count)
     assert len(order) == count
     assert times[rich].sum() >= chosen
@@ -66,7 +68,7 @@ def test_foreground_alone_is_drawn_where_its_share_is_1() -> None:
     assert sorted(np.bincount(order, minlength=8).tolist()) == [0, 0, 0, 0, 0, 2, 3, 3]
 
 
-def test_a_sample_with_just_enough_marked_counts_as_foreground() -> None:
+def test_a_sample_with_just_enough_annotated_counts_as_foreground() -> None:
     order = Sampling(foreground(1.0, least=0.25), store_of([24, 25]), seed=0).order(0)
     assert order.tolist() == [1, 1]
 
@@ -112,6 +114,6 @@ def test_values_out_of_range_are_named(section: dict[str, Any], key: str) -> Non
 
 
 def test_a_store_on_disk_is_balanced_by_the_labels_of_its_index(tmp_path: Path) -> None:
-    store = tiny.write_store(tmp_path, 9, labels=["benign", "benign", "malignant"])
+    store = tiny.write_packed(tmp_path, 9, labels=["benign", "benign", "malignant"])
     order = Sampling(BALANCED, store, seed=0).order(0)
     assert sorted(store.index["label"].iloc[order].value_counts().tolist()) == [4, 5]

@@ -21,7 +21,7 @@ from torch import Tensor
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.metrics.overlap import count_classes, count_pixels, overlap_scores
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import Description
@@ -44,7 +44,7 @@ def adamw(rate: float, weight_decay: float) -> AdamW:
 
 
 def run(
-    stores: tuple[Store, Store], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU
+    stores: tuple[Packed, Packed], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU
 ) -> tuple[Network, Description]:
     trained = train(stores, recipe, folder, machine)
     return trained.network, trained.description
@@ -56,7 +56,7 @@ def place(trained: Trained, recipe: Recipe, folder: Path) -> None:
     save_state(folder, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
 
 
-def val_dice(network: Network, val: Store) -> float:
+def val_dice(network: Network, val: Packed) -> float:
     with torch.no_grad():
         logits = network(torch.from_numpy(np.array(val.images)).permute(0, 3, 1, 2))[:, 0]
     return overlap_scores(count_pixels((logits.sigmoid() >= 0.5).numpy().astype(np.uint8), val.masks))["dice"]
@@ -69,7 +69,7 @@ def column(folder: Path, name: str) -> pd.DataFrame:
 class Finished:
     """One run of three epochs in an empty folder that holds another project's dvc.yaml."""
 
-    def __init__(self, folder: Path, stores: tuple[Store, Store]) -> None:
+    def __init__(self, folder: Path, stores: tuple[Packed, Packed]) -> None:
         self.folder = folder
         (folder / "dvc.yaml").write_text("stages: {}\n")
         (folder / "metrics/train").mkdir(parents=True)
@@ -83,7 +83,7 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(stores: tuple[Store, Store], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(stores: tuple[Packed, Packed], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return Finished(tmp_path_factory.mktemp("finished"), stores)
 
 
@@ -107,7 +107,7 @@ def test_dvclive_writes_its_folder_and_nothing_else(finished: Finished) -> None:
     assert sorted(path.name for path in (finished.folder / "metrics/train").iterdir()) == ["metrics.json", "plots"]
 
 
-def test_tensorboard_gets_figures_and_pictures(finished: Finished) -> None:
+def test_tensorboard_gets_figures_and_images(finished: Finished) -> None:
     (file,) = (finished.folder / "tensorboard").rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file)).Reload()
     assert {"train/loss", "val/loss", "val/dice", "learning_rate"} <= set(events.Tags()["scalars"])
@@ -115,7 +115,7 @@ def test_tensorboard_gets_figures_and_pictures(finished: Finished) -> None:
     assert [event.step for event in events.Images("val")] == [1, 2, 3]
 
 
-def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Store, Store]) -> None:
+def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Packed, Packed]) -> None:
     logged = column(finished.folder, "val/dice")["dice"]
     record = finished.description.training
     assert record.best_epoch == int(logged.argmax()) + 1
@@ -129,15 +129,15 @@ def test_what_was_made_describes_itself(finished: Finished) -> None:
     assert description.model == RECIPE.model
     assert (description.channels, description.task, description.geometry) == (1, tiny.BINARY, tiny.resize())
     assert (description.training.epochs, description.training.samples) == (3, 5)
-    assert (description.training.first_weights, description.training.warnings) == ("random", [])
-    assert description.training.former is None
+    assert (description.training.initial_weights, description.training.warnings) == ("random", [])
+    assert description.training.initial_network is None
 
 
 def test_the_best_epochs_weights_are_those_of_a_run_that_ends_there(
-    stores: tuple[Store, Store], tmp_path: Path
+    stores: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     # With nothing to find val/dice is 0 throughout, and the first of equal epochs is the best.
-    empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
+    empty = Packed(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
     long, short = (train((stores[0], empty), recipe(epochs=epochs), tmp_path / str(epochs)) for epochs in (3, 1))
     assert (long.description.training.best_epoch, long.description.training.epochs) == (1, 3)
     assert equal(long.network.state_dict(), short.network.state_dict())
@@ -146,7 +146,7 @@ def test_the_best_epochs_weights_are_those_of_a_run_that_ends_there(
 
 
 def test_one_seed_gives_equal_weights_and_another_does_not(
-    finished: Finished, stores: tuple[Store, Store], tmp_path: Path
+    finished: Finished, stores: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     again, _ = run(stores, recipe(), tmp_path / "again")
     other, _ = run(stores, replace(recipe(), seed=1), tmp_path / "other")
@@ -154,10 +154,10 @@ def test_one_seed_gives_equal_weights_and_another_does_not(
     assert not equal(finished.network.state_dict(), other.state_dict())
 
 
-def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     # With steps too small to change a pixel, epoch 1 stays the best; patience 2 ends after epoch 3 of 50.
     frozen = replace(recipe(epochs=50, patience=2), optimizer=adamw(1e-12, weight_decay=0.0))
-    empty = Store(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
+    empty = Packed(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
     _, description = run((stores[0], empty), frozen, tmp_path)
     assert description.training.epochs == 3
     assert description.training.best_epoch == 1
@@ -165,8 +165,8 @@ def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Store, Store], 
 
 
 @pytest.mark.slow
-def test_four_pictures_can_be_learnt_by_heart(tmp_path: Path) -> None:
-    four = tiny.write_store(tmp_path / "store", 4)
+def test_four_images_can_be_learnt_by_heart(tmp_path: Path) -> None:
+    four = tiny.write_packed(tmp_path / "store", 4)
     hard = replace(
         recipe(epochs=60, patience=60, batch_size=4, gradient_clip=0.0),
         optimizer=adam(1e-2),
@@ -176,7 +176,7 @@ def test_four_pictures_can_be_learnt_by_heart(tmp_path: Path) -> None:
     assert val_dice(network, four) > 0.95
 
 
-def test_gradients_are_clipped(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_gradients_are_clipped(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     free, _ = run(stores, recipe(epochs=1, gradient_clip=0.0), tmp_path / "free")
     loose, _ = run(stores, recipe(epochs=1, gradient_clip=1e9), tmp_path / "loose")
     tight, _ = run(stores, recipe(epochs=1, gradient_clip=1e-3), tmp_path / "tight")
@@ -187,7 +187,7 @@ def test_gradients_are_clipped(stores: tuple[Store, Store], tmp_path: Path) -> N
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 @pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
 def test_mixed_precision_trains(
-    stores: tuple[Store, Store], tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+    stores: tuple[Packed, Packed], tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     optimizer = adam(3e-3).model_copy(update={"fused": precision != "16-mixed"})
     network, _ = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
@@ -196,7 +196,7 @@ def test_mixed_precision_trains(
 
 
 def test_random_weights_that_were_not_wished_for_are_on_record(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
@@ -205,17 +205,17 @@ def test_random_weights_that_were_not_wished_for_are_on_record(
     (note,) = description.training.warnings
     assert tiny.SMALL_ENCODER in note
     assert f"warning: {note}" in capsys.readouterr().out
-    assert description.training.first_weights == "random"
+    assert description.training.initial_weights == "random"
 
 
-def test_a_rate_beyond_reason_ends_in_words(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_a_rate_beyond_reason_ends_in_words(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     wild = adamw(10.0, weight_decay=1.0)  # every step multiplies the weights by -9
     with pytest.raises(UserError, match=r"optimizer\.learning_rate"):
         run(stores, replace(recipe(epochs=40, patience=40, gradient_clip=0.0), optimizer=wild), tmp_path)
 
 
 def test_a_gpu_that_is_not_there_names_the_key(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -223,13 +223,13 @@ def test_a_gpu_that_is_not_there_names_the_key(
         run(stores, recipe(), tmp_path, MachineParams(workers=1, backend="threading", accelerator="gpu"))
 
 
-def test_a_batch_of_one_small_sample_names_the_key(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_a_batch_of_one_small_sample_names_the_key(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.batch_size"):
         run(stores, replace(recipe(batch_size=1), model=tiny.unet(encoder="resnet18")), tmp_path)
 
 
 def test_too_little_memory_names_the_key(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(*_: object) -> Any:
         def loss(*_: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def test_too_little_memory_names_the_key(
         run(stores, recipe(), tmp_path)
 
 
-def test_ctrl_c_stays_ctrl_c(stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stays_ctrl_c(stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> Any:
         def loss(*_: Tensor) -> Tensor:
             raise KeyboardInterrupt
@@ -256,7 +256,7 @@ def test_ctrl_c_stays_ctrl_c(stores: tuple[Store, Store], tmp_path: Path, monkey
 
 
 def test_training_says_what_it_trains_and_nothing_that_worries(
-    stores: tuple[Store, Store], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    stores: tuple[Packed, Packed], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(stores, recipe(epochs=1), tmp_path)
     said = capfd.readouterr()
@@ -274,12 +274,12 @@ SEVERAL = replace(
 
 
 @pytest.fixture(scope="module")
-def lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
     folder = tmp_path_factory.mktemp("lesions")
-    return tiny.write_store(folder / "train", 6, labels=LABELS), tiny.write_store(folder / "val", 3, labels=LABELS)
+    return tiny.write_packed(folder / "train", 6, labels=LABELS), tiny.write_packed(folder / "val", 3, labels=LABELS)
 
 
-def test_several_classes_are_told_apart(lesions: tuple[Store, Store], tmp_path: Path) -> None:
+def test_several_classes_are_told_apart(lesions: tuple[Packed, Packed], tmp_path: Path) -> None:
     learning = replace(SEVERAL, optimizer=adam(1e-2), train=TRAIN.model_copy(update={"epochs": 3, "tensorboard": True}))
     network, description = run(lesions, learning, tmp_path)
     assert description.task == tiny.LESIONS
@@ -288,13 +288,15 @@ def test_several_classes_are_told_apart(lesions: tuple[Store, Store], tmp_path: 
         shares = network(torch.from_numpy(np.array(lesions[1].images)).permute(0, 3, 1, 2)).softmax(1).numpy()
     codes = np.where(shares[:, 0] > 0.5, 0, 1 + shares[:, 1:].argmax(1)).astype(np.uint8)
     parts = count_classes(codes, truth, 2)
-    dice = np.mean([2 * p.true_positives / (2 * p.true_positives + p.false_positives + p.misses) for p in parts])
+    dice = np.mean(
+        [2 * p.true_positives / (2 * p.true_positives + p.false_positives + p.false_negatives) for p in parts]
+    )
     assert description.training.val_dice == pytest.approx(dice, abs=1e-6)
     assert len(list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))) == 1
 
 
 def test_labels_that_contradict_the_classes_stop_before_any_work(
-    stores: tuple[Store, Store], lesions: tuple[Store, Store], tmp_path: Path
+    stores: tuple[Packed, Packed], lesions: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"task\.labels"):
         run(stores, SEVERAL, tmp_path)
@@ -303,13 +305,13 @@ def test_labels_that_contradict_the_classes_stop_before_any_work(
     more = tiny.LESIONS.model_copy(update={"labels": ["benign", "cyst", "malignant"]})
     with pytest.raises(UserError, match="'cyst'"):
         run(lesions, replace(SEVERAL, task=more), tmp_path)
-    marked = Store(lesions[1].images, np.ones_like(lesions[1].masks), lesions[1].index, lesions[1].geometry)
+    annotated = Packed(lesions[1].images, np.ones_like(lesions[1].masks), lesions[1].index, lesions[1].geometry)
     with pytest.raises(UserError, match=r"task\.background = 'normal'"):
-        run((lesions[0], marked), SEVERAL, tmp_path)
+        run((lesions[0], annotated), SEVERAL, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     averaged = recipe(epochs=2, ema_decay=0.5)
     trained = train(stores, averaged, tmp_path / "averaged")
     last, _ = run(stores, recipe(epochs=2), tmp_path / "last")
@@ -323,7 +325,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(stores: tuple[Store, St
 
 
 class Watcher(pl.Callback):
-    """In the place of the pictures: keeps the weights that the last validation saw."""
+    """In the place of the images: keeps the weights that the last validation saw."""
 
     def __init__(self, *_: object) -> None:
         self.weights: dict[str, Tensor] = {}
@@ -333,13 +335,13 @@ class Watcher(pl.Callback):
         self.weights |= {key: tensor.clone() for key, tensor in state.items()}
 
 
-def test_pictures_and_figures_are_those_of_the_exponential_mean_over_steps(
-    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_and_figures_are_those_of_the_exponential_mean_over_steps(
+    stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {}
     for epochs, decay in ((1, 0.0), (2, 0.0), (2, 0.75)):
         watcher = Watcher()
-        monkeypatch.setattr(training, "ValidationPictures", lambda *_, watcher=watcher: watcher)
+        monkeypatch.setattr(training, "ValidationImages", lambda *_, watcher=watcher: watcher)
         # A batch of all samples, so that an epoch is one step.
         run(
             stores,
@@ -354,7 +356,7 @@ def test_pictures_and_figures_are_those_of_the_exponential_mean_over_steps(
 
 
 def test_sampling_and_transforms_change_what_is_learnt_and_repeat_with_the_seed(
-    lesions: tuple[Store, Store], tmp_path: Path
+    lesions: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     changed = replace(
         SEVERAL, sampling=Balanced(name="balanced"), online=tiny.online("horizontal_flip", "gaussian_noise", p=0.5)
@@ -369,7 +371,7 @@ def test_sampling_and_transforms_change_what_is_learnt_and_repeat_with_the_seed(
 
 
 def test_a_network_with_several_outputs_learns_from_those_that_are_weighed(
-    stores: tuple[Store, Store], tmp_path: Path
+    stores: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     one, same, three = (
         run(stores, improved(weights), tmp_path / str(weights))[0] for weights in ([1.0], [1.0, 0.0], [1.0, 0.5, 0.25])
@@ -387,60 +389,64 @@ def steady(**train: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def learning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+def learning(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
     """Training samples to choose by, so that the last epoch is the best while the network learns."""
-    store = tiny.write_store(tmp_path_factory.mktemp("learning"), 6)
+    store = tiny.write_packed(tmp_path_factory.mktemp("learning"), 6)
     return store, store
 
 
 @pytest.fixture(scope="module")
-def former(learning: tuple[Store, Store], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+def initial_network(learning: tuple[Packed, Packed], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
     """A folder in which a run of K epochs lies as weights/first, and the run."""
-    folder = tmp_path_factory.mktemp("former")
+    folder = tmp_path_factory.mktemp("initial_network")
     trained = train(learning, steady(epochs=K), folder)
     assert trained.description.training.best_epoch == K
     place(trained, STEADY, folder / "weights/first")
     return folder, trained
 
 
-def going_on(former: Path, folder: Path) -> Path:
+def going_on(initial_network: Path, folder: Path) -> Path:
     """A folder for the next run with the former one's weights."""
     folder.mkdir()
-    (folder / "weights").symlink_to(former / "weights")
+    (folder / "weights").symlink_to(initial_network / "weights")
     return folder
 
 
 def test_a_run_begins_with_the_former_networks_weights(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+    initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     still = replace(steady(epochs=1, init_from="first"), optimizer=adam(1e-12))
-    network, description = run(learning, still, going_on(former[0], tmp_path / "next"))
+    network, description = run(learning, still, going_on(initial_network[0], tmp_path / "next"))
     weights = dict(network.named_parameters())  # the running means of normalisation move on at any rate
-    for key, tensor in former[1].network.named_parameters():
+    for key, tensor in initial_network[1].network.named_parameters():
         torch.testing.assert_close(weights[key], tensor, rtol=0, atol=1e-9)
     record = description.training
-    assert record.first_weights == "former"
-    assert record.former is not None
-    assert (record.former.name, record.former.continued, record.former.epochs_behind) == ("first", False, 0)
-    digest = hashlib.sha256((former[0] / "weights/first/weights.safetensors").read_bytes()).hexdigest()
-    assert record.former.weights_sha256 == digest
+    assert record.initial_weights == "initial_network"
+    assert record.initial_network is not None
+    assert (record.initial_network.name, record.initial_network.continued, record.initial_network.epochs_before) == (
+        "first",
+        False,
+        0,
+    )
+    digest = hashlib.sha256((initial_network[0] / "weights/first/weights.safetensors").read_bytes()).hexdigest()
+    assert record.initial_network.weights_sha256 == digest
 
 
 def test_only_continuing_takes_the_optimisers_state(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+    initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     steps = {}
     for key in ("init_from", "continue_from"):
-        trained = train(learning, steady(epochs=1, **{key: "first"}), going_on(former[0], tmp_path / key))
+        trained = train(learning, steady(epochs=1, **{key: "first"}), going_on(initial_network[0], tmp_path / key))
         steps[key] = int(trained.optimizer_state["state"][0]["step"])
     assert steps == {"init_from": 3, "continue_from": K * 3 + 3}
 
 
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+    initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     whole = train(learning, steady(epochs=K + M), tmp_path / "whole")
-    second = train(learning, steady(epochs=M, continue_from="first"), going_on(former[0], tmp_path / "second"))
+    second = train(learning, steady(epochs=M, continue_from="first"), going_on(initial_network[0], tmp_path / "second"))
     assert whole.description.training.best_epoch == K + M
     assert second.description.training.best_epoch == M
     assert equal(whole.network.state_dict(), second.network.state_dict())
@@ -453,7 +459,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
 
 @pytest.mark.parametrize("monitor", ["val/loss", "val/dice"])
 def test_what_is_kept_of_a_plateau_has_seen_the_best_epoch(
-    learning: tuple[Store, Store], tmp_path: Path, monitor: Literal["val/loss", "val/dice"]
+    learning: tuple[Packed, Packed], tmp_path: Path, monitor: Literal["val/loss", "val/dice"]
 ) -> None:
     plateau = Plateau(name="plateau", monitor=monitor, factor=0.5, patience=3)
     trained = train(learning, replace(steady(epochs=3), scheduler=plateau), tmp_path)
@@ -466,20 +472,20 @@ def test_what_is_kept_of_a_plateau_has_seen_the_best_epoch(
 
 
 def test_epochs_add_up_over_runs_that_go_on(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+    initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
-    shutil.copytree(former[0] / "weights", tmp_path / "weights")
+    shutil.copytree(initial_network[0] / "weights", tmp_path / "weights")
     second = train(learning, steady(epochs=1, continue_from="first"), tmp_path)
     place(second, STEADY, tmp_path / "weights/second")
     third = train(learning, steady(epochs=1, continue_from="second"), tmp_path)
-    behind = [trained.description.training.former for trained in (second, third)]
-    assert [record.epochs_behind for record in behind if record] == [K, K + 1]
-    anew = train(learning, steady(epochs=1, init_from="second"), tmp_path).description.training.former
+    behind = [trained.description.training.initial_network for trained in (second, third)]
+    assert [record.epochs_before for record in behind if record] == [K, K + 1]
+    anew = train(learning, steady(epochs=1, init_from="second"), tmp_path).description.training.initial_network
     assert anew is not None
-    assert anew.epochs_behind == 0
+    assert anew.epochs_before == 0
 
 
-def test_a_missing_former_network_is_named(learning: tuple[Store, Store], tmp_path: Path) -> None:
+def test_a_missing_former_network_is_named(learning: tuple[Packed, Packed], tmp_path: Path) -> None:
     for key in ("init_from", "continue_from"):
         with pytest.raises(UserError, match=str(tmp_path / "weights/gone")):
             run(learning, steady(**{key: "gone"}), tmp_path)
@@ -499,23 +505,27 @@ def test_a_missing_former_network_is_named(learning: tuple[Store, Store], tmp_pa
     ],
 )
 def test_another_networks_weights_are_told_by_the_layer(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path, change: dict[str, Any], fault: str
+    initial_network: tuple[Path, Trained],
+    learning: tuple[Packed, Packed],
+    tmp_path: Path,
+    change: dict[str, Any],
+    fault: str,
 ) -> None:
     with pytest.raises(UserError, match=f"first/weights.safetensors: .*{fault}"):
-        run(learning, replace(steady(init_from="first"), **change), going_on(former[0], tmp_path / "next"))
+        run(learning, replace(steady(init_from="first"), **change), going_on(initial_network[0], tmp_path / "next"))
 
 
 def test_weights_without_their_optimiser_can_only_be_started_from(
-    former: tuple[Path, Trained], learning: tuple[Store, Store], tmp_path: Path
+    initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
-    save_bundle(tmp_path / "weights/bare", former[1].network, former[1].description)
+    save_bundle(tmp_path / "weights/bare", initial_network[1].network, initial_network[1].description)
     with pytest.raises(UserError, match=r"bare/training\.yaml"):
         run(learning, steady(continue_from="bare"), tmp_path)
     _, description = run(learning, steady(epochs=1, init_from="bare"), tmp_path)
-    assert description.training.first_weights == "former"
+    assert description.training.initial_weights == "initial_network"
 
 
-def test_the_memory_format_changes_rounding_alone(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_the_memory_format_changes_rounding_alone(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     plain, last = (
         train(stores, replace(PLAIN, train=recipe(epochs=1, channels_last=chosen).train), tmp_path / str(chosen))
         for chosen in (False, True)
@@ -525,13 +535,13 @@ def test_the_memory_format_changes_rounding_alone(stores: tuple[Store, Store], t
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
     place(last, PLAIN, tmp_path / "weights/last")
     goes_on = replace(PLAIN, train=recipe(epochs=1, channels_last=True, continue_from="last").train)
-    assert train(stores, goes_on, tmp_path).description.training.first_weights == "former"
+    assert train(stores, goes_on, tmp_path).description.training.initial_weights == "initial_network"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
-def test_a_compiled_network_learns_the_same(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_a_compiled_network_learns_the_same(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
     first, second = (
         train(stores, replace(PLAIN, train=recipe(epochs=1, compile=compiled).train), tmp_path / str(compiled))
         for compiled in (False, True)
@@ -543,7 +553,7 @@ def test_a_compiled_network_learns_the_same(stores: tuple[Store, Store], tmp_pat
 
 @pytest.mark.filterwarnings("ignore:You passed .*16-mixed.* on CPU")
 def test_gradients_that_a_fused_optimiser_would_scale_cannot_be_clipped(
-    stores: tuple[Store, Store], tmp_path: Path
+    stores: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"optimizer\.fused"):
         run(stores, recipe(precision="16-mixed"), tmp_path)

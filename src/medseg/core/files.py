@@ -16,7 +16,7 @@ LONGEST_NAME = 255  # bytes, on every common file system
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill; it takes the name `path` when the block ends well, and vanishes when not."""
     partial = _partial(path)
     partial.mkdir(parents=True)
@@ -30,7 +30,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a path to write one file to; it becomes `path` when the block ends well, and vanishes when not."""
     partial = _partial(path)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

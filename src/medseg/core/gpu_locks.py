@@ -24,7 +24,7 @@ _UUID = re.compile(r"\(UUID: ([\w-]+)\)")
 
 
 @contextmanager
-def own_cards(accelerator: str, count: int) -> Iterator[None]:
+def own_gpus(accelerator: str, count: int) -> Iterator[None]:
     """While the block runs, this process sees `count` cards that no other run of this project has, and no further one.
 
     Waits while too few are free. To be entered before torch looks for GPUs. A `CUDA_VISIBLE_DEVICES` that is set limits

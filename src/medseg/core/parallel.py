@@ -1,7 +1,7 @@
 """What the machine at hand can do: workers and the accelerator. Nothing here may change a result's bytes.
 
-All work on many pictures goes through `run_parallel`: on threads, on processes of this machine, or on a dask cluster.
-A cluster's workers must see the project's folder (and `MEDSEG_DATA`'s pictures, once downloaded, are in it) under the
+All work on many images goes through `run_parallel`: on threads, on processes of this machine, or on a dask cluster.
+A cluster's workers must see the project's folder (and `MEDSEG_DATA`'s images, once downloaded, are in it) under the
 same path, as on a shared file system, and have this version of the project and its packages installed: they are asked
 for it before any work, for a worker keeps the code that it loaded first. Start them by `dask scheduler` on one machine
 and `dask worker tcp://HOST:8786` on each, with the extra `medseg[cluster]` installed.

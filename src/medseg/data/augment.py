@@ -30,7 +30,7 @@ from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import Section, Seed
 from medseg.data.image_io import Pixels
-from medseg.data.packed import create_arrays, describe_arrays, open_arrays, open_store, sample_writer
+from medseg.data.packed import create_arrays, describe_arrays, open_arrays, open_packed, sample_writer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -135,7 +135,7 @@ def check_shape(params: Transforms, section: str, height: int, width: int) -> No
 def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pixels:
     """What albumentations makes of (H, W[, C]) and a (3, 3) matrix, bit for bit.
 
-    Its own checks (`np.allclose` with the identity, pictures of many channels) take longer than the warp of a patch.
+    Its own checks (`np.allclose` with the identity, images of many channels) take longer than the warp of a patch.
     """
     if all(
         abs(value - one) <= 1e-8 + 1e-5 * one for value, one in zip(matrix.ravel().tolist(), _IDENTITY, strict=True)
@@ -268,7 +268,7 @@ def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folde
     Raises `UserError` where the prepared arrays are not whole, or quarter turns are asked for and the samples are not
     square.
     """
-    store = open_store(prepared)
+    store = open_packed(prepared)
     count, height, width, channels = store.images.shape
     check_shape(params, "augment", height, width)
     create_arrays(folder, count * params.factor, height, width, channels)

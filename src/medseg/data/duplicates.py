@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-_BLOCK = 1024  # pictures that are compared with all others at a time: all at once would take memory for N x N
+_BLOCK = 1024  # images that are compared with all others at a time: all at once would take memory for N x N
 
 
 def group_names(table: pd.DataFrame, distance: int) -> list[str]:

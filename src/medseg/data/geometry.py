@@ -1,4 +1,4 @@
-"""How a picture of any size becomes arrays of the network's size: resized whole, scaled, or cut into patches."""
+"""How an image of any size becomes arrays of the network's size: resized whole, scaled, or cut into patches."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +18,7 @@ _HALF = 0.5 - 1e-5  # averages in float32 leave some exact halves a hair below
 
 
 class Resize(Section):
-    """Every picture to one size."""
+    """Every image to one size."""
 
     name: Literal["resize"]
     channels: Channels
@@ -28,7 +28,7 @@ class Resize(Section):
 
 
 class Scale(Section):
-    """Every picture by one factor; smaller ones are padded to the largest."""
+    """Every image by one factor; smaller ones are padded to the largest."""
 
     name: Literal["scale"]
     channels: Channels
@@ -36,7 +36,7 @@ class Scale(Section):
 
 
 class Patchify(Section):
-    """Pieces of one size at the picture's own resolution."""
+    """Pieces of one size at the image's own resolution."""
 
     name: Literal["patchify"]
     channels: Channels
@@ -55,14 +55,14 @@ Geometry = Annotated[Resize | Scale | Patchify, Field(discriminator="name")]
 
 
 def sample_count(height: int, width: int, geometry: Geometry) -> int:
-    """How many samples a (height, width) picture gives."""
+    """How many samples a (height, width) image gives."""
     if isinstance(geometry, Patchify):
         return len(origins(height, width, geometry.patch, geometry.stride, geometry.border))
     return 1
 
 
 def fitted_size(height: int, width: int, geometry: Resize | Scale) -> tuple[int, int]:
-    """The height and width in pixels that a picture's content takes after resizing, without padding."""
+    """The height and width in pixels that an image's content takes after resizing, without padding."""
     if isinstance(geometry, Scale):
         return _at_least_one(height * geometry.factor), _at_least_one(width * geometry.factor)
     if geometry.aspect == "squash":
@@ -79,7 +79,7 @@ def fit(image: Pixels, geometry: Resize | Scale) -> Pixels:
 
 
 def fit_mask(mask: Pixels, geometry: Resize | Scale) -> Pixels:
-    """Resize a (H, W) mask of 0 and 1 as `fit` resizes its picture; a pixel is 1 where at least half of it was."""
+    """Resize a (H, W) mask of 0 and 1 as `fit` resizes its image; a pixel is 1 where at least half of it was."""
     share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
     return _pad_to_frame((share >= _HALF).astype(np.uint8), geometry)
 
@@ -92,7 +92,7 @@ def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry:
 
 
 def to_samples(image: Pixels, mask: Pixels, geometry: Geometry) -> tuple[Pixels, Pixels]:
-    """One picture and mask to (N, h, w, C) and (N, h, w), uint8; patches stand in the order of `patches.origins`."""
+    """One image and mask to (N, h, w, C) and (N, h, w), uint8; patches stand in the order of `patches.origins`."""
     if not isinstance(geometry, Patchify):
         return fit(image, geometry)[None], fit_mask(mask, geometry)[None]
     arguments = (geometry.patch, geometry.stride, geometry.border)
@@ -100,7 +100,7 @@ def to_samples(image: Pixels, mask: Pixels, geometry: Geometry) -> tuple[Pixels,
 
 
 def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    # Averaging over areas keeps fine structure from aliasing when a picture shrinks.
+    # Averaging over areas keeps fine structure from aliasing when an image shrinks.
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 

@@ -1,4 +1,4 @@
-"""Picture and mask files to arrays, and arrays to files."""
+"""Image and mask files to arrays, and arrays to files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_file
+from medseg.core.files import atomic_file
 
 Pixels = NDArray[np.uint8]
 
@@ -24,11 +24,11 @@ _WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2  # their values
 
 
 def read_image(path: Path) -> Pixels:
-    """Read a picture as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
+    """Read an image as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
 
     Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255, of 16-bit colours the higher 8 bits are kept.
-    Raises `UserError` that names the file where it is no picture of one of the `FORMATS`, is cut off, has more than
-    `MAX_PIXELS`, holds several pictures, or values that are negative, floating-point or wider than 16 bits.
+    Raises `UserError` that names the file where it is no image of one of the `FORMATS`, is cut off, has more than
+    `MAX_PIXELS`, holds several images, or values that are negative, floating-point or wider than 16 bits.
     """
     values = pixel_values(open_image(path), path)
     pixels = values if values.dtype == np.uint8 else _from_16_bit(values, path)
@@ -46,7 +46,7 @@ def to_channels(image: Pixels, channels: int) -> Pixels:
 
 def write_png(path: Path, image: Pixels) -> None:
     """Write (H, W) grey, (H, W, 1) grey or (H, W, 3) RGB uint8 as PNG; the bytes depend on the pixels alone."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 and image.ndim == 3 else image).save(
             partial, format="PNG"
         )
@@ -57,70 +57,70 @@ def open_image(path: Path, is_mask: bool = False) -> Image.Image:
     if not path.is_file():  # a pipe would never end
         raise UserError(f"{path}: {'no plain file' if path.exists() else 'no such file'}")
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            _refuse_size(picture, path)
-            frames = getattr(picture, "n_frames", 1)
-            fault = _misread(picture, is_mask)
-            negative = picture.mode in _DEEP_MODES and _tag(picture, _PHOTOMETRIC) == _WHITE_IS_ZERO
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_size(image, path)
+            frames = getattr(image, "n_frames", 1)
+            fault = _misread(image, is_mask)
+            negative = image.mode in _DEEP_MODES and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except UserError:
         raise
     except (
         Exception
     ) as error:  # on damaged files Pillow raises nearly anything: SyntaxError, TypeError, struct.error ...
-        raise UserError(f"{path}: not readable as a picture: {error}") from None
+        raise UserError(f"{path}: not readable as an image: {error}") from None
     if fault or frames > 1:
-        raise UserError(f"{path}: {fault or f'holds {frames} pictures; give one file for each'}")
+        raise UserError(f"{path}: {fault or f'holds {frames} images; give one file for each'}")
     return _inverted(upright) if negative else upright
 
 
-def _refuse_size(picture: Image.Image, path: Path) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
+def _refuse_size(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
         raise UserError(
-            f"{path}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS} in all; cut it into several"
+            f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS} in all; cut it into several"
         )
 
 
-def _tag(picture: Image.Image, number: int) -> Any:
+def _tag(image: Image.Image, number: int) -> Any:
     """The value of a TIFF tag, the first of several; None where there is none or the file is no TIFF."""
-    value = picture.tag_v2.get(number) if isinstance(picture, TiffImagePlugin.TiffImageFile) else None
+    value = image.tag_v2.get(number) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
     return value[0] if isinstance(value, tuple) else value
 
 
-def _misread(picture: ImageFile.ImageFile, is_mask: bool) -> str:
+def _misread(image: ImageFile.ImageFile, is_mask: bool) -> str:
     """What Pillow takes for something else without a word; empty where it reads the file right."""
-    deep = _is_deep_colour(picture)
+    deep = _is_deep_colour(image)
     if deep and is_mask:
         return "16-bit colours or alpha are not read in a mask, small values would vanish; convert it to 8 bits"
-    if deep and _tag(picture, _PLANES) == _SEPARATE_PLANES:
+    if deep and _tag(image, _PLANES) == _SEPARATE_PLANES:
         return "16-bit colours in separate planes are not read; convert it to 8 bits, or to interleaved colours"
-    if picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT) == _SIGNED:
+    if image.mode == "L" and _tag(image, _SAMPLE_FORMAT) == _SIGNED:
         return "signed 8-bit values are not read; convert it to unsigned ones"
     return ""
 
 
-def _is_deep_colour(picture: ImageFile.ImageFile) -> bool:
-    """Whether a picture that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
-    if picture.mode in _DEEP_MODES or picture.mode == "F":
+def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether an image that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
+    if image.mode in _DEEP_MODES or image.mode == "F":
         return False
-    if picture.format == "PPM":  # whose greatest value stands there, not its depth
-        return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in picture.tile)
-    return (_tag(picture, _BITS) or 0) > 8 or any(";16" in str(part.args) for part in picture.tile)
+    if image.format == "PPM":  # whose greatest value stands there, not its depth
+        return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in image.tile)
+    return (_tag(image, _BITS) or 0) > 8 or any(";16" in str(part.args) for part in image.tile)
 
 
-def _inverted(picture: Image.Image) -> Image.Image:
+def _inverted(image: Image.Image) -> Image.Image:
     """16-bit grey in which 0 is white: Pillow turns 8 bits alone."""
-    return Image.fromarray((65535 - np.asarray(picture).astype(np.int32)).astype(np.int32))
+    return Image.fromarray((65535 - np.asarray(image).astype(np.int32)).astype(np.int32))
 
 
-def pixel_values(picture: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
+def pixel_values(image: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
     """(H, W) grey or (H, W, 3) RGB; uint16 where the file holds integers of more than 8 bits, else uint8."""
-    if picture.mode == "F":
-        raise UserError(f"{path}: floating-point pictures are not read; convert it to 8 or 16 bits")
-    if picture.mode in _DEEP_MODES:
-        return _as_16_bit(np.asarray(picture), path)
-    values: Pixels = np.asarray(picture.convert("L" if picture.mode in _GREY_MODES else "RGB"))
+    if image.mode == "F":
+        raise UserError(f"{path}: floating-point images are not read; convert it to 8 or 16 bits")
+    if image.mode in _DEEP_MODES:
+        return _as_16_bit(np.asarray(image), path)
+    values: Pixels = np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
     return values
 
 

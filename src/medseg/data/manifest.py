@@ -1,4 +1,4 @@
-"""The table of pictures: one row per picture with its masks, facts, group and split, and the schema it obeys."""
+"""The table of images: one row per image with its masks, facts, group and split, and the schema it obeys."""
 
 import hashlib
 import unicodedata
@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_file
+from medseg.core.files import atomic_file
 from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import Section
 from medseg.data.duplicates import group_names
@@ -29,15 +29,15 @@ _UNWRITABLE = {"Cc", "Zl", "Zp", "Cs"}
 
 
 class ManifestParams(Section):
-    """The section `manifest`: what to do with bad files, and which pictures count as the same."""
+    """The section `manifest`: what to do with bad files, and which images count as the same."""
 
     bad_files: Literal["fail", "skip"]
-    duplicate_distance: int = Field(ge=0, le=16)  # bits of 64; looser thresholds chain unlike pictures together
+    duplicate_distance: int = Field(ge=0, le=16)  # bits of 64; looser thresholds chain unlike images together
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A picture that can't be used, and why."""
+    """An image that can't be used, and why."""
 
     file: str
     reason: str
@@ -54,10 +54,10 @@ SCHEMA = pa.DataFrameSchema(
         "width": pa.Column(int, pa.Check.ge(1)),  # pixels
         "channels": pa.Column(int, pa.Check.isin([1, 3])),
         "foreground": pa.Column(float, pa.Check.in_range(0, 1)),  # share of the region's pixels
-        "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the picture's file
+        "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the image's file
         "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the mask files' bytes, one after the other
         "phash": pa.Column(str, pa.Check.str_length(16, 16)),  # perceptual hash, 64 bits
-        # `top:left:bottom:right` in pixels; the whole picture where nothing narrower is known
+        # `top:left:bottom:right` in pixels; the whole image where nothing narrower is known
         "region": pa.Column(str, pa.Check.str_matches(r"^\d+:\d+:\d+:\d+$")),
         "patient": pa.Column(str),  # empty: unknown
         "official": pa.Column(str, pa.Check.isin(["", "train", "val", "test"])),  # where the publisher put it
@@ -70,9 +70,9 @@ SCHEMA = pa.DataFrameSchema(
 def measure(
     records: list[Record], root: Path, params: ManifestParams, machine: MachineParams
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read every picture and mask under `root` and tabulate them, without `split`; the faults come beside.
+    """Read every image and mask under `root` and tabulate them, without `split`; the faults come beside.
 
-    Raises `UserError` that lists the faults where there are any and `bad_files` is `fail`, or where no picture
+    Raises `UserError` that lists the faults where there are any and `bad_files` is `fail`, or where no image
     is left.
     """
     results = run_parallel(machine, partial(_measure_one, root=root.absolute(), shown=root), records, "manifest")
@@ -81,7 +81,7 @@ def measure(
         raise UserError(_fault_report(faults))
     rows = [result for result in results if not isinstance(result, Fault)]
     if not rows:
-        raise UserError(f"{root}: none of its {len(records)} pictures can be used: {_fault_report(faults)}")
+        raise UserError(f"{root}: none of its {len(records)} images can be used: {_fault_report(faults)}")
     table = pd.DataFrame(rows)
     table.insert(3, "group", group_names(table, params.duplicate_distance))
     return table, faults
@@ -90,7 +90,7 @@ def measure(
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
     """Check the table against the schema and write it as CSV."""
     SCHEMA.validate(table)
-    with whole_file(path) as partial_path:
+    with atomic_file(path) as partial_path:
         table.to_csv(partial_path, index=False, lineterminator="\n")
 
 
@@ -127,7 +127,7 @@ def crop(pixels: Pixels, region: Region) -> Pixels:
 
 
 def read_pair(row: Any, root: Path) -> tuple[Pixels, Pixels]:
-    """Read a manifest row's picture (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8.
+    """Read a manifest row's image (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8.
 
     Raises `UserError` where a file is missing or unreadable, or has not the size that the row says.
     """
@@ -149,7 +149,7 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     except UserError as error:
         return Fault(record.file, str(error).replace(str(root), str(shown), 1))
     if image.shape[:2] != mask.shape:
-        sizes = f"{mask.shape[1]}x{mask.shape[0]}, the picture {image.shape[1]}x{image.shape[0]}"
+        sizes = f"{mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}"
         return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
     return _row(record, root, image, mask)
 
@@ -200,5 +200,5 @@ def _fault_report(faults: list[Fault]) -> str:
     lines = [f"{fault.file}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
         lines.append(f"... and {len(faults) - SHOWN_FAULTS} more")
-    head = f"{len(faults)} pictures can't be used (mend them, or set manifest.bad_files to skip to go on without them):"
+    head = f"{len(faults)} images can't be used (mend them, or set manifest.bad_files to skip to go on without them):"
     return "\n       ".join([head, *lines])

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_file
+from medseg.core.files import atomic_file
 from medseg.data.image_io import (
     Pixels,
     open_image,
@@ -27,9 +27,7 @@ def read_mask(paths: Iterable[Path]) -> Pixels:
     for path in paths:
         mask = _read_one_mask(path)
         if union is not None and mask.shape != union.shape:
-            raise UserError(
-                f"{path}: the masks of one picture differ in size: {size_text(mask)} and {size_text(union)}"
-            )
+            raise UserError(f"{path}: the masks of one image differ in size: {size_text(mask)} and {size_text(union)}")
         union = mask if union is None else union | mask
     if union is None:
         raise ValueError("no mask path was given")
@@ -38,10 +36,10 @@ def read_mask(paths: Iterable[Path]) -> Pixels:
 
 def write_codes(path: Path, codes: Pixels, colours: Sequence[tuple[int, int, int]]) -> None:
     """Write codes (H, W) uint8 as a palette PNG: code 0 shows black, 1, 2, ... the `colours` (RGB) in turn."""
-    picture = Image.fromarray(codes)
-    picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
-    with whole_file(path) as partial:
-        picture.save(partial, format="PNG")
+    image = Image.fromarray(codes)
+    image.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+    with atomic_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def read_codes(path: Path) -> Pixels:
@@ -49,16 +47,16 @@ def read_codes(path: Path) -> Pixels:
 
     Raises `UserError` that names the file where it is unreadable or has no palette.
     """
-    picture = open_image(path)
-    if picture.mode != "P":
+    image = open_image(path)
+    if image.mode != "P":
         raise UserError(f"{path}: has no palette, so its pixels are no class codes")
-    codes: Pixels = np.asarray(picture)
+    codes: Pixels = np.asarray(image)
     return codes
 
 
 def _read_one_mask(path: Path) -> Pixels:
-    picture = open_image(path, is_mask=True)
-    values = pixel_values(picture, path)
+    image = open_image(path, is_mask=True)
+    values = pixel_values(image, path)
     if values.ndim == 3:  # one number per colour
         red, green, blue = (values[..., channel].astype(np.int32) for channel in range(3))
         values = (red << 16) + (green << 8) + blue
@@ -69,16 +67,16 @@ def _read_one_mask(path: Path) -> Pixels:
             f"{path}: {len(np.unique(values))} different values; a mask holds 0 for background and one other "
             "value or colour (a JPEG file does not keep that; neither does resizing with interpolation)"
         )
-    if other := _other_mask(picture, mask):
+    if other := _other_mask(image, mask):
         raise UserError(f"{path}: {other} than the colours do; save it without")
     return mask
 
 
-def _other_mask(picture: Image.Image, mask: Pixels) -> str:
+def _other_mask(image: Image.Image, mask: Pixels) -> str:
     """What beside a mask's colours shows a mask, too, and another one; empty where nothing does."""
-    if picture.mode == "P" and _parts_more(np.asarray(picture), mask):
+    if image.mode == "P" and _parts_more(np.asarray(image), mask):
         return "the numbers behind its palette part the pixels in another way"
-    if "A" in picture.getbands() and _parts_more(np.asarray(picture.getchannel("A")), mask):
+    if "A" in image.getbands() and _parts_more(np.asarray(image.getchannel("A")), mask):
         return "its alpha channel shows another mask"
     return ""
 

@@ -32,7 +32,7 @@ _TEXT = ("file", "label", "group")  # never numbers, though a label may look lik
 
 
 @dataclass(frozen=True)
-class Store:
+class Packed:
     """The opened arrays of one split; `images` and `masks` are memory maps."""
 
     images: Pixels
@@ -79,7 +79,7 @@ def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
     return _mapped(folder / "images.npy"), _mapped(folder / "masks.npy")
 
 
-def open_store(folder: Path) -> Store:
+def open_packed(folder: Path) -> Packed:
     """Open what `create_arrays` and `describe_arrays` wrote. Raises `UserError` where a part is missing or cut."""
     try:
         images, masks = open_arrays(folder)
@@ -95,7 +95,7 @@ def open_store(folder: Path) -> Store:
         raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
     about = folder / "about.yaml"
     geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
-    return Store(images, masks, index, geometry)
+    return Packed(images, masks, index, geometry)
 
 
 def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:

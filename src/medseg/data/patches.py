@@ -1,4 +1,4 @@
-"""Cutting a picture into patches, and how much each pixel of a patch weighs where they overlap."""
+"""Cutting an image into patches, and how much each pixel of a patch weighs where they overlap."""
 
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ Origin = tuple[int, int]  # top, left; pixels
 
 
 def origins(height: int, width: int, patch: int, stride: int, border: Border) -> list[Origin]:
-    """The top left corners of the patches of a (height, width) picture, row by row.
+    """The top left corners of the patches of a (height, width) image, row by row.
 
     With `drop`, a border that no whole patch reaches is lost (512 at 128/20: 20 x 20 patches, the last 4 rows and
-    columns gone). With `pad`, the picture is thought larger at the bottom and right so that nothing is lost
+    columns gone). With `pad`, the image is thought larger at the bottom and right so that nothing is lost
     (21 x 21 patches of 528).
     """
     tops, lefts = (_starts(side, patch, stride, border) for side in (height, width))
@@ -30,7 +30,7 @@ def padded_size(side: int, patch: int, stride: int) -> int:
 def cut(image: NDArray[Any], patch: int, stride: int, border: Border) -> NDArray[Any]:
     """Cut (H, W) or (H, W, C) into (N, patch, patch[, C]), in the order of `origins`.
 
-    With `pad` the missing pixels mirror the picture's own.
+    With `pad` the missing pixels mirror the image's own.
     """
     if border == "pad":
         image = pad_to(image, *(padded_size(side, patch, stride) for side in image.shape[:2]))
@@ -46,7 +46,7 @@ def blending_weight(patch: int) -> NDArray[np.float32]:
 
     A Gaussian with a standard deviation of an eighth of the patch, as in nnU-Net (Isensee et al., Nature Methods
     2021). Its corners weigh 1e-7, above 0, so they count where nothing else covers them. It has no floor: where all
-    tiles see a pixel from near their borders, as along the border of a picture, the worst of them would count most.
+    tiles see a pixel from near their borders, as along the border of an image, the worst of them would count most.
     """
     distance = np.arange(patch) - (patch - 1) / 2
     bell = np.exp(-0.5 * (distance / (patch / 8)) ** 2)

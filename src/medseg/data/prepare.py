@@ -1,4 +1,4 @@
-"""From the manifest's pictures to packed arrays of one split."""
+"""From the manifest's images to packed arrays of one split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,9 +37,7 @@ def prepare(rows: pd.DataFrame, raw: Path, geometry: Geometry, machine: MachineP
     places = _places(rows, geometry)
     total = sum(place.count for place in places)
     if total == 0:
-        raise UserError(
-            "params.yaml: prepare: no picture is as large as a patch; choose a smaller patch or border: pad"
-        )
+        raise UserError("params.yaml: prepare: no image is as large as a patch; choose a smaller patch or border: pad")
     create_arrays(folder, total, *_frame(rows, geometry), geometry.channels)
     write = partial(_write_samples, raw=raw.absolute(), geometry=geometry, folder=folder.absolute())
     run_parallel(machine, write, places, f"prepare {folder.name}")
@@ -66,7 +64,7 @@ def _write_samples(place: _Place, raw: Path, geometry: Geometry, folder: Path) -
 
 
 def _parts(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pixels, Pixels]]:
-    """The samples of a picture in turn; patches row by row: all those of a large picture might not fit in memory."""
+    """The samples of an image in turn; patches row by row: all those of a large image might not fit in memory."""
     if not isinstance(geometry, Patchify):
         yield to_samples(image, mask, geometry)
         return
@@ -98,7 +96,7 @@ def _corners(row: Any, geometry: Geometry) -> NDArray[np.int64]:
 
 
 def _frame(rows: pd.DataFrame, geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the arrays: the largest scaled picture, so that smaller ones are padded with 0."""
+    """Height and width of the arrays: the largest scaled image, so that smaller ones are padded with 0."""
     if isinstance(geometry, Patchify):
         return geometry.patch, geometry.patch
     if isinstance(geometry, Scale):

@@ -1,4 +1,4 @@
-"""What counts as independent: which pictures train, which choose, which are judged."""
+"""What counts as independent: which images train, which choose, which are judged."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -69,7 +69,7 @@ def assign(table: pd.DataFrame, params: SplitParams, lists: Path) -> pd.Series:
     """Give each row of the manifest its split: train, val, test, or dropped.
 
     `table` has the columns file, label, group and official. `lists` holds the folders that `Lists` names.
-    Raises `UserError` where a part that is asked for would be empty, or a picture has no place.
+    Raises `UserError` where a part that is asked for would be empty, or an image has no place.
     """
     match params:
         case Fraction():
@@ -100,7 +100,7 @@ def expects_test(params: SplitParams) -> bool:
 
 
 def straddling_groups(splits: pd.Series, groups: pd.Series) -> list[str]:
-    """The groups that have pictures in more than one of train, val and test, sorted."""
+    """The groups that have images in more than one of train, val and test, sorted."""
     placed = splits[splits != DROPPED]
     counts = placed.groupby(groups.loc[placed.index]).nunique()
     return sorted(counts[counts > 1].index)
@@ -156,7 +156,7 @@ def _official(table: pd.DataFrame) -> pd.Series:
     unknown = table.loc[table["official"] == "", "file"]
     if len(unknown):
         raise UserError(
-            f"{unknown.iloc[0]} and {len(unknown) - 1} more pictures have no official split; "
+            f"{unknown.iloc[0]} and {len(unknown) - 1} more images have no official split; "
             "set split to fraction, pattern, lists or folds"
         )
     return table["official"].copy()
@@ -172,7 +172,7 @@ def _by_pattern(table: pd.DataFrame, params: Pattern) -> pd.Series:
 
 
 def _from_lists(table: pd.DataFrame, folder: Path) -> pd.Series:
-    """What no list names is dropped; a listed name that no picture has, or that two lists hold, is a mistake."""
+    """What no list names is dropped; a listed name that no image has, or that two lists hold, is a mistake."""
     placed: dict[str, str] = {}
     known = set(table["file"])
     for split in SPLITS:
@@ -183,7 +183,7 @@ def _from_lists(table: pd.DataFrame, folder: Path) -> pd.Series:
             if name in placed:
                 raise UserError(f"{path}: '{name}' is named twice, here and in {placed[name]}.txt")
             if name not in known:
-                raise UserError(f"{path}: '{name}' is no picture of the data set (names are relative to data/raw)")
+                raise UserError(f"{path}: '{name}' is no image of the data set (names are relative to data/raw)")
             placed[name] = split
     return table["file"].map(placed).fillna(DROPPED)
 
@@ -215,5 +215,5 @@ def _refuse_empty(splits: pd.Series, with_test: bool) -> None:
     for split in SPLITS if with_test else SPLITS[:2]:
         if counts.get(split, 0) == 0:
             raise UserError(
-                f"params.yaml: split: leaves no picture for '{split}' out of {len(splits)}; change what it asks for"
+                f"params.yaml: split: leaves no image for '{split}' out of {len(splits)}; change what it asks for"
             )

@@ -1,4 +1,4 @@
-"""What a pixel can be: foreground or not, or a class of lesion, taken from the picture's label in the manifest."""
+"""What a pixel can be: foreground or not, or a class of lesion, taken from the image's label in the manifest."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -17,16 +17,16 @@ FOREGROUND = "foreground"
 
 
 class Binary(Section):
-    """Foreground against background, whatever a picture's label; one logit per pixel."""
+    """Foreground against background, whatever an image's label; one logit per pixel."""
 
     name: Literal["binary"]
 
 
 class Multiclass(Section):
-    """Every marked pixel of a picture has the class of the picture's label; one logit per class, background first."""
+    """Every annotated pixel of an image has the class of the image's label; one logit per class, background first."""
 
     name: Literal["multiclass"]
-    background: Label  # label of pictures in which nothing is marked
+    background: Label  # label of images in which nothing is annotated
     labels: Annotated[list[Label], Field(min_length=2, max_length=254)]  # classes 1, 2, ...
 
     @model_validator(mode="after")
@@ -46,12 +46,12 @@ def logit_count(task: TaskParams) -> int:
 
 
 def class_names(task: TaskParams) -> list[str]:
-    """The classes that a marked pixel can have, in the order of their codes 1, 2, ..."""
+    """The classes that an annotated pixel can have, in the order of their codes 1, 2, ..."""
     return [FOREGROUND] if isinstance(task, Binary) else list(task.labels)
 
 
 def class_codes(labels: Iterable[str], task: TaskParams) -> NDArray[np.uint8]:
-    """The code of the marked pixels of pictures with these labels: 1 for all in a binary task; 0 for the background.
+    """The code of the annotated pixels of images with these labels: 1 for all in a binary task; 0 for the background.
 
     Raises `UserError` for a label that is no class of the task.
     """
@@ -62,27 +62,27 @@ def class_codes(labels: Iterable[str], task: TaskParams) -> NDArray[np.uint8]:
     if unknown := sorted(set(labels) - set(codes)):
         raise UserError(
             f"params.yaml: task.labels = {task.labels}: the data also hold the label '{unknown[0]}'; add it, or make "
-            "it task.background if nothing is marked in its pictures"
+            "it task.background if nothing is annotated in its images"
         )
     return np.array([codes[label] for label in labels], np.uint8)
 
 
 def check_labels(task: Multiclass, train: pd.DataFrame, val: pd.DataFrame) -> None:
-    """Check the pictures of both splits, tables with the columns label and marked (whether anything is).
+    """Check the images of both splits, tables with the columns label and annotated (whether anything is).
 
-    Raises `UserError` for a label that is no class, a background picture with marked pixels, or a class that no
-    training picture has; val may lack one.
+    Raises `UserError` for a label that is no class, a background image with annotated pixels, or a class that no
+    training image has; val may lack one.
     """
-    for pictures in (train, val):
-        codes = class_codes(pictures["label"], task)
-        if pictures["marked"].to_numpy(dtype=bool)[codes == 0].any():
+    for images in (train, val):
+        codes = class_codes(images["label"], task)
+        if images["annotated"].to_numpy(dtype=bool)[codes == 0].any():
             raise UserError(
-                f"params.yaml: task.background = '{task.background}': something is marked in pictures with this label; "
+                f"params.yaml: task.background = '{task.background}': images with this label have annotated pixels; "
                 "list it in task.labels"
             )
     known = set(train["label"])
     if absent := [label for label in task.labels if label not in known]:
         raise UserError(
-            f"params.yaml: task.labels holds '{absent[0]}', which no training picture has; "
+            f"params.yaml: task.labels holds '{absent[0]}', which no training image has; "
             f"the labels are {', '.join(sorted(known))}"
         )

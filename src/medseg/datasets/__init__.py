@@ -34,9 +34,9 @@ def fetch(params: DataParams, destination: Path, machine: MachineParams) -> None
 
 
 def scan(params: DataParams, root: Path) -> list[Record]:
-    """One record per picture below `root`, always in the same order.
+    """One record per image below `root`, always in the same order.
 
-    A picture without a mask is recorded without. Raises `UserError` where the files are not laid out as the source's
+    An image without a mask is recorded without. Raises `UserError` where the files are not laid out as the source's
     module describes.
     """
     match params:

@@ -1,7 +1,7 @@
 """BUSI: breast ultrasound in three folders, `benign`, `malignant` and `normal`.
 
 `benign (4).png` has the mask `benign (4)_mask.png`, and `benign (4)_mask_1.png` where there is a second lesion: the
-lesion area is the union of all. The folder is the label. Nothing says which pictures show one patient.
+lesion area is the union of all. The folder is the label. Nothing says which images show one patient.
 
 Source: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 28 (2020) 104863.
 """
@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medseg.datasets.download import ArchiveParams
-from medseg.datasets.layout import files_in, find_folder, require_pictures
+from medseg.datasets.layout import files_in, find_folder, require_images
 from medseg.datasets.record import Record
 
 Label = Literal["benign", "malignant", "normal"]
 LABELS: tuple[Label, ...] = ("benign", "malignant", "normal")
-MASK = re.compile(r"(?P<picture>.+)_mask(_[0-9]+)?")
+MASK = re.compile(r"(?P<image>.+)_mask(_[0-9]+)?")
 
 
 class BusiParams(ArchiveParams):
@@ -31,7 +31,7 @@ class BusiParams(ArchiveParams):
 
 
 def scan_busi_layout(root: Path, labels: Collection[Label] = LABELS) -> list[Record]:
-    """One record per picture of the folders that `labels` names; all three lie at or below `root`.
+    """One record per image of the folders that `labels` names; all three lie at or below `root`.
 
     The order is by label, then natural order of the names. Raises `UserError` where the layout is another.
     """
@@ -41,14 +41,14 @@ def scan_busi_layout(root: Path, labels: Collection[Label] = LABELS) -> list[Rec
 
 def _scan_label(root: Path, folder: Path) -> list[Record]:
     masks: dict[str, list[str]] = defaultdict(list)
-    pictures = []
+    images = []
     for path in files_in(folder, ".png"):
         if match := MASK.fullmatch(path.stem):
-            masks[match["picture"]].append(path.relative_to(root).as_posix())
+            masks[match["image"]].append(path.relative_to(root).as_posix())
         else:
-            pictures.append(path)
-    require_pictures(pictures, folder, f"'{folder.name} (1).png' and '{folder.name} (1)_mask.png'")
+            images.append(path)
+    require_images(images, folder, f"'{folder.name} (1).png' and '{folder.name} (1)_mask.png'")
     return [
         Record(file=path.relative_to(root).as_posix(), masks=tuple(sorted(masks[path.stem])), label=folder.name)
-        for path in pictures
+        for path in images
     ]

@@ -43,7 +43,7 @@ PIECE = 1 << 20  # bytes that are moved at once
 
 MAX_BYTES = 200 << 30  # unpacked; ISIC 2017, the largest data set in use, has about 12 GiB
 MAX_MEMBERS = 2_000_000
-MAX_RATIO = 500  # unpacked to packed: pictures reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
+MAX_RATIO = 500  # unpacked to packed: images reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
 HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
 MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096, a bomb fills the memory before any limit above is met
 

@@ -1,4 +1,4 @@
-"""A folder of one's own: pictures and masks paired by their names, labels and patients from names or a table.
+"""A folder of one's own: images and masks paired by their names, labels and patients from names or a table.
 
 Names are described by patterns, which are paths below the data folder with `/` between their parts. `images` names
 fields in braces, and the other patterns use them:
@@ -9,8 +9,8 @@ fields in braces, and the other patterns use them:
 
 A field is one or more characters of one part of the path. Where two fields share a part, the earlier is as short as
 possible; a field that stands twice must hold the same text. `*` is any text within one part, `**/` any number of
-folders. A picture's mask is the union of all files that its `masks` pattern finds. A file that is the mask of
-another picture is no picture, so both may lie in one folder (`{stem}.png`, `{stem}_mask*.png`).
+folders. An image's mask is the union of all files that its `masks` pattern finds. A file that is the mask of
+another image is no image, so both may lie in one folder (`{stem}.png`, `{stem}_mask*.png`).
 """
 
 import re
@@ -45,11 +45,11 @@ class TextParams(Section):
 
 
 class TableParams(Section):
-    """A column of a CSV table. `picture` is the column with a picture's path, its file name, or that without ending."""
+    """A column of a CSV table. `image` is the column with an image's path, its file name, or that without ending."""
 
     name: Literal["table"]
     file: str
-    picture: str
+    image: str
     column: str
 
 
@@ -57,7 +57,7 @@ Source = Annotated[TextParams | TableParams, Field(discriminator="name")]
 
 
 class FolderParams(ArchiveParams):
-    """Where the files come from, how pictures and masks are named, and what labels and patients they have."""
+    """Where the files come from, how images and masks are named, and what labels and patients they have."""
 
     name: Literal["folder"]
     images: str = Field(min_length=1)
@@ -73,36 +73,36 @@ class FolderParams(ArchiveParams):
         if unknown:
             raise ValueError(f"'images' has no field {', '.join(sorted(unknown))}, which another pattern names")
         if not FIELD.search(self.masks):
-            raise ValueError("'masks' names no field of 'images', so all pictures would have the same masks")
+            raise ValueError("'masks' names no field of 'images', so all images would have the same masks")
         return self
 
 
 def scan_folder(params: FolderParams, root: Path) -> list[Record]:
     """One record per file below `root` that `params.images` describes, in natural order of the paths.
 
-    Raises `UserError` where no picture is found, or where a table says nothing of some pictures.
+    Raises `UserError` where no image is found, or where a table says nothing of some images.
     """
     files = files_below(root)
-    pictures = _pictures(files, params.images)
-    masks = {file: _masks(files, params.masks, file, fields) for file, fields in pictures.items()}
+    images = _images(files, params.images)
+    masks = {file: _masks(files, params.masks, file, fields) for file, fields in images.items()}
     taken = {mask for found in masks.values() for mask in found}
-    pictures = {file: pictures[file] for file in sorted(pictures.keys() - taken, key=natural)}
-    if not pictures:
+    images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
+    if not images:
         raise UserError(
             f"{root}: no file matches 'data.images', {params.images}; files here: {shortened(files) or 'none'}"
         )
-    labels = _values(params.label, root, pictures)
-    patients = _values(params.patient, root, pictures) if params.patient else {}
-    return [Record(file=file, masks=masks[file], label=labels[file], patient=patients.get(file)) for file in pictures]
+    labels = _values(params.label, root, images)
+    patients = _values(params.patient, root, images) if params.patient else {}
+    return [Record(file=file, masks=masks[file], label=labels[file], patient=patients.get(file)) for file in images]
 
 
-def _pictures(files: list[str], pattern: str) -> dict[str, Fields]:
-    regex = re.compile(_picture_regex(pattern))
+def _images(files: list[str], pattern: str) -> dict[str, Fields]:
+    regex = re.compile(_image_regex(pattern))
     matches = {file: regex.fullmatch(file) for file in files}
     return {file: match.groupdict() for file, match in matches.items() if match}
 
 
-def _picture_regex(pattern: str) -> str:
+def _image_regex(pattern: str) -> str:
     parts: list[str] = []
     for place, piece in enumerate(TOKEN.split(pattern)):
         group = f"(?P<{piece[1:-1]}>"
@@ -117,23 +117,23 @@ def _picture_regex(pattern: str) -> str:
     return "".join(parts)
 
 
-def _masks(files: list[str], pattern: str, picture: str, fields: Fields) -> tuple[str, ...]:
-    """The files that `pattern` describes for one picture; `files` are sorted, so only a few are compared."""
+def _masks(files: list[str], pattern: str, image: str, fields: Fields) -> tuple[str, ...]:
+    """The files that `pattern` describes for one image; `files` are sorted, so only a few are compared."""
     pieces = [(_fill(piece, fields), piece in WILDCARDS) for piece in TOKEN.split(pattern)]
     start = "".join(text for text, _ in takewhile(lambda piece: not piece[1], pieces))
     regex = re.compile("".join(WILDCARDS[text] if is_wild else re.escape(text) for text, is_wild in pieces))
     nearby = files[bisect_left(files, start) : bisect_left(files, start + LAST)]
-    return tuple(file for file in nearby if file != picture and regex.fullmatch(file))
+    return tuple(file for file in nearby if file != image and regex.fullmatch(file))
 
 
 def _fill(text: str, fields: Fields) -> str:
     return FIELD.sub(lambda match: fields[match[1]], text)
 
 
-def _values(source: TextParams | TableParams, root: Path, pictures: dict[str, Fields]) -> dict[str, str]:
+def _values(source: TextParams | TableParams, root: Path, images: dict[str, Fields]) -> dict[str, str]:
     if isinstance(source, TextParams):
-        return {file: _fill(source.text, fields) for file, fields in pictures.items()}
-    return _table_values(source, root, list(pictures))
+        return {file: _fill(source.text, fields) for file, fields in images.items()}
+    return _table_values(source, root, list(images))
 
 
 def _table_values(table: TableParams, root: Path, files: list[str]) -> dict[str, str]:
@@ -144,15 +144,15 @@ def _table_values(table: TableParams, root: Path, files: list[str]) -> dict[str,
         raise UserError(f"{root / table.file}: no '{table.column}' for {shortened(missing)}")
     shared = [name for name, count in Counter(names.values()).items() if name and count > 1]
     if shared:
-        raise UserError(f"{root / table.file}: {shortened(shared)} fit several pictures each; give their paths")
+        raise UserError(f"{root / table.file}: {shortened(shared)} fit several images each; give their paths")
     return {file: values[name] for file, name in names.items() if name}
 
 
 def _read_values(table: TableParams, root: Path) -> dict[str, str]:
     values: dict[str, set[str]] = defaultdict(set)
-    for row in read_table(root / table.file, (table.picture, table.column)):
+    for row in read_table(root / table.file, (table.image, table.column)):
         if row[table.column]:
-            values[row[table.picture]].add(row[table.column])
+            values[row[table.image]].add(row[table.column])
     torn = [name for name, found in values.items() if len(found) > 1]
     if torn:
         raise UserError(f"{root / table.file}: several values of '{table.column}' for {shortened(torn)}")

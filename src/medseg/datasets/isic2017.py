@@ -1,8 +1,8 @@
-"""ISIC 2017, task 1: dermoscopic pictures of skin lesions, with the challenge's train, validation and test folders.
+"""ISIC 2017, task 1: dermoscopic images of skin lesions, with the challenge's train, validation and test folders.
 
 `ISIC-2017_Training_Data/ISIC_0000000.jpg` has the mask `ISIC_0000000_segmentation.png` in
 `ISIC-2017_Training_Part1_GroundTruth`. The archives also hold `..._superpixels.png`, which are no masks. The diagnoses
-stand in the tables of part 3; without any of them every label is "lesion". Nothing says which pictures show one
+stand in the tables of part 3; without any of them every label is "lesion". Nothing says which images show one
 patient.
 
 Source: Codella et al., "Skin lesion analysis toward melanoma detection", ISBI 2017 challenge, arXiv:1710.05006.
@@ -13,7 +13,7 @@ from typing import Literal
 
 from medseg.core.errors import UserError
 from medseg.datasets.download import ArchiveParams
-from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_pictures, shortened
+from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_images, shortened
 from medseg.datasets.record import Record, Split
 from medseg.datasets.tables import read_table
 
@@ -29,25 +29,25 @@ class Isic2017Params(ArchiveParams):
 
 
 def scan_isic2017(root: Path) -> list[Record]:
-    """One record per picture below `root`: train, then validation, then test, each in the order of the names.
+    """One record per image below `root`: train, then validation, then test, each in the order of the names.
 
-    Raises `UserError` where one of the six folders is missing, where there are tables of diagnoses but a picture
-    stands in none of them, or where they say something else than 0 or 1, or different things of one picture.
+    Raises `UserError` where one of the six folders is missing, where there are tables of diagnoses but an image
+    stands in none of them, or where they say something else than 0 or 1, or different things of one image.
     """
-    pictures = [found for part in PARTS for found in _scan_part(root, part)]
-    labels = _labels(root, [path.stem for path, _, _ in pictures])
+    images = [found for part in PARTS for found in _scan_part(root, part)]
+    labels = _labels(root, [path.stem for path, _, _ in images])
     return [
         Record(path.relative_to(root).as_posix(), masks, labels[path.stem], official=PARTS[part])
-        for path, masks, part in pictures
+        for path, masks, part in images
     ]
 
 
 def _scan_part(root: Path, part: str) -> list[tuple[Path, tuple[str, ...], str]]:
-    images, truth = f"ISIC-2017_{part}_Data", f"ISIC-2017_{part}_Part1_GroundTruth"
-    images_folder, truth_folder = find_folder(root, [images]) / images, find_folder(root, [truth]) / truth
-    pictures = files_in(images_folder, ".jpg")
-    require_pictures(pictures, images_folder, "'ISIC_0000000.jpg'")
-    return [(path, existing(root, truth_folder / f"{path.stem}_segmentation.png"), part) for path in pictures]
+    images_name, truth = f"ISIC-2017_{part}_Data", f"ISIC-2017_{part}_Part1_GroundTruth"
+    images_folder, truth_folder = find_folder(root, [images_name]) / images_name, find_folder(root, [truth]) / truth
+    images = files_in(images_folder, ".jpg")
+    require_images(images, images_folder, "'ISIC_0000000.jpg'")
+    return [(path, existing(root, truth_folder / f"{path.stem}_segmentation.png"), part) for path in images]
 
 
 def _labels(root: Path, names: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finding one's way in a folder of pictures: where a layout begins, which files it holds, in which order."""
+"""Finding one's way in a folder of images: where a layout begins, which files it holds, in which order."""
 
 import re
 from collections.abc import Iterable
@@ -53,10 +53,10 @@ def natural(text: str) -> tuple[list[int | str], str]:
     return [int(part) if position % 2 else part for position, part in enumerate(parts)], text
 
 
-def require_pictures(found: list[Path], folder: Path, expected: str) -> None:
-    """Raise `UserError` where no picture was found; `expected` says what their names look like."""
+def require_images(found: list[Path], folder: Path, expected: str) -> None:
+    """Raise `UserError` where no image was found; `expected` says what their names look like."""
     if not found:
-        raise UserError(f"{folder}: holds no picture; expected files like {expected}")
+        raise UserError(f"{folder}: holds no image; expected files like {expected}")
 
 
 def shortened(names: Iterable[str]) -> str:

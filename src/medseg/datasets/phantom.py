@@ -18,13 +18,13 @@ from medseg.datasets.ultrasound import Kind, simulate
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
 
-Count = Annotated[int, Field(ge=1)]  # a label without a picture would not be BUSI's layout
+Count = Annotated[int, Field(ge=1)]  # a label without an image would not be BUSI's layout
 Width = Annotated[int, Field(ge=64, le=1024)]
 Decibels = Annotated[float, Field(ge=0, le=40)]
 
 
 class PhantomParams(Section):
-    """How many pictures of which difficulty."""
+    """How many images of which difficulty."""
 
     name: Literal["phantom"]
     seed: Annotated[int, Field(ge=0)]
@@ -44,10 +44,10 @@ class PhantomParams(Section):
 
 
 def fetch(params: PhantomParams, destination: Path, machine: MachineParams) -> None:
-    """Write the pictures and masks below `destination`, which is made where it is missing.
+    """Write the images and masks below `destination`, which is made where it is missing.
 
-    Every picture draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
-    neither on the other pictures nor on `machine`.
+    Every image draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
+    neither on the other images nor on `machine`.
     """
     todo = [(label, number) for label in LABELS for number in range(1, getattr(params, label) + 1)]
     for label in LABELS:
@@ -61,8 +61,8 @@ def _write(place: tuple[Kind, int], params: PhantomParams, top: Path) -> None:
     rng = np.random.default_rng(np.random.SeedSequence((params.seed, LABELS.index(label), number)))
     width = int(rng.integers(*params.width, endpoint=True))
     scan = simulate(label, width, params.contrast, params.looks, rng)
-    Image.fromarray(scan.picture).save(folder / f"{label} ({number}).png")
-    empty = np.zeros(scan.picture.shape, bool)
+    Image.fromarray(scan.image).save(folder / f"{label} ({number}).png")
+    empty = np.zeros(scan.image.shape, bool)
     for position, mask in enumerate(scan.masks or (empty,)):
         suffix = f"_{position}" if position else ""
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{label} ({number})_mask{suffix}.png")

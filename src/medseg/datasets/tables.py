@@ -1,4 +1,4 @@
-"""Reading a CSV table that says something of each picture."""
+"""Reading a CSV table that says something of each image."""
 
 import csv
 from collections.abc import Sequence

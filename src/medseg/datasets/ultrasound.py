@@ -3,7 +3,7 @@
 Physics, in the order in which `_scan` applies it:
 
 - Tissue is a field of unresolved scatterers with complex Gaussian amplitude, whose variance is the tissue's
-  echogenicity, plus coherent reflectors at interfaces; the picture is that field convolved with the pulse-echo
+  echogenicity, plus coherent reflectors at interfaces; the image is that field convolved with the pulse-echo
   point-spread function (Bamber and Dickinson, "Ultrasonic B-scanning: a computer simulation", Phys. Med. Biol. 25
   (1980) 463). The envelope of a homogeneous region is then Rayleigh distributed, mean / deviation = 1.91
   (Burckhardt, "Speckle in ultrasound B-mode scans", IEEE Trans. Sonics Ultrason. 25 (1978) 1).
@@ -45,9 +45,9 @@ CHEST_WALL = -15.0
 PULSE = 0.10  # standard deviation of the point-spread function in depth
 BEAM = 0.21  # and across, at the focus
 FOCAL_RANGE = 9.0  # distance from the focus at which the beam is wider by the root of two
-MARGIN = 4.0  # simulated on either side of the picture, so that its borders see neighbours
-SECOND_LESION = 0.07  # share of the pictures with a lesion that have two
-CALLIPERS = 0.15  # share of the lesions that are marked with callipers
+MARGIN = 4.0  # simulated on either side of the image, so that its borders see neighbours
+SECOND_LESION = 0.07  # share of the images with a lesion that have two
+CALLIPERS = 0.15  # share of the lesions that are annotated with callipers
 CYSTS = 0.3  # share of the benign lesions
 CYST_DEPTH = 14.0  # contrast of a cyst beyond that of a solid lesion
 MARK_GREY = 235
@@ -56,15 +56,15 @@ ANGLES = np.linspace(-np.pi, np.pi, 361)
 
 @dataclass(frozen=True)
 class Scan:
-    """A picture (height, width) uint8 and one mask of the same shape, bool, per lesion."""
+    """An image (height, width) uint8 and one mask of the same shape, bool, per lesion."""
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     masks: tuple[Mask, ...]
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Pixel centres in mm: depth `z` (rows, 1), place across `x` (1, columns), 0 at the left border of the picture."""
+    """Pixel centres in mm: depth `z` (rows, 1), place across `x` (1, columns), 0 at the left border of the image."""
 
     z: Field
     x: Field
@@ -128,7 +128,7 @@ def simulate(kind: Kind, width: int, contrast: tuple[float, float], looks: int, 
 
     Args:
         kind: which lesion it holds; `normal` has none.
-        width: of the picture in pixels; the height is 0.72 to 0.95 of it.
+        width: of the image in pixels; the height is 0.72 to 0.95 of it.
         contrast: lowest and highest level of solid lesions below their surroundings, dB. Cysts lie deeper.
         looks: number of compounded looks; 1 is full speckle.
         rng: source of every choice; the same state gives the same scan.
@@ -136,12 +136,12 @@ def simulate(kind: Kind, width: int, contrast: tuple[float, float], looks: int, 
     grid = _draw_grid(width, rng)
     tissue = _draw_breast(grid, rng)
     distances = [] if kind == "normal" else _draw_lesions(kind, tissue, grid, contrast, rng)
-    picture = grid.cropped(_scan(tissue, grid, looks, rng))
+    image = grid.cropped(_scan(tissue, grid, looks, rng))
     masks = tuple(grid.cropped(distance < 0) for distance in distances)
     for mask in masks:
         if rng.random() < CALLIPERS:
-            _mark(picture, mask)
-    return Scan(np.ascontiguousarray(picture), masks)
+            _mark(image, mask)
+    return Scan(np.ascontiguousarray(image), masks)
 
 
 def envelope(amplitude: Field, reflectors: Field, beam: Field, pulse: float, rng: Rng) -> Field:
@@ -181,8 +181,8 @@ def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint
     power = power / looks + _amplitude(noise) ** 2 * rng.chisquare(2 * looks, grid.shape) / (2 * looks)
     dynamic_range, bright = rng.uniform(46, 62), rng.uniform(0.44, 0.6)
     grey = bright + (10 * np.log10(power) + _gain(grid, rng)) / dynamic_range
-    picture: NDArray[np.uint8] = np.clip(np.rint(grey * 255), 0, 255).astype(np.uint8)
-    return picture
+    image: NDArray[np.uint8] = np.clip(np.rint(grey * 255), 0, 255).astype(np.uint8)
+    return image
 
 
 def _gain(grid: _Grid, rng: Rng) -> Field:
@@ -318,7 +318,7 @@ def _draw_lesions(
 def _draw_outline(kind: Literal["benign", "malignant"], grid: _Grid, rng: Rng) -> _Outline:
     """A smooth oval that is wider than tall, or an angular and spiculated shape that may be taller than wide."""
     benign = kind == "benign"
-    smallest, largest = (0.012, 0.1) if benign else (0.03, 0.2)  # shares of the picture
+    smallest, largest = (0.012, 0.1) if benign else (0.03, 0.2)  # shares of the image
     area = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * grid.depth * grid.breadth
     ratio = rng.uniform(0.45, 0.85) if benign else rng.uniform(0.55, 1.25)  # height / width
     half_width = min(np.sqrt(area / (np.pi * ratio)), 0.4 * grid.breadth)
@@ -335,7 +335,7 @@ def _draw_outline(kind: Literal["benign", "malignant"], grid: _Grid, rng: Rng) -
 
 
 def _beside(outline: _Outline, other: _Outline, grid: _Grid) -> _Outline:
-    """`outline`, smaller and in the half of the picture that `other` leaves free."""
+    """`outline`, smaller and in the half of the image that `other` leaves free."""
     x = grid.breadth * (0.2 if other.x > grid.breadth / 2 else 0.8)
     return replace(outline, x=x, half_width=0.5 * outline.half_width, half_height=0.5 * outline.half_height)
 
@@ -434,16 +434,16 @@ def _calcifications(distance: Field, nature: _Nature, around: float, rng: Rng) -
     return points
 
 
-def _mark(picture: NDArray[np.uint8], mask: Mask) -> None:
-    """Burn callipers into `picture`: crosses at the ends of height and width, joined by dots."""
+def _mark(image: NDArray[np.uint8], mask: Mask) -> None:
+    """Burn callipers into `image`: crosses at the ends of height and width, joined by dots."""
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     middle_row, middle_column = int(rows.mean()), int(columns.mean())
-    picture[top:bottom:4, middle_column] = MARK_GREY
-    picture[middle_row, left:right:4] = MARK_GREY
+    image[top:bottom:4, middle_column] = MARK_GREY
+    image[middle_row, left:right:4] = MARK_GREY
     for row, column in [(top, middle_column), (bottom, middle_column), (middle_row, left), (middle_row, right)]:
-        picture[max(row - 3, 0) : row + 4, column] = MARK_GREY
-        picture[row, max(column - 3, 0) : column + 4] = MARK_GREY
+        image[max(row - 3, 0) : row + 4, column] = MARK_GREY
+        image[row, max(column - 3, 0) : column + 4] = MARK_GREY
 
 
 def _noise(rng: Rng, grid: _Grid, axial: float, lateral: float, tilt: float = 0) -> Field:

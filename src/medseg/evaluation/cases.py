@@ -1,4 +1,4 @@
-"""One scored picture: where its predicted mask lies, in which form, and how picture, truth and prediction are drawn."""
+"""One scored image: where its predicted mask lies, in which form, and how image, truth and prediction are drawn."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from medseg.previews.drawing import outlined, within
 
 
 def read_case(row: Any, raw: Path, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
-    """The annotated region of a manifest row: picture (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
+    """The annotated region of a manifest row: image (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
 
     Masks are uint8 of 0 and 1. Raises `UserError` where a file is missing or unreadable.
     """
@@ -35,7 +35,7 @@ def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: in
     """
     image, truth, found = read_case(row, raw, predictions, task)
     drawn = within(image, min(side, max(image.shape[:2])))
-    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
+    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey images
     for mask, colour in [(truth, TRUTH), *zip(found, class_colours(len(found)), strict=True)]:
         drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
     return drawn

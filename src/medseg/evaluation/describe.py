@@ -15,7 +15,7 @@ DATA_IN_WORDS = {
     "isic2017": "ISIC 2017 skin lesions",
     "cryonuseg": "nuclei in CryoNuSeg tissue",
     "ucsb": "nuclei in UCSB breast tissue",
-    "folder": "pictures from a folder",
+    "folder": "images from a folder",
 }
 MODEL_IN_WORDS = {
     "unet": "U-Net",
@@ -42,7 +42,7 @@ WEIGHTS_IN_WORDS = {
 }
 ORIENTATIONS_IN_WORDS: dict[Augmentation, str] = {
     "none": "no",
-    "mirror": "mean over the picture and its mirror image",
+    "mirror": "mean over the image and its mirror image",
     "flips": "mean over 4 flips",
     "flips_and_turns": "mean over 8 flips and quarter turns",
 }
@@ -64,29 +64,31 @@ def network_in_words(model: ModelParams) -> str:
     return f"{words} over the encoder {model.encoder}" if isinstance(model, Encoded) else words
 
 
-def first_weights_in_words(training: Training) -> str:
+def initial_weights_in_words(training: Training) -> str:
     """Where the weights came from that training started with."""
-    former = training.former
-    if former is None:
-        return WEIGHTS_IN_WORDS[training.first_weights]
-    weights = f"weights of a former network, {former.name}"
-    if not former.continued:
+    initial_network = training.initial_network
+    if initial_network is None:
+        return WEIGHTS_IN_WORDS[training.initial_weights]
+    weights = f"weights of an initial network, {initial_network.name}"
+    if not initial_network.continued:
         return weights
-    return f"{weights}, continued after {counted(former.epochs_behind, 'epoch')} with its optimiser and schedule"
+    return (
+        f"{weights}, continued after {counted(initial_network.epochs_before, 'epoch')} with its optimiser and schedule"
+    )
 
 
 def prediction_in_words(geometry: Geometry, overlap: float) -> str:
-    """How a picture of any size becomes probabilities, as a sentence."""
+    """How an image of any size becomes probabilities, as a sentence."""
     if isinstance(geometry, Patchify):
         return (
-            f"Each picture is predicted in patches of {geometry.patch}x{geometry.patch} that overlap by "
+            f"Each image is predicted in patches of {geometry.patch}x{geometry.patch} that overlap by "
             f"{100 * overlap:g} %, and the probabilities are joined."
         )
     if isinstance(geometry, Scale):
-        return f"Each picture is scaled by {geometry.factor:g}, predicted, and its probabilities are scaled back."
+        return f"Each image is scaled by {geometry.factor:g}, predicted, and its probabilities are scaled back."
     shape = "aspect kept, padded" if geometry.aspect == "keep" else "aspect not kept"
     return (
-        f"Each picture is resized to {geometry.width}x{geometry.height} ({shape}), predicted, and its probabilities "
+        f"Each image is resized to {geometry.width}x{geometry.height} ({shape}), predicted, and its probabilities "
         "are resized back."
     )
 

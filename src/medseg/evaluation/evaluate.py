@@ -1,4 +1,4 @@
-"""A segmenter against the pictures that it never chose: a table per image, curves over pixels, and its masks."""
+"""A segmenter against the images that it never chose: a table per image, curves over pixels, and its masks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from medseg.core.errors import UserError
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import read_pair
 from medseg.data.task import Binary, TaskParams, class_codes, class_names
-from medseg.evaluation.per_image import COLUMNS, DECIMALS, call_names, score_picture
+from medseg.evaluation.per_image import COLUMNS, DECIMALS, call_names, score_image
 from medseg.evaluation.strata import size_limits, size_strata
 from medseg.evaluation.tuning import inside
 from medseg.inference.postprocess import Probabilities, foreground_probability
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
-from medseg.inference.predictor import Segmenter, finish, predict
+from medseg.inference.predictor import Predictor, finish, predict
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.calibration import Calibration, object_surroundings
 from medseg.metrics.overlap import Counts, Mask, count_classes
@@ -36,7 +36,7 @@ class Evaluation:
     - table: one row per image, its columns as in `per_image.COLUMNS`;
     - curve: threshold, precision and recall, pooled over pixels;
     - calibration: the rows of `Calibration.curve`, over the pixels in and around objects, and `ece` over the same;
-    - pooled: by class; its truth are the marked pixels of its own pictures, over all pictures.
+    - pooled: by class; its truth are the annotated pixels of its own images, over all images.
     """
 
     split: str
@@ -56,15 +56,15 @@ def scored_split(manifest: pd.DataFrame) -> str:
     for split in ("test", "val"):
         if (manifest["split"] == split).any():
             return split
-    raise UserError("the manifest has no picture in test or val, so there is nothing to score; see the section split")
+    raise UserError("the manifest has no image in test or val, so there is nothing to score; see the section split")
 
 
-def evaluate(segmenter: Segmenter, manifest: pd.DataFrame, raw: Path, batch_size: int, folder: Path) -> Evaluation:
-    """Predict the pictures of the scored split at their own resolution, write what is predicted, and score it.
+def evaluate(segmenter: Predictor, manifest: pd.DataFrame, raw: Path, batch_size: int, folder: Path) -> Evaluation:
+    """Predict the images of the scored split at their own resolution, write what is predicted, and score it.
 
-    Pixels count inside the annotated region alone. For each picture, whole, `folder` gets masks/NAME.png in the form
+    Pixels count inside the annotated region alone. For each image, whole, `folder` gets masks/NAME.png in the form
     of `prediction_files.write_prediction`, and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png in that of
-    `prediction_files.write_uncertainty`. Raises `UserError` where a picture's label does not fit the classes of the
+    `prediction_files.write_uncertainty`. Raises `UserError` where an image's label does not fit the classes of the
     network.
     """
     split, task = scored_split(manifest), segmenter.description.task
@@ -91,7 +91,7 @@ def evaluate(segmenter: Segmenter, manifest: pd.DataFrame, raw: Path, batch_size
 
 @dataclass(frozen=True)
 class _Predicted:
-    """One picture, whole: class codes and foreground probability (H, W), and its deviation over orientations."""
+    """One image, whole: class codes and foreground probability (H, W), and its deviation over orientations."""
 
     codes: Pixels
     foreground: Probabilities
@@ -99,14 +99,14 @@ class _Predicted:
 
 
 class _Pools:
-    """What is pooled over the pixels of all pictures."""
+    """What is pooled over the pixels of all images."""
 
     def __init__(self, task: TaskParams) -> None:
         self.curve, self.calibration = PrecisionRecall(CURVE_STEPS), Calibration(CALIBRATION_BINS)
         self.classes = dict.fromkeys(class_names(task), Counts(0, 0, 0, 0))
 
     def add(self, codes: Pixels, foreground: Probabilities, truth: Pixels, own: np.uint8, near: Mask) -> None:
-        """Add the annotated pixels of one picture; `near` are those that count for calibration."""
+        """Add the annotated pixels of one image; `near` are those that count for calibration."""
         self.curve.add(foreground, truth)
         self.calibration.add(foreground, truth, near)
         counts = count_classes(codes, truth * own, len(self.classes))
@@ -114,7 +114,7 @@ class _Pools:
             self.classes[name] += found
 
 
-def _predict(segmenter: Segmenter, image: Pixels, batch_size: int) -> _Predicted:
+def _predict(segmenter: Predictor, image: Pixels, batch_size: int) -> _Predicted:
     choices, uncertainty = segmenter.description.chosen.choices, segmenter.description.scoring.uncertainty
     averaged = predict(segmenter, image, batch_size, choices.test_time_augmentation)
     segmented = finish(averaged.probabilities, image, choices)
@@ -135,7 +135,7 @@ def _write(folder: Path, file: str, predicted: _Predicted, task: TaskParams) -> 
 def _score(
     row: Any, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
 ) -> dict[str, Any]:
-    """The picture's row of the table, all but its size; its pixels are added to `pools`."""
+    """The image's row of the table, all but its size; its pixels are added to `pools`."""
     region = inside(row)
     codes, truth = predicted.codes[region], truth[region]
     near = object_surroundings(codes, truth)
@@ -144,7 +144,7 @@ def _score(
         "file": row.file,
         "label": row.label,
         "group": row.group,
-        **score_picture(codes, truth, own, description.task, description.scoring),
+        **score_image(codes, truth, own, description.task, description.scoring),
         "uncertainty": _mean_deviation(predicted.deviation, region, near),
     }
 
@@ -156,7 +156,7 @@ def _mean_deviation(deviation: NDArray[np.float32] | None, region: tuple[slice, 
 
 
 def _with_size(table: pd.DataFrame) -> pd.DataFrame:
-    """With the column `size`, which only all pictures together give; all columns in the order of `COLUMNS`."""
+    """With the column `size`, which only all images together give; all columns in the order of `COLUMNS`."""
     shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy(dtype=np.float64)
     table = table.assign(size=size_strata(shares, size_limits(shares)))
     return table[[name for name in COLUMNS if name in table]]
@@ -174,6 +174,6 @@ def _check_labels(scored: pd.DataFrame, task: TaskParams) -> None:
             )
         if label == task.background and share > 0:
             raise UserError(
-                f"{file}: something is marked in it, but its label '{label}' is task.background; "
+                f"{file}: something is annotated in it, but its label '{label}' is task.background; "
                 "list the label in task.labels and train again"
             )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_folder, write_text
+from medseg.core.files import atomic_folder, write_text
 from medseg.core.markdown import plain, table
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
@@ -36,7 +36,7 @@ LAYOUTS: dict[Layout, dict[str, Any]] = {
 DUPLICATE_DISTANCE = 8  # bits of 64
 BATCH_SIZE = 16  # tiles at a time
 
-LABEL = "picture"  # of pictures in a folder of one's own, where none is given
+LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
 WRITTEN = {"per_image.csv", "figures.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
 MAPS = {"uncertainty"}  # written beside them unless no map is
@@ -50,7 +50,7 @@ def layout_data(layout: Layout) -> DataParams:
 
 
 def folder_data(images: str, masks: str, label: str | None) -> DataParams:
-    """Pictures and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
+    """Images and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
 
     Raises `UserError` where the patterns do not fit each other.
     """
@@ -64,29 +64,29 @@ def folder_data(images: str, masks: str, label: str | None) -> DataParams:
 def evaluate_external(
     model: Path, data: DataParams, root: Path, out: Path, skip_bad: bool, accelerator: Accelerator
 ) -> str:
-    """Score a model folder, or an ONNX file of `medseg export`, on all pictures of `data` below `root`.
+    """Score a model folder, or an ONNX file of `medseg export`, on all images of `data` below `root`.
 
     Threshold and all that was chosen are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
     their summary), the maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
     hashes of what was scored, and its audit.json; whole or not at all. A former evaluation in `out` is replaced. Gives
     `summary_text`.
 
-    Groups are near-duplicates among these pictures and known patients. Pictures that the model was trained on are not
+    Groups are near-duplicates among these images and known patients. Images that the model was trained on are not
     recognised: it does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
-    pictures can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
+    images can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
     anything else, or there is no GPU.
     """
     _check_out(out, root)
     segmenter = open_model(model, None, accelerator)
-    pictures, faults = _measured(data, root, skip_bad, accelerator)
-    _check_labels(pictures, segmenter.description.task)
-    with whole_folder(out.resolve()) as partial:
-        found = evaluate(segmenter, pictures, root, BATCH_SIZE, partial)
+    images, faults = _measured(data, root, skip_bad, accelerator)
+    _check_labels(images, segmenter.description.task)
+    with atomic_folder(out.resolve()) as partial:
+        found = evaluate(segmenter, images, root, BATCH_SIZE, partial)
         figures, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
-        write_plots(found, THRESHOLDS, figures, pictures, root, partial, partial / "plots")
-        write_manifest(pictures, partial / "manifest.csv")
-        audited = audit(data.name, pictures, faults, inverted_masks(pictures, root))
+        write_plots(found, THRESHOLDS, figures, images, root, partial, partial / "plots")
+        write_manifest(images, partial / "manifest.csv")
+        audited = audit(data.name, images, faults, inverted_masks(images, root))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
     return summary_text(figures, audited, segmenter.description.scoring.tolerance)
 
@@ -102,15 +102,15 @@ def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tole
         if kind in ("all", "label")
     ]
     parts = [
-        f"{plain(audited['data'])}: {audited['pictures']} pictures. Means over those in which something is marked, "
+        f"{plain(audited['data'])}: {audited['images']} images. Means over those in which something is annotated, "
         "with 95 % intervals over groups; HD95 in pixels:",
         table(["images", "number", "groups", "missed", *_headings(tolerance)], rows),
         _empty_text(figures),
-        "Nothing was chosen on these pictures. Any that the model was trained on were not recognised.",
+        "Nothing was chosen on these images. Any that the model was trained on were not recognised.",
     ]
     if inverted := audited["inverted_mask_files"]:
         names = shortened(plain(name) for name in inverted)
-        parts.append(f"Masks that look inverted, as if the background had been marked: {len(inverted)} ({names})")
+        parts.append(f"Masks that look inverted, as if the background had been annotated: {len(inverted)} ({names})")
     if faults := audited["skipped_files"]:
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
@@ -138,27 +138,27 @@ def _check_out(out: Path, root: Path) -> None:
 def _measured(
     data: DataParams, root: Path, skip_bad: bool, accelerator: Accelerator
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """The manifest of all pictures, in the split test, and what had to be left out."""
+    """The manifest of all images, in the split test, and what had to be left out."""
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
     settings = ManifestParams(bad_files="skip", duplicate_distance=DUPLICATE_DISTANCE)
     machine = MachineParams(workers=0, backend="threading", accelerator=accelerator)
-    pictures, faults = measure(scan(data, root), root, settings, machine)
+    images, faults = measure(scan(data, root), root, settings, machine)
     if faults and not skip_bad:
         lines = [f"{fault.file}: {fault.reason}" for fault in faults]
-        head = f"{root}: {len(faults)} pictures can't be used (mend them, or say --skip-bad to go on without them):"
+        head = f"{root}: {len(faults)} images can't be used (mend them, or say --skip-bad to go on without them):"
         raise UserError("\n       ".join([head, *lines]))
-    pictures.insert(4, "split", "test")
-    return pictures, faults
+    images.insert(4, "split", "test")
+    return images, faults
 
 
-def _check_labels(pictures: pd.DataFrame, task: TaskParams) -> None:
+def _check_labels(images: pd.DataFrame, task: TaskParams) -> None:
     if isinstance(task, Binary):
         return
-    if unknown := sorted(set(pictures["label"]) - set(call_names(task))):
+    if unknown := sorted(set(images["label"]) - set(call_names(task))):
         raise UserError(
             f"--label: '{unknown[0]}' is no class of the network, which knows {', '.join(call_names(task))}; "
-            "--label gives pictures one of these, such as --label '{folder}' with --images '{folder}/{name}.png'"
+            "--label gives images one of these, such as --label '{folder}' with --images '{folder}/{name}.png'"
         )
 
 
@@ -183,6 +183,6 @@ def _empty_text(figures: pd.DataFrame) -> str:
         return ""
     found, area = rows.loc["false_positive"], rows.loc["false_positive_area"]
     return (
-        f"Images in which nothing is marked: {found['images']}. Share of them in which something was found: "
+        f"Images in which nothing is annotated: {found['images']}. Share of them in which something was found: "
         f"{_interval(found)}; of their area: {area['mean']:.2g}."
     )

@@ -19,7 +19,7 @@ from medseg.evaluation.describe import (
     counted,
     counting_in_words,
     data_in_words,
-    first_weights_in_words,
+    initial_weights_in_words,
     network_in_words,
     prediction_in_words,
     score,
@@ -38,13 +38,13 @@ NO_DEVICE = (
 USAGE = """With `medseg` installed, FOLDER being the one that holds this card:
 
 ```
-medseg predict PICTURES... --model FOLDER --out DIR    # masks, overlays, probabilities, contours, a table
+medseg predict IMAGES... --model FOLDER --out DIR    # masks, overlays, probabilities, contours, a table
 medseg evaluate --model FOLDER --data DIR --out DIR --images 'images/{name}.png' --masks 'masks/{name}.png'
 medseg export --model FOLDER --out segmenter.onnx      # one file that needs no PyTorch
 ```
 
-`medseg evaluate` scores it on pictures and masks of your own, with what was chosen here. Do that before you believe it
-on pictures from elsewhere. `model.yaml` rebuilds the model and holds all choices, `weights.safetensors` its weights."""
+`medseg evaluate` scores it on images and masks of your own, with what was chosen here. Do that before you believe it
+on images from elsewhere. `model.yaml` rebuilds the model and holds all choices, `weights.safetensors` its weights."""
 
 Metrics = Mapping[str, Any]
 
@@ -81,8 +81,8 @@ def card_text(description: SegmenterDescription, audit: Metrics, metrics: Metric
 def _short(metrics: Metrics) -> str:
     dice, iou = (spread(*(metrics[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
     return (
-        f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {counted(metrics['images'], 'picture')} "
-        f"of {metrics['split']} in which something is marked; missed altogether: {metrics['missed']}."
+        f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {counted(metrics['images'], 'image')} "
+        f"of {metrics['split']} in which something is annotated; missed altogether: {metrics['missed']}."
     )
 
 
@@ -97,10 +97,10 @@ def _model(description: SegmenterDescription) -> str:
     mean, deviation = (" ".join(f"{value:g}" for value in values) for values in (model.input_mean, model.input_std))
     rows = {
         "Network": plain(network_in_words(model)),
-        "First weights": plain(first_weights_in_words(training)),
+        "Initial weights": plain(initial_weights_in_words(training)),
         "Training": f"{counted(training.epochs, 'epoch')} of {training.samples} samples; the weights are those of "
         f"epoch {training.best_epoch}. Loss, optimiser, augmentation and seed stand in the run's params.yaml",
-        "Input": f"a picture of any size, 8 bits a channel, grey or colour; taken as {colours} (channels: "
+        "Input": f"an image of any size, 8 bits a channel, grey or colour; taken as {colours} (channels: "
         f"{description.channels}), scaled to 0..1, mean {mean} and standard deviation {deviation} taken out",
         "Size": prediction_in_words(description.geometry, description.overlap),
         "Output": _output(description),
@@ -112,20 +112,20 @@ def _model(description: SegmenterDescription) -> str:
 def _output(description: SegmenterDescription) -> str:
     task = description.task
     if not isinstance(task, Multiclass):
-        return "at the picture's own resolution: the probability of foreground, and a mask of 0 and 1"
+        return "at the image's own resolution: the probability of foreground, and a mask of 0 and 1"
     codes = ", ".join(f"{code} {plain(name)}" for code, name in enumerate(class_names(task), start=1))
     return (
-        f"at the picture's own resolution: a probability for each class, and a mask of codes: 0 background, {codes}. "
-        "In training, everything marked in a picture had the class of the picture's label"
+        f"at the image's own resolution: a probability for each class, and a mask of codes: 0 background, {codes}. "
+        "In training, everything annotated in an image had the class of the image's label"
     )
 
 
 def _intended_use(data: str) -> list[str]:
     return [
-        f"For research on segmentation, on pictures like those that it was trained on and scored on: {data}. For "
+        f"For research on segmentation, on images like those that it was trained on and scored on: {data}. For "
         "researchers who can judge a mask by eye and a figure by its interval.",
-        "Not for diagnosis, treatment, triage or any decision on a person; not for pictures from other devices, of "
-        "other organs or in other stains unless it was scored on such pictures first (`medseg evaluate`, below).",
+        "Not for diagnosis, treatment, triage or any decision on a person; not for images from other devices, of "
+        "other organs or in other stains unless it was scored on such images first (`medseg evaluate`, below).",
     ]
 
 
@@ -136,18 +136,18 @@ def _data(audit: Metrics, data: str) -> list[str]:
         [plain(label), *(str(by_split[split].get(label, 0)) for split in splits), str(number)]
         for label, number in audit["labels"].items()
     ]
-    rows.append(["all", *(str(audit["splits"][split]) for split in splits), str(audit["pictures"])])
-    head = f"Data set {plain(audit['data'])}: {data}. Pictures by label and split:"
+    rows.append(["all", *(str(audit["splits"][split]) for split in splits), str(audit["images"])])
+    head = f"Data set {plain(audit['data'])}: {data}. Images by label and split:"
     return [head, table(["label", *splits, "all"], rows), _bullets(_audit_facts(audit))]
 
 
 def _audit_facts(audit: Metrics) -> list[str]:
     height, width, foreground = audit["sizes"]["height"], audit["sizes"]["width"], audit["foreground"]
     return [
-        f"Pictures in which nothing is marked: {audit['empty_masks']}. Marked share of a picture: mean "
+        f"Images in which nothing is annotated: {audit['empty_masks']}. Annotated share of an image: mean "
         f"{100 * foreground['mean']:.1f} %, most {100 * foreground['most']:.1f} %.",
         f"Width {width['least']} to {width['most']}, height {height['least']} to {height['most']} pixels.",
-        f"Groups of several pictures (near-duplicates by perceptual hash, or one known patient): "
+        f"Groups of several images (near-duplicates by perceptual hash, or one known patient): "
         f"{audit['groups_of_several']}. Of these on more than one side of the split: {audit['straddling_groups']}; "
         f"with different labels: {audit['groups_with_several_labels']}.",
         f"Masks that look inverted: {audit['inverted_masks']}.",
@@ -173,8 +173,8 @@ def _protocol(description: SegmenterDescription, split: str) -> list[str]:
         for option in chosen.options
     ]
     how = (
-        f"Chosen one after the other on the {counted(chosen.images, 'picture')} of val in which something is marked, "
-        "by their mean Dice; a step is taken only if it raises that Dice. These Dice flatter: they are of the pictures "
+        f"Chosen one after the other on the {counted(chosen.images, 'image')} of val in which something is annotated, "
+        "by their mean Dice; a step is taken only if it raises that Dice. These Dice flatter: they are of the images "
         "that chose. What is not listed was set beforehand."
     )
     columns = ["choice", "Dice, simplest value", "Dice, best other", "that value", "chosen"]
@@ -194,12 +194,12 @@ def _figures(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
             for heading, row in ((heading, of_all[name]["all"]) for name, heading in names.items() if name in of_all)
         ],
     )
-    for kind, title in (("label", "label"), ("size", "size: thirds of the pictures by the share that is marked")):
+    for kind, title in (("label", "label"), ("size", "size: thirds of the images by the share that is annotated")):
         if rows := _stratum_rows(figures, kind):
             yield f"By {title}:"
             yield table([kind, "images", "groups", "missed", *(names[name] for name in BY_STRATUM)], rows)
     if isinstance(description.task, Multiclass):
-        yield "By class; pooled, a class's Dice counts the pixels of all pictures:"
+        yield "By class; pooled, a class's Dice counts the pixels of all images:"
         yield _classes(metrics)
     yield _bullets(_further(description, metrics, figures))
 
@@ -230,10 +230,10 @@ def _figure_names(pixels: float, diagonal: float) -> dict[str, str]:
 def _meaning(metrics: Metrics) -> str:
     scored = f"Scored on {metrics['split']}"
     if metrics["split"] == "val":
-        scored += ", because this protocol has no test set: on the pictures that chose, which flatters"
+        scored += ", because this protocol has no test set: on the images that chose, which flatters"
     return (
-        f"{scored}, at each picture's own resolution, inside the annotated region. Means are over the pictures in "
-        "which something is marked; those in which nothing is have figures of their own. A missed picture scores 0 "
+        f"{scored}, at each image's own resolution, inside the annotated region. Means are over the images in "
+        "which something is annotated; those in which nothing is have figures of their own. A missed image scores 0 "
         "and, as HD95 and ASSD, the diagonal; none is left out. HD95 and ASSD are those of medpy, NSD (normalised "
         "surface Dice) that of DeepMind's surface-distance; objects match where their IoU is over 0.5. Intervals: "
         f"bootstrap over groups, {RESAMPLES} resamples."
@@ -253,21 +253,21 @@ def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
     )
     yield (
         f"Calibration: the expected error of a probability (ECE, 15 bins) is {score(metrics['ece'])}, over the "
-        "pixels in and around objects, marked or found."
+        "pixels in and around objects, annotated or found."
     )
     if (correlation := metrics["uncertainty"]["rank_correlation"]) is not None:
         yield (
-            "Uncertainty (standard deviation of the probability over orientations of the picture) and Dice: rank "
+            "Uncertainty (standard deviation of the probability over orientations of the image) and Dice: rank "
             f"correlation {correlation:.2f}; the nearer to -1, the better it tells bad masks."
         )
     pooled = metrics["pooled"]
     yield (
-        f"Pooled over the pixels of all pictures, to compare with papers: Dice {score(pooled['dice'])}, IoU "
+        f"Pooled over the pixels of all images, to compare with papers: Dice {score(pooled['dice'])}, IoU "
         f"{score(pooled['iou'])}."
     )
     calls = metrics["calls"]
     yield (
-        f"Called what they are, each picture as a whole: {calls['right']} of {calls['images']} "
+        f"Called what they are, each image as a whole: {calls['right']} of {calls['images']} "
         f"({100 * calls['accuracy']:.1f} %)."
     )
 
@@ -275,11 +275,11 @@ def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
 def _empties(metrics: Metrics, figures: pd.DataFrame) -> str:
     empty = metrics["empty"]
     if not empty["images"]:
-        return "No picture was scored in which nothing is marked: how often the model finds what is not there is open."
+        return "No image was scored in which nothing is annotated: how often the model finds what is not there is open."
     rows = _rows(figures, "empty")
     found, area = rows["false_positive"]["empty"], rows["false_positive_area"]["empty"]
     return (
-        f"Pictures in which nothing is marked: {empty['images']}. Share of them in which something was found: "
+        f"Images in which nothing is annotated: {empty['images']}. Share of them in which something was found: "
         f"{spread(found['mean'], found['low'], found['high'])}; share of their area: {area['mean']:.2g}."
     )
 
@@ -295,28 +295,28 @@ def _classes(metrics: Metrics) -> str:
 def _limits(audit: Metrics, metrics: Metrics, figures: pd.DataFrame) -> Iterator[str]:
     groups = int(_rows(figures, "all")["dice"]["all"]["groups"])
     if audit["data"] == "phantom":
-        yield "**The pictures are simulated.** No figure here says how well patients' pictures would be segmented."
+        yield "**The images are simulated.** No figure here says how well patients' images would be segmented."
     if metrics["split"] == "val":
         yield "**Scored on val**, which chose epoch and threshold: the figures flatter. There is no test set."
     if audit["straddling_groups"]:
         yield (
             f"Groups on more than one side of the split: {audit['straddling_groups']}. What was scored may have "
-            "near-duplicates, or other pictures of its patient, in train or val, which flatters."
+            "near-duplicates, or other images of its patient, in train or val, which flatters."
         )
     if groups < FEW_GROUPS:
         yield f"Scored on {counted(groups, 'group')}: below about {FEW_GROUPS}, intervals are too narrow."
-    yield "One training run: intervals are over pictures and hold nothing of how another run would turn out."
-    yield "One data set: pictures from other devices, sites or patients may score lower; none are scored here."
+    yield "One training run: intervals are over images and hold nothing of how another run would turn out."
+    yield "One data set: images from other devices, sites or patients may score lower; none are scored here."
     yield (
-        "Near-duplicates are found by perceptual hash; where the patient is not known, pictures of one patient may lie "
+        "Near-duplicates are found by perceptual hash; where the patient is not known, images of one patient may lie "
         "on both sides of the split."
     )
     yield (
-        "Nothing is recorded of the age, sex, skin or disease of those pictured, nor of the devices: whether the model "
+        "Nothing is recorded of the age, sex, skin or disease of those imaged, nor of the devices: whether the model "
         "serves some worse than others was not measured."
     )
     yield "The masks of the truth are taken as they are; how far annotators would agree is not known here."
-    yield "The licences of the pictures and of the first weights bind the use of this model; they are not held here."
+    yield "The licences of the images and of the initial weights bind the use of this model; they are not held here."
 
 
 def _stratum_rows(figures: pd.DataFrame, kind: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""One picture's prediction against its truth: every score of a row of `per_image.csv`, and what each column means."""
+"""One image's prediction against its truth: every score of a row of `per_image.csv`, and what each column means."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from medseg.metrics.objects import object_scores
 from medseg.metrics.overlap import count_pixels, overlap_scores, prevailing_class
 from medseg.metrics.surface import surface_scores
 
-EMPTY = "empty"  # what a picture is called in a binary task where nothing is marked or found
+EMPTY = "empty"  # what an image is called in a binary task where nothing is annotated or found
 DECIMALS = 6
 
 COLUMNS = {
-    "file": "the picture, as in the manifest",
+    "file": "the image, as in the manifest",
     "label": "its label",
-    "group": "its group: pictures of one patient and near-duplicates",
-    "size": "by the marked share of the region: the smaller, middle and larger third of the pictures in which "
-    "something is marked (small, medium, large), or empty",
+    "group": "its group: images of one patient and near-duplicates",
+    "size": "by the annotated share of the region: the smaller, middle and larger third of the images in which "
+    "something is annotated (small, medium, large), or empty",
     "called": "with several classes the one that most of the predicted foreground has, of equal ones the first of the "
     "task, and the background's label where nothing was predicted; else foreground or empty",
     "region_pixels": "pixels that are annotated; all scores are of these alone",
-    "truth_pixels": "of these, marked in the truth",
+    "truth_pixels": "of these, annotated in the truth",
     "predicted_pixels": "of these, predicted as foreground of any class",
     "shared_pixels": "of these, both",
     "dice": "2 shared / (truth + predicted), 0..1; undefined where the truth is empty, as the next three",
@@ -55,19 +55,19 @@ COLUMNS = {
     "counted_truth": "objects of the truth by its rule",
     "counted_absolute_error": "how far the prediction's count is off",
     "counted_relative_error": "the same over the count of the truth; undefined where that is 0",
-    "class_dice": "with several classes: Dice where of the prediction only the picture's own class counts",
+    "class_dice": "with several classes: Dice where of the prediction only the image's own class counts",
     "class_iou": "with several classes: IoU likewise",
     "uncertainty": "mean standard deviation, 0..0.5, of the foreground probability over the orientations of "
     "scoring.uncertainty, in and around objects; undefined where there are none, or one orientation",
 }
 
 
-def score_picture(
+def score_image(
     codes: Pixels, truth: Pixels, own: np.uint8, task: TaskParams, scoring: Scoring
 ) -> dict[str, float | int | str]:
     """The scores of class codes (H, W) against a truth (H, W) of 0 and 1, both cut to the annotated region.
 
-    `own` is the code of the class that the picture's marked pixels have. Gives the columns of `COLUMNS` from `called`
+    `own` is the code of the class that the image's annotated pixels have. Gives the columns of `COLUMNS` from `called`
     to `class_iou`; the last two with several classes alone.
     """
     counts = count_pixels(codes, truth)
@@ -75,7 +75,7 @@ def score_picture(
     return {
         "called": call_names(task)[prevailing_class(codes)],
         "region_pixels": truth.size,
-        "truth_pixels": counts.true_positives + counts.misses,
+        "truth_pixels": counts.true_positives + counts.false_negatives,
         "predicted_pixels": counts.true_positives + counts.false_positives,
         "shared_pixels": counts.true_positives,
         **_rounded(overlap_scores(counts)),
@@ -87,7 +87,7 @@ def score_picture(
 
 
 def call_names(task: TaskParams) -> list[str]:
-    """What a picture can be called, by code."""
+    """What an image can be called, by code."""
     return [EMPTY if isinstance(task, Binary) else task.background, *class_names(task)]
 
 

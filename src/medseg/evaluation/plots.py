@@ -18,7 +18,7 @@ from medseg.previews.drawing import contact_sheet, titled
 
 HISTOGRAM_BINS = 20
 INITIALS = 3  # letters of a class's name on the sheet of cases, more where classes begin alike
-TILE = 192  # pixels, the longer side of a picture on the sheets
+TILE = 192  # pixels, the longer side of an image on the sheets
 COLUMNS = 6
 
 

@@ -17,7 +17,7 @@ from medseg.evaluation.strata import SIZES
 from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_intervals
 from medseg.metrics.overlap import Counts, overlap_scores
 
-# Means over the images in which something is marked.
+# Means over the images in which something is annotated.
 FIGURES = (
     "dice",
     "iou",
@@ -65,7 +65,7 @@ def figure_table(table: pd.DataFrame) -> pd.DataFrame:
     """The means of a table per image with their 95 % intervals, by the cluster bootstrap over groups.
 
     Columns: by (all, label, size, empty), stratum, figure, images (that the mean is over), undefined (left out of it),
-    missed (of the images, those in which nothing marked was found: their distances are the diagonal), groups, mean,
+    missed (of the images, those in which nothing annotated was found: their distances are the diagonal), groups, mean,
     low, high. An interval is NaN where there are fewer than two groups, a mean where all is undefined.
     """
     rows = []
@@ -108,11 +108,11 @@ def confusion(evaluation: Evaluation) -> pd.DataFrame:
     """What each image is and what it was called: columns actual and predicted, in the order of the table.
 
     With several classes an image is its label; in a binary task it is `foreground` where anything of the truth is
-    marked, else `empty`.
+    annotated, else `empty`.
     """
     table = evaluation.table
-    marked = [FOREGROUND if pixels else EMPTY for pixels in table["truth_pixels"]]
-    actual = marked if isinstance(evaluation.task, Binary) else table["label"].tolist()
+    annotated = [FOREGROUND if pixels else EMPTY for pixels in table["truth_pixels"]]
+    actual = annotated if isinstance(evaluation.task, Binary) else table["label"].tolist()
     return pd.DataFrame({"actual": actual, "predicted": table["called"].tolist()})
 
 
@@ -209,7 +209,7 @@ def _pooled(table: pd.DataFrame) -> dict[str, float | None]:
 
 
 def _classes(figures: pd.DataFrame, pooled: dict[str, Counts]) -> dict[str, dict[str, float | None]]:
-    """Means over the pictures of each class whose truth is not empty, and its Dice pooled over all pictures."""
+    """Means over the images of each class whose truth is not empty, and its Dice pooled over all images."""
     found: dict[str, dict[str, float | None]] = {}
     for name, counts in pooled.items():
         rows = figures[(figures["by"] == "label") & (figures["stratum"] == name)].set_index("figure")

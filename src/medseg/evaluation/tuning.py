@@ -19,7 +19,7 @@ from medseg.data.image_io import Pixels
 from medseg.data.manifest import read_pair, region_of
 from medseg.inference.crf import CrfParams, load_library, refined
 from medseg.inference.postprocess import Postprocess, Probabilities, foreground_probability, postprocess
-from medseg.inference.predictor import Segmenter, segment
+from medseg.inference.predictor import Predictor, segment
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, Scoring, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.tta import predict_augmented
@@ -60,26 +60,26 @@ class ChoiceParams(Section):
 
 
 @dataclass(frozen=True)
-class ValPicture:
-    """One picture of val, as `choose` needs it."""
+class ValImage:
+    """One image of val, as `choose` needs it."""
 
     image: Pixels  # (H, W, 1 or 3)
-    truth: Pixels  # (H, W), not 0 where something is marked
+    truth: Pixels  # (H, W), not 0 where something is annotated
     region: tuple[slice, slice]  # rows and columns that are annotated
     predict: Callable[[Augmentation], Probabilities]  # (K, H, W), by the network; called only where needed
 
 
-def choose(params: ChoiceParams, pictures: Callable[[], Iterable[ValPicture]]) -> Chosen:
+def choose(params: ChoiceParams, val_images: Callable[[], Iterable[ValImage]]) -> Chosen:
     """Settle every key of `params` that is left to val.
 
     The keys are chosen one after the other: test-time augmentation, threshold, CRF, holes, smallest object, largest
-    component. Each takes the value with the best mean Dice on val, over pictures whose truth in the annotated region
+    component. Each takes the value with the best mean Dice on val, over images whose truth in the annotated region
     is not empty and of foreground of any class, while keys before it are as chosen, those that are set are as set,
     and later ones are at their simplest. Equally good values fall to the simplest: a step is done only if it raises
     Dice, a threshold is the nearest to 0.5 (of two as near, the lower), an object may be as small as possible.
 
-    `pictures` is called once for each pass, at most twice, and not at all where val has nothing to choose; one
-    picture is held at a time. Where val has no foreground, all that it was to choose stays at its simplest and a
+    `val_images` is called once for each pass, at most twice, and not at all where val has nothing to choose; one
+    image is held at a time. Where val has no foreground, all that it was to choose stays at its simplest and a
     warning says so. Raises `UserError` where the CRF may be used and its package is not installed.
     """
     if params.crf.use != "never":
@@ -91,7 +91,7 @@ def choose(params: ChoiceParams, pictures: Callable[[], Iterable[ValPicture]]) -
     for keys in _ROUNDS:
         open_keys = [key for key in keys if len(values[key]) > 1]
         if open_keys:
-            table, images = _dice_table(pictures, state, {key: values[key] for key in open_keys})
+            table, images = _dice_table(val_images, state, {key: values[key] for key in open_keys})
             options += _settle(state, values, open_keys, table) if images else []
     return Chosen(choices=_choices(state), options=options, images=images, warnings=_warnings(values, images))
 
@@ -101,9 +101,9 @@ def dice_by_threshold(probabilities: Probabilities, truth: Pixels, thresholds: I
     ordered = sorted(set(thresholds))
     # Compared as the probabilities are, in single precision: 0.7 must not fall below the threshold 0.7.
     bins = np.searchsorted(np.array(ordered, np.float32), probabilities, side="right")
-    marked = truth.astype(bool)
-    hits, wrong = (_at_least(bins[pixels], len(ordered)) for pixels in (marked, ~marked))
-    missed = int(marked.sum()) - hits
+    annotated = truth.astype(bool)
+    hits, wrong = (_at_least(bins[pixels], len(ordered)) for pixels in (annotated, ~annotated))
+    missed = int(annotated.sum()) - hits
     counts = [Counts(int(tp), int(fp), int(fn), 0) for tp, fp, fn in zip(hits, wrong, missed, strict=True)]
     return {threshold: overlap_scores(count)["dice"] for threshold, count in zip(ordered, counts, strict=True)}
 
@@ -145,12 +145,12 @@ def _choices(state: dict[str, Any]) -> Choices:
 
 
 def _dice_table(
-    pictures: Callable[[], Iterable[ValPicture]], state: dict[str, Any], offered: dict[str, Sequence[Any]]
+    val_images: Callable[[], Iterable[ValImage]], state: dict[str, Any], offered: dict[str, Sequence[Any]]
 ) -> tuple[dict[Choices, float], int]:
-    """Mean Dice of all ways to set the keys `offered`, the others as in `state`; and over how many pictures."""
+    """Mean Dice of all ways to set the keys `offered`, the others as in `state`; and over how many images."""
     ordered = {key: offered.get(key, (value,)) for key, value in state.items()}
     ways = [_choices(dict(zip(ordered, values, strict=True))) for values in product(*ordered.values())]
-    rows = [_dices(picture, ways) for picture in pictures() if picture.truth[picture.region].any()]
+    rows = [_dices(image, ways) for image in val_images() if image.truth[image.region].any()]
     # Rounded, or sums of thirds and halves that are equal would differ in their last bit.
     means = [round(fsum(column) / len(rows), 12) for column in zip(*rows, strict=True)]
     return dict(zip(ways, means, strict=False)), len(rows)
@@ -178,25 +178,25 @@ def _settle(
     return options
 
 
-def _dices(picture: ValPicture, ways: Sequence[Choices]) -> list[float]:
+def _dices(image: ValImage, ways: Sequence[Choices]) -> list[float]:
     """The foreground's Dice for each way; ways with equal probabilities stand side by side."""
     dices = []
     for augmentation, same_prediction in groupby(ways, lambda way: way.test_time_augmentation):
-        probabilities = picture.predict(augmentation)
+        probabilities = image.predict(augmentation)
         for crf, same in groupby(same_prediction, lambda way: way.crf):
-            foreground = foreground_probability(refined(probabilities, picture.image, crf))
-            dices += _mask_dices(foreground, picture, [way.postprocess for way in same])
+            foreground = foreground_probability(refined(probabilities, image.image, crf))
+            dices += _mask_dices(foreground, image, [way.postprocess for way in same])
     return dices
 
 
-def _mask_dices(foreground: Probabilities, picture: ValPicture, ways: Sequence[Postprocess]) -> list[float]:
+def _mask_dices(foreground: Probabilities, image: ValImage, ways: Sequence[Postprocess]) -> list[float]:
     """As `_dices`, from (H, W): the foreground of several classes is that of one with the same probability."""
-    truth = picture.truth[picture.region]
-    bare = dice_by_threshold(foreground[picture.region], truth, [way.threshold for way in ways if _is_bare(way)])
+    truth = image.truth[image.region]
+    bare = dice_by_threshold(foreground[image.region], truth, [way.threshold for way in ways if _is_bare(way)])
     return [
         bare[way.threshold]
         if _is_bare(way)
-        else overlap_scores(count_pixels(postprocess(foreground[None], way)[picture.region], truth))["dice"]
+        else overlap_scores(count_pixels(postprocess(foreground[None], way)[image.region], truth))["dice"]
         for way in ways
     ]
 
@@ -210,7 +210,7 @@ def _warnings(values: dict[str, Sequence[Any]], images: int) -> list[str]:
     kept = [f"evaluate.{_name(key)} = {_word(offered[0])}" for key, offered in values.items() if len(offered) > 1]
     if not kept or images:
         return []
-    return [f"nothing is marked in the pictures of val, so nothing could be chosen on them: {', '.join(kept)}"]
+    return [f"nothing is annotated in the images of val, so nothing could be chosen on them: {', '.join(kept)}"]
 
 
 def _name(key: str) -> str:
@@ -237,12 +237,12 @@ class EvaluateParams(ChoiceParams):
 def select(
     forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
 ) -> tuple[SegmenterDescription, pd.DataFrame]:
-    """Settle all that is left to val, the rows of the manifest with its pictures under `raw`.
+    """Settle all that is left to val, the rows of the manifest with its images under `raw`.
 
     Gives the segmenter's description, and what each threshold brings on val with all that was chosen before it:
-    columns threshold and dice, the mean over the pictures in which something is marked; no rows where there is none.
+    columns threshold and dice, the mean over the images in which something is annotated; no rows where there is none.
     """
-    chosen = choose(params, lambda: _pictures(forward, network, val, raw, params))
+    chosen = choose(params, lambda: _images(forward, network, val, raw, params))
     truth_rule = params.counting.of_truth()
     bare = Counting(truth=truth_rule, prediction=truth_rule)
     description = SegmenterDescription(
@@ -252,20 +252,20 @@ def select(
         scoring=Scoring(tolerance=params.tolerance, counting=bare, uncertainty=params.uncertainty),
     )
     candidates = params.counting.grid.candidates() if params.counting.prediction == "val" else []
-    errors, dices = _look_again(Segmenter(description, forward), val, raw, params, candidates)
+    errors, dices = _look_again(Predictor(description, forward), val, raw, params, candidates)
     if candidates:
         counting = Counting(truth=truth_rule, prediction=choose_counting(errors, candidates))
         description = _with_counting(description, counting)
     return description, _threshold_table(dices)
 
 
-def _pictures(
+def _images(
     forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
-) -> Iterator[ValPicture]:
-    """The pictures of val, one at a time."""
+) -> Iterator[ValImage]:
+    """The images of val, one at a time."""
     for row in tqdm(val.itertuples(), total=len(val), desc="choose on val", disable=None):
         image, truth = read_pair(row, raw)
-        yield ValPicture(image, truth, inside(row), partial(_predict, forward, image, network.geometry, params))
+        yield ValImage(image, truth, inside(row), partial(_predict, forward, image, network.geometry, params))
 
 
 def _predict(
@@ -275,15 +275,15 @@ def _predict(
 
 
 def inside(row: Any) -> tuple[slice, slice]:
-    """The rows and columns of a manifest row's picture that are annotated."""
+    """The rows and columns of a manifest row's image that are annotated."""
     region = region_of(row)
     return slice(region.top, region.bottom), slice(region.left, region.right)
 
 
 def _look_again(
-    segmenter: Segmenter, val: pd.DataFrame, raw: Path, params: EvaluateParams, candidates: list[CountingParams]
+    segmenter: Predictor, val: pd.DataFrame, raw: Path, params: EvaluateParams, candidates: list[CountingParams]
 ) -> tuple[list[list[int]], list[dict[float, float]]]:
-    """With what was chosen: by how much each candidate miscounts each picture of val, and Dice at every threshold."""
+    """With what was chosen: by how much each candidate miscounts each image of val, and Dice at every threshold."""
     errors, dices = [], []
     for row in tqdm(val.itertuples(), total=len(val), desc="look at val again", disable=None):
         image, truth = read_pair(row, raw)

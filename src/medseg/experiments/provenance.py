@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from medseg.core.files import read_bytes
 from medseg.core.params import read_yaml, validate
-from medseg.evaluation.describe import first_weights_in_words
+from medseg.evaluation.describe import initial_weights_in_words
 from medseg.experiments.queue import attempt, run
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Training
 
@@ -53,7 +53,7 @@ class Provenance:
     md5: str  # of the folder, as DVC takes it
     training: Training
     made: Made | None  # None: no dvc.lock holds it
-    parent: "Provenance | None"  # the former network; None: there was none, or it is not here
+    parent: "Provenance | None"  # the initial network; None: there was none, or it is not here
     faults: list[str]  # what does not match, the parents' too
     absent: list[str]  # what could not be looked at
 
@@ -102,13 +102,13 @@ def _trace(folder: Path) -> Provenance:
     changed, absent = _changes(made) if made and made.here else ([], [])
     faults = [*_place_faults(folder, files), *(_code_faults(made) if made else []), *changed]
     parent = None
-    if training.former:
-        place = PARENTS / training.former.name
+    if training.initial_network:
+        place = PARENTS / training.initial_network.name
         if (place / WEIGHTS).is_file():
             parent = _trace(place)
-            faults += [*_weights_faults(place, training.former.weights_sha256), *parent.faults]
+            faults += [*_weights_faults(place, training.initial_network.weights_sha256), *parent.faults]
         else:
-            absent.append(f"{place}, the former network")
+            absent.append(f"{place}, the initial network")
     return Provenance(folder, md5, training, made, parent, faults, absent)
 
 
@@ -264,7 +264,7 @@ def _training_lines(training: Training) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in training.packages.items())
     lines = [
         f"training: epoch {training.best_epoch} of {training.epochs}, {training.samples} samples",
-        f"first weights: {first_weights_in_words(training)}",
+        f"initial weights: {initial_weights_in_words(training)}",
         f"packages: {packages}",
     ]
     return [*lines, *(f"warning: {warning}" for warning in training.warnings)]

@@ -115,7 +115,7 @@ def log_tail(task: Task) -> str:
 
 
 def has_network(name: str) -> bool:
-    """Whether a former network `name` lies in `weights/`, or DVC can bring it there."""
+    """Whether an initial network `name` lies in `weights/`, or DVC can bring it there."""
     return any(path.exists() for path in _placed(name))
 
 
@@ -136,7 +136,7 @@ def bring_network(name: str) -> None:
 
 def draw_plots(names: Sequence[str], folder: Path) -> Path:
     """Draw the curves of experiments into one another and return the page."""
-    folder.mkdir(parents=True, exist_ok=True)  # DVC makes it for pictures, but not for curves alone
+    folder.mkdir(parents=True, exist_ok=True)  # DVC makes it for images, but not for curves alone
     show_and_run("dvc", "plots", "diff", *names, "-o", str(folder))
     return folder / "index.html"
 
@@ -169,5 +169,5 @@ def attempt(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _placed(name: str) -> tuple[Path, Path]:
-    """The folder of a former network and the file by which DVC knows it."""
+    """The folder of an initial network and the file by which DVC knows it."""
     return WEIGHTS / name, WEIGHTS / f"{name}.dvc"

@@ -54,13 +54,13 @@ def run_record(
         "parameters": parameters,
         "data": {
             "manifest_sha256": hashlib.sha256(read_bytes(manifest)).hexdigest(),
-            "pictures": counts["pictures"],
+            "images": counts["images"],
             "splits": {split: counts["splits"][split] for split in SPLITS if split in counts["splits"]},
         },
         "code_sha256": code_sha256(code),
         "packages": package_versions(),
         "training": description.training.model_dump(
-            include={"best_epoch", "epochs", "samples", "first_weights", "former"}
+            include={"best_epoch", "epochs", "samples", "initial_weights", "initial_network"}
         ),
         "chosen": description.chosen.model_dump(),
         "metrics": read_json(metrics),

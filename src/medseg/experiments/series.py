@@ -44,11 +44,11 @@ class Variant:
     parameters: dict[str, Any]  # as composed: all that can change its result
 
     @property
-    def former(self) -> str | None:
+    def initial_network(self) -> str | None:
         """The experiment whose network it starts from, if any."""
         train = self.parameters["train"]
-        former: str | None = train["init_from"] or train["continue_from"]
-        return former
+        initial_network: str | None = train["init_from"] or train["continue_from"]
+        return initial_network
 
 
 def find_row(conf: Path, row: str) -> list[str]:
@@ -125,11 +125,16 @@ def refuse_rootless(variants: Sequence[Variant]) -> None:
     """Raise `UserError` where a variant starts from a network that is neither of this row, placed nor trained."""
     names = {variant.name for variant in variants}
     for variant in variants:
-        former = variant.former
-        if former and former not in names and not has_network(former) and not find_revision(former):
+        initial_network = variant.initial_network
+        if (
+            initial_network
+            and initial_network not in names
+            and not has_network(initial_network)
+            and not find_revision(initial_network)
+        ):
             raise UserError(
-                f"{variant.name} starts from the network {former!r}: there is neither weights/{former} nor a finished "
-                f"experiment of that name; run it first: medseg row {former}"
+                f"{variant.name} starts from the network {initial_network!r}: there is neither "
+                f"weights/{initial_network} nor a finished experiment of that name; run it first: medseg row {initial_network}"
             )
 
 
@@ -155,8 +160,8 @@ def _run_wave(
         if variant not in fresh:
             print(f"{variant.name}: finished earlier, kept; to run it anew: dvc exp remove {variant.name}", flush=True)
             yield variant.name, None
-    for former in sorted({variant.former for variant in fresh if variant.former}):
-        bring_network(former)
+    for initial_network in sorted({variant.initial_network for variant in fresh if variant.initial_network}):
+        bring_network(initial_network)
     for variant in fresh:
         enqueue(variant.name, overrides)
     if fresh:
@@ -168,7 +173,7 @@ def _run_wave(
 
 def _order(variants: Sequence[Variant]) -> TopologicalSorter[str]:
     names = {variant.name for variant in variants}
-    order = TopologicalSorter({v.name: [v.former] if v.former in names else [] for v in variants})
+    order = TopologicalSorter({v.name: [v.initial_network] if v.initial_network in names else [] for v in variants})
     try:
         order.prepare()
     except CycleError as error:

@@ -11,7 +11,7 @@ from medseg.core.params import validate
 from medseg.data.image_io import Pixels
 from medseg.data.task import logit_count
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predictor import Segmenter
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.inference.sliding_window import CPU_PIXELS, LARGEST_WHOLE, in_parts
 from medseg.models.model_yaml import DESCRIPTION
@@ -24,7 +24,7 @@ DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JS
 NO_GPU = "--accelerator gpu: no GPU can be used here; set it to auto or cpu"
 
 
-def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Segmenter:
+def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Predictor:
     """Open a model folder or an ONNX file; without `runtime`, by what `path` is.
 
     A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
@@ -51,15 +51,15 @@ def _only_onnx_file(folder: Path) -> Path:
     return found[0]
 
 
-def _open_torch(folder: Path, accelerator: Accelerator) -> Segmenter:
+def _open_torch(folder: Path, accelerator: Accelerator) -> Predictor:
     from medseg.inference.torch_backend import choose_device, load_segmenter, network_forward
 
     device = choose_device(accelerator, "--accelerator")
     network, description = load_segmenter(folder)
-    return Segmenter(description, network_forward(network, device))
+    return Predictor(description, network_forward(network, device))
 
 
-def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
+def _open_onnx(path: Path, accelerator: Accelerator) -> Predictor:
     session = _open_session(path, _providers(accelerator))
     text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_KEY)
     if text is None:
@@ -82,7 +82,7 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Segmenter:
         return probabilities
 
     size = (height, width) if isinstance(height, int) else None
-    return Segmenter(description, lambda pixels: in_parts(forward, pixels, most), size)
+    return Predictor(description, lambda pixels: in_parts(forward, pixels, most), size)
 
 
 def _check_graph(session: Any, description: SegmenterDescription, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The dense conditional random field of Krähenbühl and Koltun (NIPS 2011): probabilities that follow the picture."""
+"""The dense conditional random field of Krähenbühl and Koltun (NIPS 2011): probabilities that follow the image."""
 
 import importlib
 from types import ModuleType
@@ -29,11 +29,11 @@ class CrfParams(Section):
 
 
 def refine(probabilities: Probabilities, image: Pixels, params: CrfParams) -> Probabilities:
-    """(K, H, W) of a picture (H, W, 1 or 3) uint8 to what they become beside their neighbours, equally shaped, 0..1.
+    """(K, H, W) of an image (H, W, 1 or 3) uint8 to what they become beside their neighbours, equally shaped, 0..1.
 
     The unary energy is -log of the probabilities, for K = 1 those of background and foreground. Labels are compatible
     by Potts' model, and the messages of both kernels are normalised symmetrically, as in the authors' later code,
-    so that a weight means the same in pictures of any size. Grey pictures are taken as RGB, three times grey.
+    so that a weight means the same in images of any size. Grey images are taken as RGB, three times grey.
 
     Raises `UserError` where the package for it is not installed.
     """
@@ -66,5 +66,5 @@ def load_library() -> ModuleType:
 
 
 def refined(probabilities: Probabilities, image: Pixels, crf: CrfParams | None) -> Probabilities:
-    """Probabilities (K, H, W) of a picture (H, W, 1 or 3) after the dense CRF, where there is one."""
+    """Probabilities (K, H, W) of an image (H, W, 1 or 3) after the dense CRF, where there is one."""
     return probabilities if crf is None else refine(probabilities, image, crf)

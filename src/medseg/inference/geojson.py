@@ -29,7 +29,7 @@ def feature_collection(codes: Pixels, task: TaskParams) -> dict[str, Any]:
     """A GeoJSON FeatureCollection of the objects in class codes (H, W), by class, then from above.
 
     An object is an 8-connected set of pixels of one class. Coordinates are pixels, x to the right and y down, of the
-    corners of pixels: the picture spans (0, 0) to (W, H), and a polygon's area is its count of pixels. Properties:
+    corners of pixels: the image spans (0, 0) to (W, H), and a polygon's area is its count of pixels. Properties:
     class, code, area (pixels). Parts that share no more than corners make a MultiPolygon.
 
     Rings are valid in the sense of OGC simple features: closed, none touches itself, holes lie inside and touch

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_file
+from medseg.core.files import atomic_file
 from medseg.data.geometry import Patchify, Scale
 from medseg.inference.backends import DESCRIPTION_KEY, INPUT, OUTPUT
 from medseg.inference.torch_backend import load_segmenter, network_forward
@@ -27,7 +27,7 @@ Size = tuple[int, int]  # height, width; pixels
 
 OPSET = 17  # the version of ONNX's operators
 TOLERANCE = 1e-4  # greatest difference in probability between PyTorch and ONNX Runtime
-_FREE = {0: "pictures", 2: "height", 3: "width"}
+_FREE = {0: "images", 2: "height", 3: "width"}
 _TRIED = ((64, 96), (75, 50))  # sizes in pixels on which a file of any size is checked
 
 
@@ -56,7 +56,7 @@ class ExportedNetwork(nn.Module):
         """How many pixels a side lacks to what the network pads it to.
 
         In arithmetic that tracing follows: the network's own has `max`, whose outcome would be fixed to that of the
-        traced picture, and divides a negative number, which ONNX rounds the other way.
+        traced image, and divides a negative number, which ONNX rounds the other way.
         """
         smallest, divisor = self.network.smallest, self.network.divisor
         greater = (side + smallest + abs(side - smallest)) // 2
@@ -76,7 +76,7 @@ def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
     network, description = load_segmenter(folder)
     size = None if tile is None else (tile, tile)
     _check_tile(description, tile)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         try:
             _trace(ExportedNetwork(network).eval(), description, size, partial)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
@@ -120,8 +120,8 @@ def _describe(path: Path, description: Description, size: Size | None) -> None:
     model = onnx.load(path)
     entries = {
         DESCRIPTION_KEY: json.dumps(description.model_dump()),
-        "input": f"{INPUT}: uint8 0..255, (pictures, channels, height, width), {_colours(description)}",
-        "output": f"{OUTPUT}: float32 0..1, (pictures, classes, height, width), {_planes(description)}",
+        "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {_colours(description)}",
+        "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {_planes(description)}",
         "size": "any" if size is None else f"{size[1]}x{size[0]} pixels alone",
     }
     onnx.helper.set_model_props(model, entries)
@@ -154,7 +154,7 @@ def _check(network: Network, description: Description, size: Size | None, path: 
 
 
 def _noise(description: Description, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Two pictures (2, C, H, W) of one value per pixel drawn evenly from 0..255, always the same."""
+    """Two images (2, C, H, W) of one value per pixel drawn evenly from 0..255, always the same."""
     return np.random.default_rng(0).integers(0, 256, (2, description.channels, *size), np.uint8)
 
 

@@ -14,7 +14,7 @@ _OBJECTS, _HOLES = 8, 4  # connectivity; were holes 8-connected too, they would 
 
 
 class Postprocess(Section):
-    """From probabilities to objects, in the order in which it is done; lengths at the picture's own resolution."""
+    """From probabilities to objects, in the order in which it is done; lengths at the image's own resolution."""
 
     threshold: float = Field(gt=0, lt=1)  # a pixel is foreground where its probability is at least this
     fill_holes: bool
@@ -55,7 +55,7 @@ def classify(probabilities: Probabilities, threshold: float) -> Pixels:
 
 
 def fill_holes(codes: Pixels) -> Pixels:
-    """Fill background that foreground encloses: 4-connected parts of (H, W) that do not touch the picture's border.
+    """Fill background that foreground encloses: 4-connected parts of (H, W) that do not touch the image's border.
 
     A hole gets the class that has most of its outline, counted in edges between pixels; of equal ones the lowest.
     """

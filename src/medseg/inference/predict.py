@@ -1,4 +1,4 @@
-"""Predicting pictures by hand: which files, what is written for each, and one table of all."""
+"""Predicting images by hand: which files, what is written for each, and one table of all."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from medseg.core.errors import UserError
-from medseg.core.files import whole_file, write_text
+from medseg.core.files import atomic_file, write_text
 from medseg.data.colours import class_colours
 from medseg.data.image_io import Pixels, read_image, write_png
 from medseg.data.task import Binary, TaskParams, class_names
@@ -22,7 +22,7 @@ from medseg.inference.crf import load_library
 from medseg.inference.geojson import feature_collection
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import write_prediction
-from medseg.inference.predictor import Segmenter, segment
+from medseg.inference.predictor import Predictor, segment
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.counting import count_objects
 from medseg.previews.drawing import outlined, within
@@ -34,53 +34,53 @@ TABLE = "predictions.csv"
 FACTS = ("pixels", "share", "objects", "counted")  # of each class in a row of the table
 
 
-def find_pictures(arguments: Sequence[str], out: Path) -> list[Path]:
-    """The pictures that files, folders and patterns name, as absolute paths, each once, sorted.
+def find_images(arguments: Sequence[str], out: Path) -> list[Path]:
+    """The images that files, folders and patterns name, as absolute paths, each once, sorted.
 
     A folder gives all files below it, at any depth, that end in one of `SUFFIXES`, but hidden ones; a pattern (`*`,
     `?`, `[...]`, and `**` for any depth) and a file are taken as they are. What lies in `out` is left out. Raises
-    `UserError` where an argument names nothing, or no picture is found.
+    `UserError` where an argument names nothing, or no image is found.
     """
     found = {_absolute(path) for argument in arguments for path in _matches(argument)}
     out = _absolute(out)
-    pictures = sorted(path for path in found if not path.is_relative_to(out))
-    if not pictures:
-        raise UserError(f"{' '.join(arguments)}: no picture found; in folders they end in {' '.join(sorted(SUFFIXES))}")
-    return pictures
+    images = sorted(path for path in found if not path.is_relative_to(out))
+    if not images:
+        raise UserError(f"{' '.join(arguments)}: no image found; in folders they end in {' '.join(sorted(SUFFIXES))}")
+    return images
 
 
-def output_names(pictures: Sequence[Path]) -> dict[Path, str]:
-    """A name for what is written for each picture: its path below the folder that all share, without suffix.
+def output_names(images: Sequence[Path]) -> dict[Path, str]:
+    """A name for what is written for each image: its path below the folder that all share, without suffix.
 
-    Pictures whose names would be equal, such as a.png and a.tif, keep their suffix.
+    Images whose names would be equal, such as a.png and a.tif, keep their suffix.
     """
-    base = os.path.commonpath([path.parent for path in pictures])
-    names = {path: path.relative_to(base).with_suffix("").as_posix() for path in pictures}
+    base = os.path.commonpath([path.parent for path in images])
+    names = {path: path.relative_to(base).with_suffix("").as_posix() for path in images}
     while len(set(names.values())) < len(names):
         counts = Counter(names.values())
         names = {path: path.relative_to(base).as_posix() if counts[name] > 1 else name for path, name in names.items()}
     return names
 
 
-def predict_pictures(segmenter: Segmenter, pictures: Sequence[Path], out: Path) -> None:
-    """Segment pictures of any size, as evaluation does, and write into `out`, with NAME as `output_names` gives it:
+def predict_images(segmenter: Predictor, images: Sequence[Path], out: Path) -> None:
+    """Segment images of any size, as evaluation does, and write into `out`, with NAME as `output_names` gives it:
 
     - masks/NAME.png: class codes, in the form of `prediction_files.write_prediction`;
     - probabilities/NAME.png: 16-bit grey, 0..65535 for the probability 0..1 of foreground; with several classes
       probabilities/CODE/NAME.png for each;
     - contours/NAME.geojson: as `geojson.feature_collection` gives them;
-    - overlays/NAME.png: the picture with the outlines of each class, at most `OVERLAY_SIDE` pixels long;
-    - predictions.csv: a row per picture: file, name, width, height; of each class CLASS_pixels, CLASS_share of the
-      picture, CLASS_objects, connected ones (8-connectivity), and CLASS_counted, objects by the rule
+    - overlays/NAME.png: the image with the outlines of each class, at most `OVERLAY_SIDE` pixels long;
+    - predictions.csv: a row per image: file, name, width, height; of each class CLASS_pixels, CLASS_share of the
+      image, CLASS_objects, connected ones (8-connectivity), and CLASS_counted, objects by the rule
       scoring.counting.prediction of the segmenter's model.yaml, which may drop small ones and tell touching ones apart.
 
-    A picture that fails is left out and the others go on; what was there under other names stays. Raises `UserError`
+    An image that fails is left out and the others go on; what was there under other names stays. Raises `UserError`
     at the end that names all that failed, and why.
     """
     if segmenter.description.chosen.choices.crf is not None:
-        load_library()  # one message where it is missing, not one for each picture
+        load_library()  # one message where it is missing, not one for each image
     rows, failed = [], []
-    for path, name in tqdm(output_names(pictures).items(), desc="predict", disable=None):
+    for path, name in tqdm(output_names(images).items(), desc="predict", disable=None):
         try:
             rows.append({"file": str(path), "name": name} | _predict_one(segmenter, path, out, name))
         # Lack of memory is a RuntimeError in PyTorch.
@@ -88,7 +88,7 @@ def predict_pictures(segmenter: Segmenter, pictures: Sequence[Path], out: Path) 
             failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
     _write_table(out / TABLE, rows, segmenter.description.task)
     if failed:
-        head = f"{len(failed)} of {len(pictures)} pictures failed; {out / TABLE} holds the others:"
+        head = f"{len(failed)} of {len(images)} images failed; {out / TABLE} holds the others:"
         raise UserError("\n       ".join([head, *failed]))
 
 
@@ -104,7 +104,7 @@ def _matches(argument: str) -> Iterable[Path]:
     except (OSError, ValueError) as error:  # a name too long; ** beside letters
         raise UserError(f"{argument}: {error}") from error
     if not matches:
-        raise UserError(f"{argument}: no such picture, folder or pattern of pictures")
+        raise UserError(f"{argument}: no such image, folder or pattern of images")
     return [match for match in matches if match.is_file()]
 
 
@@ -120,8 +120,8 @@ def _in_folder(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _predict_one(segmenter: Segmenter, path: Path, out: Path, name: str) -> dict[str, Any]:
-    """Write all files of one picture and give its row of the table."""
+def _predict_one(segmenter: Predictor, path: Path, out: Path, name: str) -> dict[str, Any]:
+    """Write all files of one image and give its row of the table."""
     # Halves of characters are what Python makes of bytes that are no UTF-8; `csv` does not quote a carriage return.
     if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
         raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
@@ -151,7 +151,7 @@ def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescripti
 def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
     """(H, W, 3) uint8; outlines are drawn after shrinking, so that they stay one pixel wide."""
     drawn = within(image, min(OVERLAY_SIDE, max(image.shape[:2])))
-    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey pictures
+    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey images
     for code, colour in enumerate(class_colours(len(class_names(task))), start=1):
         share = cv2.resize(
             (codes == code).astype(np.float32), (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA
@@ -172,14 +172,14 @@ def _write_16_bit(path: Path, plane: Probabilities) -> None:
     # Where tiles are blended, a probability may exceed 1 by a rounding error.
     values = np.clip(plane, 0, 1)
     values *= 65535
-    picture = Image.fromarray(values.round(out=values).astype(np.uint16))
-    with whole_file(path) as partial:
-        picture.save(partial, format="PNG")
+    image = Image.fromarray(values.round(out=values).astype(np.uint16))
+    with atomic_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
     keys = [f"{name}_{fact}" for name in class_names(task) for fact in FACTS]
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["file", "name", "width", "height", *keys], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -10,12 +10,12 @@ from medseg.data.image_io import Pixels, write_png
 from medseg.data.mask_io import read_codes, read_mask, write_codes
 from medseg.data.task import Binary, TaskParams
 
-MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with a file for each scored picture
+MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with a file for each scored image
 _MOST_UNCERTAIN = 0.5  # the standard deviation of probabilities that are 0 in half the orientations and 1 in the others
 
 
 def mask_path(folder: Path, file: str) -> Path:
-    """Where the map of the picture `file` lies in a folder of maps: `a.png` for a.png, `a.tif.png` for a.tif."""
+    """Where the map of the image `file` lies in a folder of maps: `a.png` for a.png, `a.tif.png` for a.tif."""
     return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
 
 

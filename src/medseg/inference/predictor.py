@@ -1,4 +1,4 @@
-"""A trained network with all that turns what it says of a picture into a mask: what `models/segmenter` holds.
+"""A trained network with all that turns what it says of an image into a mask: what `models/segmenter` holds.
 
 Its `model.yaml` is the network's, and more. Nothing here loads PyTorch.
 """
@@ -17,7 +17,7 @@ from medseg.inference.tta import Averaged, predict_augmented
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class Predictor:
     """A network that is ready to run, and its description."""
 
     description: SegmenterDescription
@@ -27,21 +27,21 @@ class Segmenter:
 
 @dataclass(frozen=True)
 class Segmented:
-    """One picture's probabilities (K, H, W) float32, after all that changes them, and its class codes (H, W) uint8."""
+    """One image's probabilities (K, H, W) float32, after all that changes them, and its class codes (H, W) uint8."""
 
     probabilities: Probabilities
     codes: Pixels
 
 
-def segment(segmenter: Segmenter, image: Pixels, batch_size: int) -> Segmented:
-    """A picture (H, W, 1 or 3) uint8 of any size to its mask; at most `batch_size` tiles are predicted at a time."""
+def segment(segmenter: Predictor, image: Pixels, batch_size: int) -> Segmented:
+    """An image (H, W, 1 or 3) uint8 of any size to its mask; at most `batch_size` tiles are predicted at a time."""
     choices = segmenter.description.chosen.choices
     averaged = predict(segmenter, image, batch_size, choices.test_time_augmentation)
     return finish(averaged.probabilities, image, choices)
 
 
-def predict(segmenter: Segmenter, image: Pixels, batch_size: int, augmentation: Augmentation) -> Averaged:
-    """What the network alone says of a picture (H, W, 1 or 3) uint8, averaged over orientations.
+def predict(segmenter: Predictor, image: Pixels, batch_size: int, augmentation: Augmentation) -> Averaged:
+    """What the network alone says of an image (H, W, 1 or 3) uint8, averaged over orientations.
 
     Raises `UserError` where that is no number.
     """
@@ -53,6 +53,6 @@ def predict(segmenter: Segmenter, image: Pixels, batch_size: int, augmentation: 
 
 
 def finish(probabilities: Probabilities, image: Pixels, choices: Choices) -> Segmented:
-    """From the network's probabilities (K, H, W) of a picture (H, W, 1 or 3) on: CRF, threshold, objects."""
+    """From the network's probabilities (K, H, W) of an image (H, W, 1 or 3) on: CRF, threshold, objects."""
     final = refined(probabilities, image, choices.crf)
     return Segmented(final, postprocess(final, choices.postprocess))

@@ -25,7 +25,7 @@ class Choices(Section):
 class Option(Section):
     """What one choice brought on val, beside the choices made before it and those that were not val's to make.
 
-    Dice is the mean over the pictures of val whose truth is not empty, foreground of any class against background.
+    Dice is the mean over the images of val whose truth is not empty, foreground of any class against background.
     """
 
     option: str  # its key in the section evaluate

@@ -1,4 +1,4 @@
-"""A picture of any size through a network: whole, or tile by tile where it is too large or the network has one size.
+"""An image of any size through a network: whole, or tile by tile where it is too large or the network has one size.
 
 Nothing here knows how the network runs: it is any function from pixels to probabilities.
 """
@@ -15,12 +15,12 @@ from medseg.inference.postprocess import Probabilities
 
 Forward = Callable[[Pixels], Probabilities]  # (N, h, w, C) uint8 to (N, K, h, w) float32
 
-LARGE_TILE = 1024  # pixels, the side of the tiles of a large picture that was scaled, which go one at a time
-LARGEST_WHOLE = LARGE_TILE**2  # pixels; of a scaled picture in one piece or of a batch, as many as a large tile has
+LARGE_TILE = 1024  # pixels, the side of the tiles of a large image that was scaled, which go one at a time
+LARGEST_WHOLE = LARGE_TILE**2  # pixels; of a scaled image in one piece or of a batch, as many as a large tile has
 CPU_PIXELS = 1 << 17  # that a processor is given at a time; the arrays of more leave its caches and are mapped anew
 
 
-def predict_picture(
+def predict_image(
     forward: Forward,
     image: Pixels,
     geometry: Geometry,
@@ -28,15 +28,15 @@ def predict_picture(
     batch_size: int,
     size: tuple[int, int] | None = None,
 ) -> Probabilities:
-    """Probabilities (K, H, W) float32 of a picture (H, W, 1 or 3) uint8, at its own resolution.
+    """Probabilities (K, H, W) float32 of an image (H, W, 1 or 3) uint8, at its own resolution.
 
-    The picture goes the way of the training samples and back:
+    The image goes the way of the training samples and back:
 
-    - `resize`: the whole picture, whatever its size, to that of the samples;
+    - `resize`: the whole image, whatever its size, to that of the samples;
     - `patchify`: tiles of the patch size, as `predict_tiles` blends them;
-    - `scale`: the whole scaled picture where it has at most `LARGEST_WHOLE` pixels, else tiles of `LARGE_TILE`.
+    - `scale`: the whole scaled image where it has at most `LARGEST_WHOLE` pixels, else tiles of `LARGE_TILE`.
 
-    `size` is the only height and width that `forward` takes, None where it takes any. Scaled pictures then go in
+    `size` is the only height and width that `forward` takes, None where it takes any. Scaled images then go in
     tiles of its height, which must equal its width.
     """
     if isinstance(geometry, Patchify):
@@ -51,15 +51,15 @@ def predict_picture(
 
 
 def predict_tiles(forward: Forward, image: Pixels, tile: int, overlap: float, batch_size: int) -> Probabilities:
-    """Probabilities (K, H, W) float32 of a picture (H, W, C) uint8 from tiles of `tile` x `tile` pixels.
+    """Probabilities (K, H, W) float32 of an image (H, W, C) uint8 from tiles of `tile` x `tile` pixels.
 
     Neighbouring tiles overlap by the share `overlap`, 0..1, of their side; what they say of one pixel is averaged by
-    `patches.blending_weight`. The last tiles of a row or column reach beyond the picture where its sides do not divide,
+    `patches.blending_weight`. The last tiles of a row or column reach beyond the image where its sides do not divide,
     and see it mirrored there. `forward` gets at most `batch_size` tiles at a time, and no more than have
     `LARGEST_WHOLE` pixels.
 
-    Each batch is put in its place or added up as it comes. Beside picture and result, there are what one batch takes
-    and, where tiles overlap, one plane (H, W) float32 of weights, however large the picture is.
+    Each batch is put in its place or added up as it comes. Beside image and result, there are what one batch takes
+    and, where tiles overlap, one plane (H, W) float32 of weights, however large the image is.
     """
     height, width = image.shape[:2]
     stride = max(1, round(tile * (1 - overlap)))
@@ -79,7 +79,7 @@ def in_parts(forward: Forward, pixels: Pixels, most: int) -> Probabilities:
 def _predicted(
     forward: Forward, image: Pixels, places: list[Origin], tile: int, batch_size: int
 ) -> Iterator[tuple[Origin, Probabilities]]:
-    """Each tile's corner and what of its probabilities (K, h, w) lies inside the picture."""
+    """Each tile's corner and what of its probabilities (K, h, w) lies inside the image."""
     height, width = image.shape[:2]
     for corners in _batches(places, batch_size):
         probabilities = forward(np.stack([_cut(image, corner, tile) for corner in corners]))
@@ -88,13 +88,13 @@ def _predicted(
 
 
 def _laid(predicted: Iterator[tuple[Origin, Probabilities]], height: int, width: int) -> Probabilities:
-    """Tiles side by side, whose probabilities are those of the picture as they are."""
+    """Tiles side by side, whose probabilities are those of the image as they are."""
     whole: Probabilities | None = None
     for (top, left), values in predicted:
         if whole is None:
             whole = np.empty((len(values), height, width), np.float32)
         whole[:, top : top + values.shape[1], left : left + values.shape[2]] = values
-    assert whole is not None  # a picture has at least one tile
+    assert whole is not None  # an image has at least one tile
     return whole
 
 
@@ -109,7 +109,7 @@ def _blended(predicted: Iterator[tuple[Origin, Probabilities]], height: int, wid
         inside = slice(top, top + tile), slice(left, left + tile)
         total[:, *inside] += values * weight
         weights[inside] += weight
-    assert total is not None  # a picture has at least one tile
+    assert total is not None  # an image has at least one tile
     total /= weights
     return total
 
@@ -120,12 +120,12 @@ def _batches(places: list[Origin], batch_size: int) -> Iterator[list[Origin]]:
 
 
 def _cut(image: Pixels, corner: Origin, tile: int) -> Pixels:
-    """A tile (tile, tile, C) at a corner inside the picture: a view of it, or mirrored where it reaches beyond it."""
+    """A tile (tile, tile, C) at a corner inside the image: a view of it, or mirrored where it reaches beyond it."""
     inside = image[corner[0] : corner[0] + tile, corner[1] : corner[1] + tile]
     if inside.shape[:2] == (tile, tile):
         return inside
     rows, columns = (_mirrored(first, tile, side) for first, side in zip(corner, image.shape[:2], strict=True))
-    mirrored: Pixels = image[rows[:, None], columns]  # no padded copy of the whole picture
+    mirrored: Pixels = image[rows[:, None], columns]  # no padded copy of the whole image
     return mirrored
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a picture predicted in several orientations, turned back and averaged."""
+"""Test-time augmentation: an image predicted in several orientations, turned back and averaged."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from medseg.data.geometry import Geometry, Resize
 from medseg.data.image_io import Pixels
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import Augmentation
-from medseg.inference.sliding_window import Forward, predict_picture
+from medseg.inference.sliding_window import Forward, predict_image
 
 
 class Orientation(NamedTuple):
-    """One of the eight ways to hold a picture: mirrored left to right or not, then turned counter-clockwise."""
+    """One of the eight ways to hold an image: mirrored left to right or not, then turned counter-clockwise."""
 
     quarter_turns: int
     mirrored: bool
@@ -26,7 +26,7 @@ _ALL = tuple(Orientation(turns, mirrored) for turns in (0, 2, 1, 3) for mirrored
 
 @dataclass(frozen=True)
 class Averaged:
-    """What test-time augmentation makes of one picture.
+    """What test-time augmentation makes of one image.
 
     - probabilities: (K, H, W) float32, the mean over the orientations, in 0..1;
     - deviation: (H, W) float32, the standard deviation over the orientations of the foreground probability, in 0..0.5:
@@ -46,16 +46,16 @@ def predict_augmented(
     augmentation: Augmentation,
     size: tuple[int, int] | None = None,
 ) -> Averaged:
-    """`sliding_window.predict_picture` on a picture in several orientations, turned back and averaged."""
+    """`sliding_window.predict_image` on an image in several orientations, turned back and averaged."""
     ways = orientations(augmentation, geometry)
-    return average(lambda held: predict_picture(forward, held, geometry, overlap, batch_size, size), image, ways)
+    return average(lambda held: predict_image(forward, held, geometry, overlap, batch_size, size), image, ways)
 
 
 def orientations(augmentation: Augmentation, geometry: Geometry) -> tuple[Orientation, ...]:
-    """The ways to hold a picture that test-time augmentation averages over, upright first.
+    """The ways to hold an image that test-time augmentation averages over, upright first.
 
-    `mirror` are two: upright and mirrored left to right, for pictures that have an upper side. `flips` are four: these
-    two, and both top to bottom. `flips_and_turns` are all eight, but where pictures are resized to a frame that is not
+    `mirror` are two: upright and mirrored left to right, for images that have an upper side. `flips` are four: these
+    two, and both top to bottom. `flips_and_turns` are all eight, but where images are resized to a frame that is not
     square: turned ones would have another scale or shape in it than in training, so it is the four flips there.
     """
     if augmentation in ("none", "mirror"):
@@ -65,9 +65,9 @@ def orientations(augmentation: Augmentation, geometry: Geometry) -> tuple[Orient
 
 
 def average(predictor: Callable[[Pixels], Probabilities], image: Pixels, ways: Sequence[Orientation]) -> Averaged:
-    """The mean and deviation of what `predictor` makes of a picture (H, W, C) held in each of the `ways`.
+    """The mean and deviation of what `predictor` makes of an image (H, W, C) held in each of the `ways`.
 
-    The picture is turned at its own resolution, not the network's input: so padding lies below and to the right, as
+    The image is turned at its own resolution, not the network's input: so padding lies below and to the right, as
     in training, the seams of tiles fall elsewhere in each orientation, and, as whole pixels change places, turning
     back is exact. Whatever the number of ways, two sums are held beside the prediction at hand; of one way none.
     """
@@ -87,7 +87,7 @@ def average(predictor: Callable[[Pixels], Probabilities], image: Pixels, ways: S
 
 
 def oriented(image: Pixels, way: Orientation) -> Pixels:
-    """Hold a picture (H, W, C) another way: mirrored left to right if so, then turned counter-clockwise."""
+    """Hold an image (H, W, C) another way: mirrored left to right if so, then turned counter-clockwise."""
     mirrored = image[:, ::-1] if way.mirrored else image
     return np.ascontiguousarray(np.rot90(mirrored, way.quarter_turns))
 

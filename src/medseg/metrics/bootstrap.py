@@ -150,11 +150,11 @@ def _resampled_means(values: Floats, groups: Groups, resamples: int, seed: int) 
 
 def _weights(count: int, resamples: int, seed: int) -> Iterator[Floats]:
     """How often each of `count` groups is drawn, (some of the resamples, `count`) at a time."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = max(1, BLOCK // count)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        yield chance.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        yield rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
 
 
 def _interval(values: Floats, means: Floats) -> Interval:

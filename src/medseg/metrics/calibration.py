@@ -1,7 +1,8 @@
 """Whether a probability of 0.8 is right eight times in ten: reliability and expected calibration error over pixels.
 
-Most of a picture is background far from any object, where every network is rightly sure: with it, the error comes near
-0 whatever the network does at the objects. So the pixels that count are those in and around objects, marked or found.
+Most of an image is background far from any object, where every network is rightly sure: with it, the error comes near
+0 whatever the network does at the objects. So the pixels that count are those in and around objects,
+annotated or found.
 """
 
 import math
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from medseg.metrics.distances import distance_to_background
 from medseg.metrics.overlap import Mask
 
-BAND = 0.02  # width of the surroundings of objects, as a share of the picture's diagonal
+BAND = 0.02  # width of the surroundings of objects, as a share of the image's diagonal
 
 
 class Calibration:
@@ -66,8 +67,8 @@ class Calibration:
 def object_surroundings(predicted: Mask, truth: Mask) -> NDArray[np.bool_]:
     """The pixels (H, W) of predicted and true foreground, and those within `BAND` of the diagonal (at least 1 pixel).
 
-    Both masks are (H, W), already cut to the annotated region; what is not 0 is foreground. A picture in which nothing
-    is marked or found gives no pixel: it is judged by its false positives. A missed object counts whole.
+    Both masks are (H, W), already cut to the annotated region; what is not 0 is foreground. An image in which nothing
+    is annotated or found gives no pixel: it is judged by its false positives. A missed object counts whole.
     """
     objects: NDArray[np.bool_] = predicted.astype(bool) | truth.astype(bool)
     if not objects.any():

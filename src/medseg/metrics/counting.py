@@ -8,7 +8,7 @@ of clustered nuclei", Cytometry 28, 1997, do with nuclei.
 The distances stay real numbers throughout. Each pixel climbs its steepest slope to a peak, which gives every peak a
 basin; then the borders between basins are gone through from the highest saddle to the lowest, and a peak that stands
 out by no more than `depth` gives its basin to the higher one. The peaks left are the regional maxima of the h-maxima
-transform (Soille, "Morphological Image Analysis", 2nd ed., section 6.3.4). Ties go by place in the picture, so one
+transform (Soille, "Morphological Image Analysis", 2nd ed., section 6.3.4). Ties go by place in the image, so one
 mask has one result.
 """
 
@@ -88,7 +88,7 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
 
     Returns (H, W) int32: 0 background, holes and dropped specks; 1, 2, ... the objects without a gap, each of
     `params.smallest` pixels or more. However shallow, a whole component is at least one object. What lies beyond the
-    edge of the picture is unknown, not background: it makes no object narrower.
+    edge of the image is unknown, not background: it makes no object narrower.
     """
     kept = _drop_small(_binary(mask), params.smallest)
     if params.split:
@@ -97,9 +97,9 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
 
 
 def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
-    """The candidate whose counts are off by least, as the mean absolute error over the pictures.
+    """The candidate whose counts are off by least, as the mean absolute error over the images.
 
-    `errors` holds what `counting_errors` gives for each picture. Of equal candidates the simplest: no split before a
+    `errors` holds what `counting_errors` gives for each image. Of equal candidates the simplest: no split before a
     split, then the lower `smallest`, then the greater `depth`.
     """
     sums = np.sum([*errors, [0] * len(candidates)], axis=0)  # of integers, so that ties are exact
@@ -119,7 +119,7 @@ def counting_errors(mask: Mask, true_count: int, candidates: Sequence[CountingPa
 def counts_row(
     prediction: Mask, truth: Mask, params: CountingParams, truth_params: CountingParams | None = None
 ) -> dict[str, float]:
-    """Contours and objects of a predicted and a true mask of one picture, and how far the prediction is off.
+    """Contours and objects of a predicted and a true mask of one image, and how far the prediction is off.
 
     Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same of counted,
     which are objects. The relative error is the absolute one over the count of the truth, NaN where that is 0.
@@ -170,7 +170,7 @@ def _drop_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
 
 
 def _fill_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
-    """Fill the holes below `smallest` pixels; background that reaches the edge of the picture is no hole."""
+    """Fill the holes below `smallest` pixels; background that reaches the edge of the image is no hole."""
     if smallest <= 1:
         return mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats((mask == 0).astype(np.uint8), connectivity=4)

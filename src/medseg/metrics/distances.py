@@ -12,7 +12,7 @@ def distance_to_background(mask: Mask) -> NDArray[np.float32]:
 
     The exact Euclidean distance (Felzenszwalb & Huttenlocher, "Distance Transforms of Sampled Functions", Theory of
     Computing 8, 2012) as OpenCV computes it itself. The form of Intel's library, which OpenCV takes on one thread or
-    for small pictures, differs in the last bits with where the mask lies in memory, and with them equal distances.
+    for small images, differs in the last bits with where the mask lies in memory, and with them equal distances.
     """
     intel = cv2.ipp.useIPP()  # a setting of this thread alone
     cv2.ipp.setUseIPP(False)

@@ -1,4 +1,4 @@
-"""Objects of two masks counted and matched, and pictures sorted by how much of them is marked."""
+"""Objects of two masks counted and matched, and images sorted by how much of them is annotated."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -20,7 +20,7 @@ class Counts:
 
     true_positives: int
     false_positives: int
-    misses: int
+    false_negatives: int
     true_negatives: int
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -28,7 +28,7 @@ class Counts:
         return Counts(
             self.true_positives + other.true_positives,
             self.false_positives + other.false_positives,
-            self.misses + other.misses,
+            self.false_negatives + other.false_negatives,
             self.true_negatives + other.true_negatives,
         )
 

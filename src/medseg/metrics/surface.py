@@ -3,7 +3,7 @@
 Definitions differ between tools, and so do their numbers (Podobnik and Vrtovec, "Understanding implementation pitfalls
 of distance-based metrics for image segmentation", arXiv:2410.02630). Each score here is what one widely used tool
 gives, so that it can be set beside published ones: HD95 and ASSD are those of medpy, NSD that of DeepMind's
-surface-distance. For both tools all beyond the edge of a picture is background, so an object that the edge cuts has an
+surface-distance. For both tools all beyond the edge of an image is background, so an object that the edge cuts has an
 outline there.
 """
 

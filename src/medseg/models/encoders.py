@@ -21,7 +21,7 @@ TRIAL_SIDE = 128  # pixels, what every architecture takes
 def build_encoded(arch: str, params: Encoded, channels: int, classes: int, **options: Any) -> nn.Module:
     """The library's architecture `arch` over `params.encoder` with random weights.
 
-    The network is tried on one picture. What no logit depends on, such as an encoder's stages behind the last one
+    The network is tried on one image. What no logit depends on, such as an encoder's stages behind the last one
     that is used, takes no gradient: training on several devices would wait for it. Raises `UserError` with the
     nearest names for an unknown encoder, or with the reason where the encoder can't serve the architecture.
     """
@@ -50,7 +50,7 @@ def _freeze_unused(network: nn.Module, channels: int, classes: int) -> None:
 
 
 def _tried(network: nn.Module, channels: int, classes: int) -> Tensor:
-    """Logits of an empty picture, of the only side that the encoder takes where that is so."""
+    """Logits of an empty image, of the only side that the encoder takes where that is so."""
     try:
         return _logits(network, channels, classes, TRIAL_SIDE)
     except (RuntimeError, AssertionError):
@@ -64,12 +64,12 @@ def _logits(network: nn.Module, channels: int, classes: int, side: int) -> Tenso
     logits: Tensor = network(torch.zeros(1, channels, side, side))
     if logits.shape != (1, classes, side, side):
         height, width = logits.shape[-2:]
-        raise ValueError(f"pictures of {side} x {side} pixels give logits of {height} x {width}")
+        raise ValueError(f"images of {side} x {side} pixels give logits of {height} x {width}")
     return logits
 
 
 def _published_side(encoder: nn.Module) -> int | None:
-    """The side of the pictures that timm's network was made for; None for the library's own encoders."""
+    """The side of the images that timm's network was made for; None for the library's own encoders."""
     published = timm.get_pretrained_cfg(encoder.name) if isinstance(encoder, TimmUniversalEncoder) else None
     return None if published is None else int(published.input_size[-1])
 

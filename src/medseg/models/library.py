@@ -17,13 +17,13 @@ def build(params: Library, channels: int, classes: int) -> nn.Module:
     """A network of the architecture `params.arch` with random weights.
 
     Takes (N, channels, H, W) with H and W divisible by `DIVISOR` and at least `smallest(params)`, gives
-    (N, classes, H, W) logits. In training, batches of DeepLab and PAN need two pictures: they normalise one value per
-    picture. Raises `UserError` with the nearest names for an unknown encoder, or with the reason where an encoder
+    (N, classes, H, W) logits. In training, batches of DeepLab and PAN need two images: they normalise one value per
+    image. Raises `UserError` with the nearest names for an unknown encoder, or with the reason where an encoder
     can't serve the architecture, such as one that can't trade its last strides for dilation.
     """
     return build_encoded(params.arch, params, channels, classes)
 
 
 def smallest(params: Library) -> int:
-    """The least side of a picture, in pixels: PAN halves its features, a sixteenth of the sides, three more times."""
+    """The least side of an image, in pixels: PAN halves its features, a sixteenth of the sides, three more times."""
     return 128 if params.arch == "pan" else 1

@@ -13,23 +13,23 @@ from medseg.models.params import ModelParams
 DESCRIPTION = "model.yaml"
 WEIGHTS = "weights.safetensors"  # beside it
 
-FirstWeights = Literal["packaged", "placed", "hub", "random", "former"]
+InitialWeights = Literal["packaged", "placed", "hub", "random", "initial_network"]
 
 
-class Former(Section):
+class InitialNetwork(Section):
     """The network that training started from."""
 
     name: str = Field(min_length=1)  # its folder in weights/
     weights_sha256: str = Field(min_length=64, max_length=64)
     continued: bool  # with its optimiser and scheduler, not only its weights
-    epochs_behind: int = Field(ge=0)  # that order and transforms of the samples go on after; 0 where not continued
+    epochs_before: int = Field(ge=0)  # that order and transforms of the samples go on after; 0 where not continued
 
 
 class Training(Section):
     """How the weights came to be."""
 
-    first_weights: FirstWeights  # of the encoder where there is one; former: all of them, from another run
-    former: Former | None
+    initial_weights: InitialWeights  # of the encoder where there is one; initial_network: all of them, from another run
+    initial_network: InitialNetwork | None
     warnings: list[str]  # what a reader of any figure of this model should know
     best_epoch: int = Field(ge=1)  # counted from 1
     epochs: int = Field(ge=1)  # that were run

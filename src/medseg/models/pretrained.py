@@ -1,4 +1,4 @@
-"""Where first weights come from: a registry package, a file placed by hand, the hub, or chance."""
+"""Where initial weights come from: a registry package, a file placed by hand, the hub, or chance."""
 
 import logging
 import warnings
@@ -38,7 +38,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, wanted: EncoderWeights, 
     Looked for in this order: the registry package (EfficientNet-lite0), `placed`/NAME.imagenet.safetensors, the hub's
     cache on this machine, the hub. `auto` goes on with random weights where none are found, and warns with
     `RandomWeightsWarning`; `imagenet` insists; `none` looks nowhere. A first convolution over three channels is summed
-    for grey pictures. Raises `UserError` where weights can't be had or do not fit.
+    for grey images. Raises `UserError` where weights can't be had or do not fit.
     """
     if wanted == "none":
         return "random"

@@ -6,7 +6,7 @@ from medseg.models.encoders import build_encoded
 from medseg.models.params import Pspnet
 
 DIVISOR = 8
-ENCODER_DEPTH = 3  # halvings: like the paper's dilated ResNet, features of an eighth of the picture's sides are pooled
+ENCODER_DEPTH = 3  # halvings: like the paper's dilated ResNet, features of an eighth of the image's sides are pooled
 
 
 def build(params: Pspnet, channels: int, classes: int) -> nn.Module:

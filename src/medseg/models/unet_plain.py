@@ -19,7 +19,7 @@ class UnetPlain(nn.Module):
     does the reverse, and its result is joined with the maps of the contracting path at that level.
 
     It departs from the paper so: convolutions are padded with zeros, hence the output is as large as the input and
-    no maps are cropped, where the paper's lose the border and tile large pictures with overlap; batch normalisation
+    no maps are cropped, where the paper's lose the border and tile large images with overlap; batch normalisation
     follows every 3x3 convolution, which therefore has no bias; there is no dropout at the end of the contracting
     path; `classes` may be 1.
     """
@@ -40,7 +40,7 @@ class UnetPlain(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of normalised float pixels (N, C, H, W); H and W divide by `DIVISOR`.
 
-        In training mode batch normalisation refuses a single value per map, as one picture of 16x16 leaves at the
+        In training mode batch normalisation refuses a single value per map, as one image of 16x16 leaves at the
         lowest level.
         """
         maps = self.contracting[0](pixels)

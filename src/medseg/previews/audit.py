@@ -11,22 +11,22 @@ from medseg.data.image_io import Pixels
 from medseg.data.manifest import Fault, crop, read_pair, region_of
 from medseg.data.splits import DROPPED, straddling_groups
 
-MOST_MARKED = 0.5  # share of a picture above which a mask may be inverted
-BORDER_MARKED = 0.95  # share of a picture's edge above which it looks so: a lesion seldom reaches all around
+MOST_ANNOTATED = 0.5  # share of an image above which a mask may be inverted
+BORDER_ANNOTATED = 0.95  # share of an image's edge above which it looks so: a lesion seldom reaches all around
 
 
 def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str]) -> dict[str, Any]:
     """Summarise a manifest (with splits), the faults that were skipped, and what `inverted_masks` found, for JSON.
 
     `data` is the name of the data set, with which the result begins. Groups are those of the column `group`:
-    near-duplicates and known patients. A group contradicts itself where its pictures carry different labels.
+    near-duplicates and known patients. A group contradicts itself where its images carry different labels.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()
     contradicting = [members[name] for name in labels[labels > 1].index]
     return {
         "data": data,
-        "pictures": len(table),
+        "images": len(table),
         "skipped": len(faults),
         "empty_masks": int((table["foreground"] == 0).sum()),
         "straddling_groups": len(straddling_groups(table["split"], table["group"])),
@@ -50,19 +50,20 @@ def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequenc
 
 
 def inverted_masks(table: pd.DataFrame, root: Path) -> list[str]:
-    """The pictures of the manifest `table` whose masks look inverted, as if the background had been marked.
+    """The images of the manifest `table` whose masks look inverted, as if the background had been annotated.
 
-    In such a mask more than `MOST_MARKED` of the annotated region is marked, but not all, and more than `BORDER_MARKED`
-    of its outermost pixels. Only masks of so much foreground are read, below `root`. Raises `UserError` as `read_pair`.
+    In such a mask more than `MOST_ANNOTATED` of the annotated region is foreground, but not all, and more than
+    `BORDER_ANNOTATED` of its outermost pixels. Only masks of so much foreground are read, below `root`. Raises
+    `UserError` as `read_pair`.
     """
-    suspects = table[(table["foreground"] > MOST_MARKED) & (table["foreground"] < 1)]
+    suspects = table[(table["foreground"] > MOST_ANNOTATED) & (table["foreground"] < 1)]
     masks = ((row, read_pair(row, root)[1]) for row in suspects.itertuples())
-    return [str(row.file) for row, mask in masks if _is_marked_around(crop(mask, region_of(row)))]
+    return [str(row.file) for row, mask in masks if _is_annotated_around(crop(mask, region_of(row)))]
 
 
-def _is_marked_around(mask: Pixels) -> bool:
+def _is_annotated_around(mask: Pixels) -> bool:
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
-    return bool(border.mean() > BORDER_MARKED)
+    return bool(border.mean() > BORDER_ANNOTATED)
 
 
 def _counts(table: pd.DataFrame, column: str) -> dict[str, int]:

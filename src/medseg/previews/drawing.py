@@ -1,4 +1,4 @@
-"""Pictures of pictures: contact sheets and contours, drawn with OpenCV so that no plotting library is loaded."""
+"""Images of images: contact sheets and contours, drawn with OpenCV so that no plotting library is loaded."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
 
 
 def contact_sheet(tiles: Sequence[Pixels], columns: int, side: int) -> Pixels:
-    """Lay RGB pictures of any size out in rows of `columns`, each within `side` x `side` pixels, on white."""
+    """Lay RGB images of any size out in rows of `columns`, each within `side` x `side` pixels, on white."""
     gap = 4
     rows = -(-len(tiles) // columns)
     sheet = np.full((rows * (side + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
@@ -39,14 +39,14 @@ def sample_sheet(images: Pixels, masks: Pixels, columns: int, side: int) -> Pixe
 
 
 def within(image: Pixels, side: int) -> Pixels:
-    """Resize a picture so that its longer side measures `side` pixels."""
+    """Resize an image so that its longer side measures `side` pixels."""
     factor = side / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def titled(image: Pixels, title: str, side: int) -> Pixels:
-    """The picture within `side` pixels, with a short title in its upper left corner."""
+    """The image within `side` pixels, with a short title in its upper left corner."""
     small = np.ascontiguousarray(within(image, side))
     font, scale, thickness = cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1
     (width, height), _ = cv2.getTextSize(title, font, scale, thickness)

@@ -1,4 +1,4 @@
-"""Every scored picture for the page: JPEG, outlines as SVG paths over it, map of uncertainty, and scores."""
+"""Every scored image for the page: JPEG, outlines as SVG paths over it, map of uncertainty, and scores."""
 
 import base64
 import io
@@ -22,15 +22,15 @@ from medseg.inference.prediction_files import UNCERTAINTY, mask_path
 from medseg.previews.drawing import within
 from medseg.report.tables import defined, read_table
 
-SIDE = 480  # pixels of a picture's longer side, at most
+SIDE = 480  # pixels of an image's longer side, at most
 MAP_SIDE = 240  # of its map of uncertainty, which is smooth
 QUALITIES = (78, 60, 40, 20)  # of the JPEG, the first under which it is at most `LARGEST`, else the last
-LARGEST = 60_000  # bytes of a picture as text
+LARGEST = 60_000  # bytes of an image as text
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What of a picture is shown: its annotated region alone."""
+class ImageView:
+    """What of an image is shown: its annotated region alone."""
 
     width: int  # of the region, pixels: outlines are drawn in these
     height: int
@@ -48,8 +48,8 @@ class Case:
     label: str
     size: str
     called: str
-    scores: dict[str, float | None]  # and `marked` and `found`, shares of the region's pixels, 0..1
-    picture: Picture
+    scores: dict[str, float | None]  # and `annotated` and `found`, shares of the region's pixels, 0..1
+    image: ImageView
 
 
 def scored_cases(
@@ -57,23 +57,23 @@ def scored_cases(
 ) -> list[Case]:
     """Every scored image, worst first: by Dice, then those without one by the area wrongly found."""
     table = read_table(predictions / "per_image.csv")
-    for name, column in (("marked", "truth_pixels"), ("found", "predicted_pixels")):
+    for name, column in (("annotated", "truth_pixels"), ("found", "predicted_pixels")):
         table[name] = table[column] / table["region_pixels"]
     table["rank"] = table["dice"].fillna(1 + (1 - table["found"]))
     table = table.sort_values(["rank", "file"])
     rows = manifest.set_index("file", drop=False).loc[table["file"]]
-    draw = partial(draw_picture, raw=raw.absolute(), predictions=predictions.absolute(), task=task)
-    pictures = run_parallel(machine, draw, rows.itertuples(), "report")
-    return [_case(row, picture) for row, picture in zip(table.to_dict("records"), pictures, strict=True)]
+    draw = partial(draw_image, raw=raw.absolute(), predictions=predictions.absolute(), task=task)
+    images = run_parallel(machine, draw, rows.itertuples(), "report")
+    return [_case(row, image) for row, image in zip(table.to_dict("records"), images, strict=True)]
 
 
-def draw_picture(row: Any, raw: Path, predictions: Path, task: TaskParams) -> Picture:
-    """The annotated region of a manifest row's picture. Raises `UserError` where a file is missing or unreadable."""
+def draw_image(row: Any, raw: Path, predictions: Path, task: TaskParams) -> ImageView:
+    """The annotated region of a manifest row's image. Raises `UserError` where a file is missing or unreadable."""
     image, truth, classes = read_case(row, raw, predictions, task)
     height, width = truth.shape
     detail = max(height, width) / SIDE
     shown = within(image, min(SIDE, max(height, width)))
-    return Picture(
+    return ImageView(
         width=width,
         height=height,
         image=jpeg_uri(shown.reshape(*shown.shape[:2], -1)),
@@ -94,10 +94,10 @@ def outline(mask: NDArray[Any], detail: float) -> str:
 
 def jpeg_uri(image: Pixels) -> str:
     """(H, W, 1 or 3) uint8 as a data URI of a JPEG, which is packed harder where it would be large."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    encoded = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     for quality in QUALITIES:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        encoded.save(buffer, "JPEG", quality=quality, optimize=True)
         uri = data_uri(buffer.getvalue(), "image/jpeg")
         if len(uri) <= LARGEST:
             break
@@ -109,10 +109,10 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _case(row: dict[Any, Any], picture: Picture) -> Case:
+def _case(row: dict[Any, Any], image: ImageView) -> Case:
     text = {name: row.pop(name) for name in ("file", "label", "group", "size", "called")}
     del text["group"], row["rank"]
-    return Case(**text, scores={name: defined(value) for name, value in row.items()}, picture=picture)
+    return Case(**text, scores={name: defined(value) for name, value in row.items()}, image=image)
 
 
 def _uncertainty(row: Any, predictions: Path) -> str:

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "templates"
 
 
 def render_html(report: Report) -> str:
-    """The page, whole in itself: styles, script, curves and pictures are inside. No other script may run on it."""
+    """The page, whole in itself: styles, script, curves and images are inside. No other script may run on it."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "report.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -34,7 +34,7 @@ def render_html(report: Report) -> str:
 
 
 def render_markdown(report: Report) -> str:
-    """The summary as Markdown with neither pictures nor links."""
+    """The summary as Markdown with neither images nor links."""
     return _environment().get_template("template.md").render(report=report, **_for_both(report))
 
 

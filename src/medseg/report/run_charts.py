@@ -16,9 +16,9 @@ class Charts(NamedTuple):
     """All charts of a report."""
 
     training: list[Chart]
-    threshold: Chart | None  # of val; None where val has nothing marked
+    threshold: Chart | None  # of val; None where val has nothing annotated
     scores: list[Chart]
-    calibration: Chart | None  # None where nothing is marked or found
+    calibration: Chart | None  # None where nothing is annotated or found
     counts: Chart
 
 
@@ -51,7 +51,7 @@ def training_charts(training: Path, description: SegmenterDescription) -> list[C
 
 
 def threshold_chart(plots: Path, description: SegmenterDescription) -> Chart | None:
-    """Mean Dice on val over thresholds, with the threshold in use marked, between two of the curve if need be."""
+    """Mean Dice on val over thresholds, with the threshold in use annotated, between two of the curve if need be."""
     table = read_table(plots / "thresholds.csv")
     if table.empty:
         return None

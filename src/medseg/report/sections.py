@@ -64,7 +64,7 @@ class Report:
     audit_rows: list[tuple[str, str]]
     splits: list[str]  # that occur, in their usual order
     metrics: dict[str, Any]
-    strata: list[Stratum]  # of images in which something is marked; the first is of all of these
+    strata: list[Stratum]  # of images in which something is annotated; the first is of all of these
     empty: Stratum | None  # images in which nothing is
     decisions: list[Decision]
     calibration: str

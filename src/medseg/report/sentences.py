@@ -10,7 +10,7 @@ from medseg.evaluation.describe import (
     counted,
     counting_in_words,
     data_in_words,
-    first_weights_in_words,
+    initial_weights_in_words,
     prediction_in_words,
     score,
 )
@@ -36,8 +36,8 @@ def title(parameters: dict[str, Any]) -> str:
 
 
 def start(encoder: str | None, training: Training) -> str:
-    """The network's encoder, if it has one, and where its first weights came from."""
-    weights = first_weights_in_words(training)
+    """The network's encoder, if it has one, and where its initial weights came from."""
+    weights = initial_weights_in_words(training)
     return f"{encoder}, started from {weights}" if encoder else f"Started from {weights}"
 
 
@@ -46,7 +46,7 @@ def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[st
     task = description.task
     steps = [
         f"{prediction_in_words(description.geometry, description.overlap)} {_found(description)} Prediction and "
-        "truth are compared at the picture's own resolution.",
+        "truth are compared at the image's own resolution.",
         "Dice is 2 TP / (2 TP + FP + FN) and IoU is TP / (TP + FP + FN), where TP, FP and FN are the pixels rightly "
         "found, wrongly found and not found. Precision is TP / (TP + FP), recall is TP / (TP + FN), accuracy is the "
         "share of pixels on which both agree.",
@@ -63,7 +63,7 @@ def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[st
         f"The epoch was chosen by its Dice on val{_chosen(description)} at the size of the network's samples.",
     ]
     if _has_windows(manifest):
-        steps.insert(1, "Pixels count inside each picture's annotated window alone; thumbnails show that window.")
+        steps.insert(1, "Pixels count inside each image's annotated window alone; thumbnails show that window.")
     if isinstance(task, Multiclass):
         steps[-1:-1] = _class_steps(task)
     return steps
@@ -76,14 +76,12 @@ def limits(
     found = [
         "The intervals show the chance of which images were scored. They do not show the chance of training: this is "
         f"one run with one seed ({parameters['seed']}), and another seed gives other figures.",
-        "All splits come from one data set. Pictures from other devices, sites or patients may score lower.",
+        "All splits come from one data set. Images from other devices, sites or patients may score lower.",
         "The truth masks are taken as they are; how far annotators would agree is not known here.",
     ]
     simulated = parameters["data"]["name"] == "phantom"
     if simulated:
-        found.insert(
-            0, "The pictures are simulated. No figure here says how well patients' pictures would be segmented."
-        )
+        found.insert(0, "The images are simulated. No figure here says how well patients' images would be segmented.")
     if metrics["split"] == "val":
         found.insert(0, SCORED_ON_VAL)
     groups = table.loc[table["split"] == metrics["split"], "group"].nunique()
@@ -97,12 +95,12 @@ def limits(
     unknown = int((table["patient"] == "").sum())
     if unknown and not simulated:
         found.append(
-            f"The patient is not known for {unknown} of {counted(len(table), 'picture')}. Near-duplicates are found by "
-            "perceptual hash alone, so pictures of one patient may lie on both sides of the split."
+            f"The patient is not known for {unknown} of {counted(len(table), 'image')}. Near-duplicates are found by "
+            "perceptual hash alone, so images of one patient may lie on both sides of the split."
         )
     if audit["straddling_groups"]:
         found.append(
-            "Groups of near-duplicates or of one patient with pictures on both sides of the split: "
+            "Groups of near-duplicates or of one patient with images on both sides of the split: "
             f"{audit['straddling_groups']}. This flatters the figures."
         )
     return found
@@ -111,7 +109,7 @@ def limits(
 def calibration(ece: float | None, pixels: int) -> str:
     """What the reliability curve shows, and of which pixels."""
     return (
-        f"Expected calibration error {score(ece)}, over {pixels:,} pixels: those of objects, marked or found, and "
+        f"Expected calibration error {score(ece)}, over {pixels:,} pixels: those of objects, annotated or found, and "
         f"those within {100 * BAND:g} % of the region's diagonal around them. Plain background far from any object, "
         "where every network is rightly sure, is left out. On the diagonal a probability of 0.8 is right eight times "
         "in ten; below it the network is too sure of foreground."
@@ -141,16 +139,16 @@ def uncertainty_meaning(orientations: str) -> str:
     }
     return (
         "Uncertainty is the standard deviation of the foreground probability over the orientations in which the "
-        f"picture was predicted, {ways[orientations]}: from 0 to 0.5, in and around objects. It shows where the "
+        f"image was predicted, {ways[orientations]}: from 0 to 0.5, in and around objects. It shows where the "
         "network contradicts itself, not where it is wrong for sure of itself."
     )
 
 
 def call_rule(task: Multiclass) -> str:
-    """How a picture as a whole is given a class."""
+    """How an image as a whole is given a class."""
     return (
-        "A picture is called the class that most of the pixels found in it have; of classes with equally many, the "
-        f"first of {', '.join(task.labels)}. A picture in which nothing is found is called {task.background}."
+        "An image is called the class that most of the pixels found in it have; of classes with equally many, the "
+        f"first of {', '.join(task.labels)}. An image in which nothing is found is called {task.background}."
     )
 
 
@@ -158,10 +156,10 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
     """The audit's counts, each with what it counts."""
     height, width, foreground = audit["sizes"]["height"], audit["sizes"]["width"], audit["foreground"]
     return [
-        ("Pictures", str(audit["pictures"])),
+        ("Images", str(audit["images"])),
         ("Files skipped as unusable", str(audit["skipped"])),
-        ("Pictures dropped by the split", str(audit["dropped"])),
-        ("Pictures with nothing marked", str(audit["empty_masks"])),
+        ("Images dropped by the split", str(audit["dropped"])),
+        ("Images with nothing annotated", str(audit["empty_masks"])),
         ("Masks that look inverted", str(audit["inverted_masks"])),
         ("Repeated files, same bytes", str(audit["repeated_files"])),
         ("Groups of near-duplicates or of one patient", str(audit["groups_of_several"])),
@@ -169,7 +167,10 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
         ("Of these, with different labels", str(audit["groups_with_several_labels"])),
         ("Width in pixels", f"{width['least']} to {width['most']}"),
         ("Height in pixels", f"{height['least']} to {height['most']}"),
-        ("Marked share of a picture", f"mean {100 * foreground['mean']:.1f} %, most {100 * foreground['most']:.1f} %"),
+        (
+            "Annotated share of an image",
+            f"mean {100 * foreground['mean']:.1f} %, most {100 * foreground['most']:.1f} %",
+        ),
     ]
 
 
@@ -191,10 +192,10 @@ def _chosen(description: SegmenterDescription) -> str:
 
 def _class_steps(task: Multiclass) -> list[str]:
     return [
-        "In the truth every marked pixel has the class of its picture's label. The primary figures ask only whether a "
+        "In the truth every annotated pixel has the class of its image's label. The primary figures ask only whether a "
         "pixel belongs to any class, as those of a network that knows foreground alone.",
-        "Figures by class are means over the pictures of that class, in which only pixels found as that class count as "
-        "found. A class's pooled Dice counts the pixels of all pictures, so pixels found as that class in pictures of "
+        "Figures by class are means over the images of that class, in which only pixels found as that class count as "
+        "found. A class's pooled Dice counts the pixels of all images, so pixels found as that class in images of "
         f"another class, or in those labelled {task.background}, lower it.",
         call_rule(task),
     ]
@@ -203,11 +204,11 @@ def _class_steps(task: Multiclass) -> list[str]:
 def _surface_steps(tolerance: Tolerance) -> list[str]:
     return [
         "HD95 and ASSD are the 95th percentile and the mean of the distances between both outlines, in pixels of the "
-        "picture. Where nothing was found they are the diagonal of the scored region: a missed object is never left "
+        "image. Where nothing was found they are the diagonal of the scored region: a missed object is never left "
         "out.",
         f"Surface Dice is the share of both outlines that lies within {tolerance.pixels:g} px, or within "
         f"{100 * tolerance.diagonal:g} % of the region's diagonal, of the other. Area error is (found \N{MINUS SIGN} "
-        "marked) / marked.",
+        "annotated) / annotated.",
     ]
 
 
@@ -218,7 +219,7 @@ def _object_steps(counting: Counting) -> list[str]:
         "F1 is 2 detected / (objects of the truth + objects found).",
         f"For counts, objects of the truth: {counting_in_words(counting.truth)}; of the prediction: "
         f"{counting_in_words(counting.prediction)}.",
-        "The strata small, medium and large are thirds of the scored images by the marked share of their area.",
+        "The strata small, medium and large are thirds of the scored images by the annotated share of their area.",
     ]
 
 

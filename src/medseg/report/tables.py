@@ -42,7 +42,7 @@ class Stratum:
 
     @property
     def missed(self) -> int:
-        """Of these, those in which nothing of what is marked was found."""
+        """Of these, those in which nothing of what is annotated was found."""
         return self.figures["dice"].missed
 
 

@@ -1,7 +1,7 @@
 """The transforms of the section `online`: drawn anew in every epoch, for a whole batch at once, on any device.
 
 They mean what `augmentation` does to samples on disk, one by one. What moves pixels is put together into one map, so
-that pixels are interpolated once. What happens to a sample hangs on the seed, the epoch and its place in the epoch
+that pixels are interpolated once. What happens to a sample depends on the seed, the epoch and its place in the epoch
 alone: not on its batch, nor on how many processes share it. Flips, angles, strengths and the like are the same on every
 device; noise and elastic deformation come from the device's own generator, and are others on a GPU than on the CPU.
 """

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medseg.core.files import PARTIAL_PREFIX, whole_folder
+from medseg.core.files import PARTIAL_PREFIX, atomic_folder
 from medseg.models.checkpoint import save_tensors
 from medseg.training.lightning_module import SegmentationTask
 from medseg.training.optimizer_state import read_tensors, restore_optimizer, write_tensors
@@ -73,7 +73,7 @@ class _Read:
     optimizer: dict[int, dict[str, Tensor]]
 
 
-class Snapshots(pl.Callback):
+class Checkpoints(pl.Callback):
     """Writes a run's epochs to its folder, lets it go on from there, and ends it when val/dice rises no more.
 
     In the trainer's list it stands before a `WeightAveraging`, which puts the average in the weights' place at the end.
@@ -85,7 +85,7 @@ class Snapshots(pl.Callback):
         """`folder` is the run's; loggers write to `logged`. Training ends `patience` epochs after the best val/dice."""
         self.folder, self.logged, self.patience = folder, logged, patience
         self.start = 0  # epochs that were finished before this process began
-        self.chance: dict[str, Any] = {}  # the random numbers' state at that time
+        self.rng: dict[str, Any] = {}  # the random numbers' state at that time
         self.best_epoch, self.best_dice = 0, -np.inf
         self.written, self.cost = -np.inf, 0.0  # seconds: when the last state was written, and how long that took
 
@@ -105,7 +105,7 @@ class Snapshots(pl.Callback):
         if epoch > self.start:
             self._finish(trainer, _task(pl_module))
         elif epoch:
-            _restore_chance(self.chance, pl_module.device)
+            _restore_rng(self.rng, pl_module.device)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """See whether this epoch is the best, and end training where none was for long."""
@@ -138,15 +138,15 @@ class Snapshots(pl.Callback):
         is_due = start - self.written >= SPARING * self.cost
         if epoch != self.best_epoch and not trainer.strategy.broadcast(is_due):
             return
-        chances = _of_all(trainer, _chance(task.device))
+        rng_states = _of_all(trainer, _rng_state(task.device))
         if trainer.is_global_zero:
-            with whole_folder(_epoch(self.folder, epoch)) as folder:
-                self._write(trainer, task, chances, folder)
+            with atomic_folder(_epoch(self.folder, epoch)) as folder:
+                self._write(trainer, task, rng_states, folder)
             _keep(self.folder, {epoch, self.best_epoch})
         self.written = time.monotonic()
         self.cost = self.written - start
 
-    def _write(self, trainer: pl.Trainer, task: SegmentationTask, chances: list[Any], folder: Path) -> None:
+    def _write(self, trainer: pl.Trainer, task: SegmentationTask, rng_states: list[Any], folder: Path) -> None:
         save_tensors(task.state_dict(), folder / WEIGHTS)
         if averaging := _averaging(trainer):
             parts: dict[str, Any] = {"state_dict": {}}
@@ -161,7 +161,7 @@ class Snapshots(pl.Callback):
             "rates": [float(group["lr"]) for group in task.optimizer.param_groups],
             "schedule": task.schedule.scheduler.state_dict() if task.schedule else None,
             "precision": trainer.precision_plugin.state_dict(),
-            "chances": chances,
+            "rng_states": rng_states,
         }
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
@@ -171,7 +171,7 @@ class Snapshots(pl.Callback):
     def _restore(self, trainer: pl.Trainer, task: SegmentationTask, read: _Read) -> None:
         state = read.state
         self.best_epoch, self.best_dice = state["best_epoch"], state["best_dice"]
-        self.chance = state["chances"][trainer.global_rank]
+        self.rng = state["rng_states"][trainer.global_rank]
         task.load_state_dict(read.weights)
         _restore_optimizer(task, read)
         trainer.precision_plugin.load_state_dict(state["precision"])
@@ -252,7 +252,7 @@ def _set_progress(trainer: pl.Trainer, epochs: int, steps: int) -> None:
     step.ready = step.completed = steps
 
 
-def _chance(device: torch.device) -> dict[str, Any]:
+def _rng_state(device: torch.device) -> dict[str, Any]:
     """The states of all generators of random numbers, as JSON holds them."""
     cuda = torch.cuda.get_rng_state(device).numpy().tobytes().hex() if device.type == "cuda" else None
     kind, keys, *rest = np.random.get_state()
@@ -264,13 +264,13 @@ def _chance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _restore_chance(chance: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(_bytes(chance["torch"]))
-    if chance["cuda"]:
-        torch.cuda.set_rng_state(_bytes(chance["cuda"]), device)
-    version, numbers, gauss = chance["python"]
+def _restore_rng(rng: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(_bytes(rng["torch"]))
+    if rng["cuda"]:
+        torch.cuda.set_rng_state(_bytes(rng["cuda"]), device)
+    version, numbers, gauss = rng["python"]
     random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(tuple(chance["numpy"]))
+    np.random.set_state(tuple(rng["numpy"]))
 
 
 def _bytes(digits: str) -> Tensor:

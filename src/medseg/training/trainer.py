@@ -27,22 +27,22 @@ from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.core.params import Section
 from medseg.data.augment import Transforms
-from medseg.data.packed import Store
+from medseg.data.packed import Packed
 from medseg.data.task import Multiclass, TaskParams, check_labels, class_codes, logit_count
-from medseg.models.model_yaml import Description, FirstWeights, Former, Training
+from medseg.models.model_yaml import Description, InitialNetwork, InitialWeights, Training
 from medseg.models.network import Network, build_model
 from medseg.models.params import Encoded, Library, ModelParams
 from medseg.models.pretrained import RandomWeightsWarning, load_encoder_weights
-from medseg.training.checkpointing import Best, Snapshots, bring_back_figures, last_epoch
+from medseg.training.checkpointing import Best, Checkpoints, bring_back_figures, last_epoch
 from medseg.training.dataloader import Batches, Share, training_batches, validation_batches
 from medseg.training.distributed import bound_together, check_nodes, share_of
-from medseg.training.init_from import load_former
+from medseg.training.init_from import load_initial_network
 from medseg.training.lightning_module import SegmentationTask
-from medseg.training.loggers import ValidationPictures
+from medseg.training.loggers import ValidationImages
 from medseg.training.losses import LossParams, build_loss, check_heads
 from medseg.training.optim import OptimizerParams, RmsProp, SchedulerParams, build_optimizer, build_schedule
 from medseg.training.optimizer_state import load_state
-from medseg.training.sampler import Sampling, SamplingParams, marked_shares
+from medseg.training.sampler import Sampling, SamplingParams, annotated_shares
 
 NOISE: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # one copy out of a memory map needs none
@@ -105,7 +105,7 @@ class Recipe:
 class Places:
     """The folders that training reads and writes beside the arrays."""
 
-    weights: Path  # first weights placed by hand
+    weights: Path  # initial weights placed by hand
     metrics: Path  # DVCLive's
     tensorboard: Path
     state: Path | None = None  # what a killed run left here is gone on from; None: what is written goes with the run
@@ -125,17 +125,17 @@ class Trained:
 class _Start:
     """Where the weights came from before the first step."""
 
-    weights: FirstWeights
-    former: Former | None
+    weights: InitialWeights
+    initial_network: InitialNetwork | None
     warnings: list[str]
 
 
-def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
+def fit(train: Packed, val: Packed, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
     """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
 
     Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Of several
     processes that train together the first writes and returns, the others return None. Raises `UserError` where the
-    sections do not fit each other, the data, or the former network.
+    sections do not fit each other, the data, or the initial network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
     if isinstance(recipe.task, Multiclass):
@@ -144,10 +144,10 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _start(network, recipe, places.weights)
     with _run_folder(places, start) as folder, _quiet():
-        snapshots = Snapshots(folder, places.metrics, recipe.train.patience)
-        trainer = _trainer(recipe.train, machine, places, snapshots, val)
+        checkpoints = Checkpoints(folder, places.metrics, recipe.train.patience)
+        trainer = _trainer(recipe.train, machine, places, checkpoints, val)
         share, device = share_of(trainer), trainer.strategy.root_device
-        task, batches = _set_up(network, train, recipe, logits, start.former, places.weights, share, device)
+        task, batches = _set_up(network, train, recipe, logits, start.initial_network, places.weights, share, device)
         if trainer.is_global_zero:
             _announce(recipe, train, val, start, device, last_epoch(folder))
             bring_back_figures(folder, places.metrics)
@@ -155,14 +155,14 @@ def fit(train: Store, val: Store, recipe: Recipe, places: Places, machine: Machi
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
         if not trainer.is_global_zero:
             return None
-        best = snapshots.take_best(task.cpu())
+        best = checkpoints.take_best(task.cpu())
     description = _describe(recipe, train, start, best, trainer.current_epoch)
     return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
 
 
 @contextmanager
 def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
-    """Where the run's epochs lie: apart for other first weights, which hang on what can be reached for `auto`."""
+    """Where the run's epochs lie: apart for other initial weights, which depends on what can be reached for `auto`."""
     if places.state is not None:
         yield places.state / hashlib.sha256(repr(start).encode()).hexdigest()
         return
@@ -170,16 +170,16 @@ def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _labelled(store: Store) -> pd.DataFrame:
-    return pd.DataFrame({"label": store.index["label"], "marked": marked_shares(store) > 0})
+def _labelled(store: Packed) -> pd.DataFrame:
+    return pd.DataFrame({"label": store.index["label"], "annotated": annotated_shares(store) > 0})
 
 
 def _set_up(
     network: Network,
-    train: Store,
+    train: Packed,
     recipe: Recipe,
     logits: int,
-    former: Former | None,
+    initial_network: InitialNetwork | None,
     placed: Path,
     share: Share,
     device: torch.device,
@@ -189,7 +189,7 @@ def _set_up(
     check_heads(recipe.loss, network.head_count)
     codes = class_codes(train.index["label"], recipe.task)
     sampling = Sampling(recipe.sampling, train, recipe.seed)
-    first_epoch = former.epochs_behind if former else 0
+    first_epoch = initial_network.epochs_before if initial_network else 0
     batches = training_batches(
         train, codes, sampling, recipe.online, recipe.train.batch_size, first_epoch, share, device
     )
@@ -198,8 +198,8 @@ def _set_up(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves its type out
     optimizer = build_optimizer(recipe.optimizer, network)
     schedule = build_schedule(recipe.scheduler, optimizer, recipe.train.epochs, len(batches))
-    if former and former.continued:
-        load_state(placed / former.name, optimizer, schedule, recipe.optimizer, recipe.scheduler)
+    if initial_network and initial_network.continued:
+        load_state(placed / initial_network.name, optimizer, schedule, recipe.optimizer, recipe.scheduler)
     task = SegmentationTask(
         network, loss, recipe.loss.head_weights, optimizer, schedule, logits, compiled=recipe.train.compile
     )
@@ -219,8 +219,8 @@ def _check_scaling(recipe: Recipe) -> None:
 def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
     name = recipe.train.init_from or recipe.train.continue_from
     if name:
-        former = load_former(network, name, placed, continued=recipe.train.continue_from is not None)
-        return _Start("former", former, [])
+        initial_network = load_initial_network(network, name, placed, continued=recipe.train.continue_from is not None)
+        return _Start("initial_network", initial_network, [])
     if not isinstance(recipe.model, Encoded):
         return _Start("random", None, [])
     with warnings.catch_warnings(record=True) as caught:
@@ -231,22 +231,22 @@ def _start(network: Network, recipe: Recipe, placed: Path) -> _Start:
     return _Start(origin, None, notes)
 
 
-def _announce(recipe: Recipe, train: Store, val: Store, start: _Start, device: torch.device, finished: int) -> None:
+def _announce(recipe: Recipe, train: Packed, val: Packed, start: _Start, device: torch.device, finished: int) -> None:
     for note in start.warnings:
         print(f"warning: {note}")
     if device.type == "cpu" and recipe.train.precision != "32-true":
         print(f"warning: train.precision = {recipe.train.precision} is for GPUs: most CPUs are much slower in it")
-    origin = f", going on from {start.former.name}" if start.former else ""
+    origin = f", going on from {start.initial_network.name}" if start.initial_network else ""
     samples = f"{len(train.images)} samples of {_size(train)}, {len(val.images)} to choose"
     print(f"training {_title(recipe.model)}{origin} on {samples}")
     if finished:
         print(f"going on from epoch {finished} of {recipe.train.epochs}, after which an earlier run was interrupted")
 
 
-def _describe(recipe: Recipe, train: Store, start: _Start, best: Best, epochs: int) -> Description:
+def _describe(recipe: Recipe, train: Packed, start: _Start, best: Best, epochs: int) -> Description:
     record = Training(
-        first_weights=start.weights,
-        former=start.former,
+        initial_weights=start.weights,
+        initial_network=start.initial_network,
         warnings=start.warnings,
         best_epoch=best.epoch,
         epochs=epochs,
@@ -292,16 +292,16 @@ def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batch
 
 
 def _trainer(
-    params: TrainParams, machine: MachineParams, places: Places, snapshots: Snapshots, val: Store
+    params: TrainParams, machine: MachineParams, places: Places, checkpoints: Checkpoints, val: Packed
 ) -> pl.Trainer:
     has_bar = sys.stdout.isatty()
-    loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(snapshots.folder) > 0)]
-    callbacks: list[pl.Callback] = [snapshots, *([_ProgressBar(refresh_rate=10)] if has_bar else [])]
+    loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(checkpoints.folder) > 0)]
+    callbacks: list[pl.Callback] = [checkpoints, *([_ProgressBar(refresh_rate=10)] if has_bar else [])]
     if params.tensorboard:
         board = TensorBoardLogger(str(places.tensorboard), name="")
         loggers.append(board)
-        callbacks.append(ValidationPictures(val, board))
-    if params.ema_decay:  # after the pictures: it takes the averaged weights back when its turn comes
+        callbacks.append(ValidationImages(val, board))
+    if params.ema_decay:  # after the images: it takes the averaged weights back when its turn comes
         average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
         callbacks.append(WeightAveraging(multi_avg_fn=average))
     try:
@@ -371,6 +371,6 @@ def _title(params: ModelParams) -> str:
     return f"{kind} with {params.encoder}" if isinstance(params, Encoded) else kind
 
 
-def _size(store: Store) -> str:
+def _size(store: Packed) -> str:
     _, height, width, channels = store.images.shape
     return f"{width}x{height}x{channels}"

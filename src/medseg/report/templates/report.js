@@ -82,7 +82,7 @@
     show(current + step[event.key]);
   });
   viewer.addEventListener("click", (event) => {
-    if (event.target === viewer) viewer.close(); // beside the picture
+    if (event.target === viewer) viewer.close(); // beside the image
   });
   viewer.addEventListener("close", () => shown[current].querySelector("button").focus());
   find("close").addEventListener("click", () => viewer.close());
