@@ -27,6 +27,7 @@ def main(
     from medseg.core.gpu_locks import own_gpus
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
+    from medseg.data.image import images_of, of_split
     from medseg.data.manifest import read_manifest
     from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.model_card import write_card
@@ -41,14 +42,14 @@ def main(
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
-    table, audited = read_manifest(manifest), read_json(audit)
+    images, audited = images_of(read_manifest(manifest), raw), read_json(audit)
     with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
         forward = network_forward(trained, choose_device(machine.accelerator))
-        description, thresholds = select(forward, described, table[table["split"] == "val"], raw, settings)
-        found = evaluate(Predictor(description, forward), table, raw, settings.batch_size, partial)
+        description, thresholds = select(forward, described, of_split(images, "val"), settings)
+        found = evaluate(Predictor(description, forward), images, settings.batch_size, partial)
         figures, summary = write_tables(found, partial, metrics)
     with atomic_folder(plots) as partial:
-        write_plots(found, thresholds, figures, table, raw, predictions, partial)
+        write_plots(found, thresholds, figures, images, predictions, partial)
     with atomic_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
         write_card(partial, description, audited, summary, figures)

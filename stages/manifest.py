@@ -16,6 +16,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.core.files import atomic_folder, write_text
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
+    from medseg.data.image import images_of
     from medseg.data.manifest import ManifestParams, measure, write_manifest
     from medseg.data.splits import SplitParams, assign, write_lists
     from medseg.datasets import DataParams, scan
@@ -26,7 +27,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     table, faults = measure(scan(data, raw), raw, settings, read_section(params, "machine", MachineParams))
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     write_manifest(table, manifest)
-    audited = audit(data.name, table, faults, inverted_masks(table, raw))
+    audited = audit(data.name, table, faults, inverted_masks(images_of(table, raw)))
     write_text(audit_file, json.dumps(audited, indent=2) + "\n")
     with atomic_folder(splits) as partial:
         write_lists(table, partial)

@@ -15,6 +15,7 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
     from medseg.data.geometry import Geometry
+    from medseg.data.image import images_of, of_split
     from medseg.data.image_io import write_png
     from medseg.data.manifest import read_manifest
     from medseg.data.packed import evenly_spaced, open_packed
@@ -22,10 +23,10 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     from medseg.previews.drawing import sample_sheet
 
     geometry, machine = read_section(params, "prepare", Geometry), read_section(params, "machine", MachineParams)
-    table = read_manifest(manifest)
+    images = images_of(read_manifest(manifest), raw)
     with atomic_folder(prepared) as partial:
         for split in ("train", "val"):
-            prepare(table[table["split"] == split], raw, geometry, machine, partial / split)
+            prepare(of_split(images, split), geometry, machine, partial / split)
     store = open_packed(prepared / "train")
     chosen = evenly_spaced(len(store.images), 32)
     write_png(sheet, sample_sheet(store.images[chosen], store.masks[chosen], columns=8, side=128))

@@ -14,8 +14,3 @@ CLASSES: tuple[Colour, ...] = (
     (230, 159, 0),  # orange
     (0, 114, 178),  # dark blue
 )
-
-
-def class_colours(count: int) -> list[Colour]:
-    """The colours in which predictions of `count` classes are drawn: red for one; from the seventh on they repeat."""
-    return [PREDICTION] if count == 1 else [CLASSES[code % len(CLASSES)] for code in range(count)]

@@ -18,11 +18,11 @@ from medseg.core.files import atomic_file
 from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import Section
 from medseg.data.duplicates import group_names
+from medseg.data.image import MASK_SEPARATOR
 from medseg.data.image_io import Pixels, read_image, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.datasets.record import Record, Region
 
-MASK_SEPARATOR = ";"
 SHOWN_FAULTS = 20
 # Controls, ends of lines and paragraphs, and what stands for bytes of a name that are no UTF-8.
 _UNWRITABLE = {"Cc", "Zl", "Zp", "Cs"}
@@ -116,28 +116,6 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a manifest that this project wrote: {error}") from error
 
 
-def region_of(row: Any) -> Region:
-    """The annotated window of a manifest row."""
-    return Region(*(int(part) for part in row.region.split(":")))
-
-
-def crop(pixels: Pixels, region: Region) -> Pixels:
-    """The part of (H, W, ...) inside the region, without a copy."""
-    return pixels[region.top : region.bottom, region.left : region.right]
-
-
-def read_pair(row: Any, root: Path) -> tuple[Pixels, Pixels]:
-    """Read a manifest row's image (H, W, 1 or 3) and united mask (H, W; 0 or 1), both uint8.
-
-    Raises `UserError` where a file is missing or unreadable, or has not the size that the row says.
-    """
-    masks = [root / name for name in row.mask.split(MASK_SEPARATOR)]
-    image, mask = read_image(root / row.file), read_mask(masks)
-    if not image.shape[:2] == mask.shape == (row.height, row.width):
-        raise UserError(f"{root / row.file}: it or its mask has another size than the manifest says; run that stage")
-    return image, mask
-
-
 def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fault:
     names = [record.file, *record.masks]
     if not record.masks:
@@ -179,11 +157,11 @@ def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, A
         "height": image.shape[0],
         "width": image.shape[1],
         "channels": image.shape[2],
-        "foreground": round(float(crop(mask, region).mean()), 6),
+        "foreground": round(float(region.crop(mask).mean()), 6),
         "sha256": _sha256([root / record.file]),
         "mask_sha256": _sha256([root / name for name in record.masks]),
         "phash": str(imagehash.phash(Image.fromarray(to_channels(image, 1)[..., 0]))),
-        "region": f"{region.top}:{region.left}:{region.bottom}:{region.right}",
+        "region": str(region),
         "patient": record.patient or "",
         "official": record.official or "",
     }

@@ -1,61 +1,58 @@
 """From the manifest's images to packed arrays of one split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams, run_parallel
 from medseg.data.geometry import Geometry, Patchify, Scale, fitted_size, sample_count, to_samples
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels, to_channels
-from medseg.data.manifest import crop, read_pair, region_of
 from medseg.data.packed import create_arrays, describe_arrays, sample_writer
-from medseg.data.patches import origins, pad_to, padded_size
+from medseg.data.patches import Origin, origins, pad_to, padded_size
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the samples of one manifest row go."""
+    """Where the samples of one image go."""
 
-    row: Any
+    image: Image
     first: int
     count: int
 
 
-def prepare(rows: pd.DataFrame, raw: Path, geometry: Geometry, machine: MachineParams, folder: Path) -> None:
-    """Write the samples of the manifest's `rows` to `folder`, in their order, inside their annotated regions only.
+def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> None:
+    """Write the samples of `images` to `folder`, in their order, inside their annotated regions only.
 
-    Any number of workers writes the same bytes: each row's place is known from the manifest before work begins.
+    Any number of workers writes the same bytes: each image's place is known from the manifest before work begins.
     Raises `UserError` where no sample results.
     """
-    places = _places(rows, geometry)
+    places = _places(images, geometry)
     total = sum(place.count for place in places)
     if total == 0:
         raise UserError("params.yaml: prepare: no image is as large as a patch; choose a smaller patch or border: pad")
-    create_arrays(folder, total, *_frame(rows, geometry), geometry.channels)
-    write = partial(_write_samples, raw=raw.absolute(), geometry=geometry, folder=folder.absolute())
+    create_arrays(folder, total, *_frame(images, geometry), geometry.channels)
+    write = partial(_write_samples, geometry=geometry, folder=folder.absolute())
     run_parallel(machine, write, places, f"prepare {folder.name}")
-    describe_arrays(folder, _index(rows, places, geometry), geometry)
+    describe_arrays(folder, _index(places, geometry), geometry)
 
 
-def _places(rows: pd.DataFrame, geometry: Geometry) -> list[_Place]:
+def _places(images: Sequence[Image], geometry: Geometry) -> list[_Place]:
     places, first = [], 0
-    for row in rows.itertuples():
-        count = sample_count(*_region_size(row), geometry)
-        places.append(_Place(row, first, count))
+    for image in images:
+        count = sample_count(*image.region.size, geometry)
+        places.append(_Place(image.at(image.root.absolute()), first, count))
         first += count
     return places
 
 
-def _write_samples(place: _Place, raw: Path, geometry: Geometry, folder: Path) -> None:
-    region = region_of(place.row)
-    image, mask = (crop(pixels, region) for pixels in read_pair(place.row, raw))
+def _write_samples(place: _Place, geometry: Geometry, folder: Path) -> None:
+    image, mask = place.image.read_region()
     first = place.first
     with sample_writer(folder) as write:
         for images, masks in _parts(to_channels(image, geometry.channels), mask, geometry):
@@ -79,32 +76,36 @@ def _parts(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pi
         yield to_samples(image[band], mask[band], geometry)
 
 
-def _index(rows: pd.DataFrame, places: list[_Place], geometry: Geometry) -> pd.DataFrame:
+def _index(places: list[_Place], geometry: Geometry) -> pd.DataFrame:
     """The rows of `index.csv`."""
-    counts = [place.count for place in places]
-    corners = np.concatenate([_corners(place.row, geometry) for place in places])
-    index = rows[["file", "label", "group"]].iloc[np.repeat(np.arange(len(rows)), counts)].reset_index(drop=True)
-    return index.assign(top=corners[:, 0], left=corners[:, 1], variant=0)
+    return pd.DataFrame(
+        [
+            {
+                "file": place.image.file,
+                "label": place.image.label,
+                "group": place.image.group,
+                "top": top,
+                "left": left,
+                "variant": 0,
+            }
+            for place in places
+            for top, left in _corners(place.image, geometry)
+        ]
+    )
 
 
-def _corners(row: Any, geometry: Geometry) -> NDArray[np.int64]:
-    """(N, 2): top and left of each sample of a manifest row, pixels."""
-    corners = [(0, 0)]
+def _corners(image: Image, geometry: Geometry) -> list[Origin]:
+    """Top and left of each sample of an image in its region, pixels."""
     if isinstance(geometry, Patchify):
-        corners = origins(*_region_size(row), geometry.patch, geometry.stride, geometry.border)
-    return np.array(corners, np.int64).reshape(-1, 2)
+        return origins(*image.region.size, geometry.patch, geometry.stride, geometry.border)
+    return [(0, 0)]
 
 
-def _frame(rows: pd.DataFrame, geometry: Geometry) -> tuple[int, int]:
+def _frame(images: Sequence[Image], geometry: Geometry) -> tuple[int, int]:
     """Height and width of the arrays: the largest scaled image, so that smaller ones are padded with 0."""
     if isinstance(geometry, Patchify):
         return geometry.patch, geometry.patch
     if isinstance(geometry, Scale):
-        sizes = np.array([fitted_size(*_region_size(row), geometry) for row in rows.itertuples()])
+        sizes = np.array([fitted_size(*image.region.size, geometry) for image in images])
         return int(sizes[:, 0].max()), int(sizes[:, 1].max())
     return geometry.height, geometry.width
-
-
-def _region_size(row: Any) -> tuple[int, int]:
-    region = region_of(row)
-    return region.bottom - region.top, region.right - region.left

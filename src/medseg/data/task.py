@@ -1,7 +1,11 @@
-"""What a pixel can be: foreground or not, or a class of lesion, taken from the image's label in the manifest."""
+"""The task: what a pixel can be, and all that follows from it (names, codes, logits, activation, colours, checks).
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+Nothing outside this module asks which task it is.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,19 +14,125 @@ from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
 from medseg.core.params import Section
+from medseg.data.colours import CLASSES, PREDICTION, Colour
+from medseg.data.image import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor  # records are read without loading it
 
 Label = Annotated[str, Field(min_length=1)]
 
 FOREGROUND = "foreground"
+EMPTY = "empty"  # an image in which nothing is annotated or found, in a binary task
 
 
-class Binary(Section):
+class Task(Section):
+    """What every task says of itself. Codes of classes are 1, 2, ... and 0 is the background."""
+
+    @property
+    @abstractmethod
+    def has_classes(self) -> bool:
+        """Whether foreground is of several classes."""
+
+    @property
+    @abstractmethod
+    def logits(self) -> int:
+        """Channels of the network's output."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """What an image as a whole can be, by code: the name of the background first, then the classes."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that an annotated pixel can have, in the order of their codes 1, 2, ..."""
+        return self.names[1:]
+
+    @property
+    @abstractmethod
+    def colours(self) -> list[Colour]:
+        """The colour in which predictions of each class are drawn."""
+
+    @abstractmethod
+    def codes(self, labels: Iterable[str]) -> NDArray[np.uint8]:
+        """The code of the annotated pixels of images with these labels.
+
+        Raises `UserError` for a label that is no class of the task.
+        """
+
+    @abstractmethod
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """Logits (N, `logits`, H, W) to probabilities of the same shape, 0..1."""
+
+    @abstractmethod
+    def actual_name(self, label: str, annotated: bool) -> str:
+        """Which of `names` an image is, from its label and whether anything is annotated in it."""
+
+    @abstractmethod
+    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+        """Raise `UserError` where the samples' labels do not fit the task.
+
+        Tables have the columns label and annotated (whether anything is).
+        """
+
+    @abstractmethod
+    def check_scored(self, images: Sequence[Image]) -> None:
+        """Raise `UserError` that names the first image whose label or annotation does not fit the task."""
+
+    @abstractmethod
+    def check_external(self, labels: Iterable[str]) -> None:
+        """Raise `UserError` where labels of an external data set are no classes of the task."""
+
+
+class Binary(Task):
     """Foreground against background, whatever an image's label; one logit per pixel."""
 
     name: Literal["binary"]
 
+    @property
+    def has_classes(self) -> bool:
+        """No."""
+        return False
 
-class Multiclass(Section):
+    @property
+    def logits(self) -> int:
+        """One, that of foreground."""
+        return 1
+
+    @property
+    def names(self) -> list[str]:
+        """`empty` and `foreground`."""
+        return [EMPTY, FOREGROUND]
+
+    @property
+    def colours(self) -> list[Colour]:
+        """Red."""
+        return [PREDICTION]
+
+    def codes(self, labels: Iterable[str]) -> NDArray[np.uint8]:
+        """1 for all."""
+        return np.array([1 for _ in labels], np.uint8)
+
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """The sigmoid: the probability of foreground."""
+        return logits.sigmoid()
+
+    def actual_name(self, label: str, annotated: bool) -> str:  # noqa: ARG002  # the label says nothing here
+        """`foreground` where anything is annotated."""
+        return FOREGROUND if annotated else EMPTY
+
+    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+        """Any label will do."""
+
+    def check_scored(self, images: Sequence[Image]) -> None:
+        """Any label will do."""
+
+    def check_external(self, labels: Iterable[str]) -> None:
+        """Any label will do."""
+
+
+class Multiclass(Task):
     """Every annotated pixel of an image has the class of the image's label; one logit per class, background first."""
 
     name: Literal["multiclass"]
@@ -31,58 +141,86 @@ class Multiclass(Section):
 
     @model_validator(mode="after")
     def _are_distinct(self) -> "Multiclass":
-        names = [self.background, *self.labels]
-        if len(set(names)) < len(names):
-            raise ValueError(f"background and labels must all differ, not {', '.join(names)}")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"background and labels must all differ, not {', '.join(self.names)}")
         return self
+
+    @property
+    def has_classes(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def logits(self) -> int:
+        """One per class and one for the background, which comes first."""
+        return len(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The label of the background, then those of the classes."""
+        return [self.background, *self.labels]
+
+    @property
+    def colours(self) -> list[Colour]:
+        """From the seventh class on they repeat."""
+        return [CLASSES[code % len(CLASSES)] for code in range(len(self.labels))]
+
+    def codes(self, labels: Iterable[str]) -> NDArray[np.uint8]:
+        """The place of each label in `names`."""
+        known = {name: code for code, name in enumerate(self.names)}
+        labels = list(labels)
+        if unknown := sorted(set(labels) - set(known)):
+            raise UserError(
+                f"params.yaml: task.labels = {self.labels}: the data also hold the label '{unknown[0]}'; add it, or "
+                "make it task.background if nothing is annotated in its images"
+            )
+        return np.array([known[label] for label in labels], np.uint8)
+
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """The softmax over background and classes."""
+        return logits.softmax(dim=1)
+
+    def actual_name(self, label: str, annotated: bool) -> str:  # noqa: ARG002  # the label alone says it
+        """The image's label."""
+        return label
+
+    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+        """Labels are classes, background images hold no annotated pixel, each class has an image of train."""
+        for images in (train, val):
+            codes = self.codes(images["label"])
+            if images["annotated"].to_numpy(dtype=bool)[codes == 0].any():
+                raise UserError(
+                    f"params.yaml: task.background = '{self.background}': images with this label have annotated "
+                    "pixels; list it in task.labels"
+                )
+        known = set(train["label"])
+        if absent := [label for label in self.labels if label not in known]:
+            raise UserError(
+                f"params.yaml: task.labels holds '{absent[0]}', which no training image has; "
+                f"the labels are {', '.join(sorted(known))}"
+            )
+
+    def check_scored(self, images: Sequence[Image]) -> None:
+        """Labels are classes of the network, and background images hold no annotated pixel."""
+        for image in images:
+            if image.label not in self.names:
+                raise UserError(
+                    f"{image.file}: its label '{image.label}' is no class of the network, which knows "
+                    f"{', '.join(self.names)}; see the section task"
+                )
+            if image.label == self.background and image.foreground > 0:
+                raise UserError(
+                    f"{image.file}: something is annotated in it, but its label '{image.label}' is task.background; "
+                    "list the label in task.labels and train again"
+                )
+
+    def check_external(self, labels: Iterable[str]) -> None:
+        """Labels are classes of the network."""
+        if unknown := sorted(set(labels) - set(self.names)):
+            raise UserError(
+                f"--label: '{unknown[0]}' is no class of the network, which knows {', '.join(self.names)}; "
+                "--label gives images one of these, such as --label '{folder}' with --images '{folder}/{name}.png'"
+            )
 
 
 TaskParams = Annotated[Binary | Multiclass, Field(discriminator="name")]
-
-
-def logit_count(task: TaskParams) -> int:
-    """How many channels a network puts out: 1 for foreground alone, else one per class and one for background."""
-    return 1 if isinstance(task, Binary) else 1 + len(task.labels)
-
-
-def class_names(task: TaskParams) -> list[str]:
-    """The classes that an annotated pixel can have, in the order of their codes 1, 2, ..."""
-    return [FOREGROUND] if isinstance(task, Binary) else list(task.labels)
-
-
-def class_codes(labels: Iterable[str], task: TaskParams) -> NDArray[np.uint8]:
-    """The code of the annotated pixels of images with these labels: 1 for all in a binary task; 0 for the background.
-
-    Raises `UserError` for a label that is no class of the task.
-    """
-    if isinstance(task, Binary):
-        return np.array([1 for _ in labels], np.uint8)
-    codes = {name: code for code, name in enumerate([task.background, *task.labels])}
-    labels = list(labels)
-    if unknown := sorted(set(labels) - set(codes)):
-        raise UserError(
-            f"params.yaml: task.labels = {task.labels}: the data also hold the label '{unknown[0]}'; add it, or make "
-            "it task.background if nothing is annotated in its images"
-        )
-    return np.array([codes[label] for label in labels], np.uint8)
-
-
-def check_labels(task: Multiclass, train: pd.DataFrame, val: pd.DataFrame) -> None:
-    """Check the images of both splits, tables with the columns label and annotated (whether anything is).
-
-    Raises `UserError` for a label that is no class, a background image with annotated pixels, or a class that no
-    training image has; val may lack one.
-    """
-    for images in (train, val):
-        codes = class_codes(images["label"], task)
-        if images["annotated"].to_numpy(dtype=bool)[codes == 0].any():
-            raise UserError(
-                f"params.yaml: task.background = '{task.background}': images with this label have annotated pixels; "
-                "list it in task.labels"
-            )
-    known = set(train["label"])
-    if absent := [label for label in task.labels if label not in known]:
-        raise UserError(
-            f"params.yaml: task.labels holds '{absent[0]}', which no training image has; "
-            f"the labels are {', '.join(sorted(known))}"
-        )

@@ -1,9 +1,13 @@
 """What a data source says of one image."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 Split = Literal["train", "val", "test"]
+Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,29 @@ class Region:
     left: int
     bottom: int
     right: int
+
+    def __str__(self) -> str:
+        """As the manifest holds it: `top:left:bottom:right`."""
+        return f"{self.top}:{self.left}:{self.bottom}:{self.right}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Region":
+        """The inverse of `str`."""
+        return cls(*(int(part) for part in text.split(":")))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def crop(self, pixels: NDArray[Value]) -> NDArray[Value]:
+        """The part of (H, W, ...) inside the region, without a copy."""
+        return pixels[self.slices]
 
 
 @dataclass(frozen=True)

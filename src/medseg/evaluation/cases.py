@@ -7,36 +7,35 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.colours import TRUTH, class_colours
+from medseg.data.colours import TRUTH
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels
-from medseg.data.manifest import crop, read_pair, region_of
-from medseg.data.task import TaskParams, class_names
+from medseg.data.task import TaskParams
 from medseg.inference.prediction_files import MASKS, mask_path, read_prediction
 from medseg.previews.drawing import outlined, within
 
 
-def read_case(row: Any, raw: Path, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
-    """The annotated region of a manifest row: image (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
+def read_case(image: Image, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
+    """The annotated region of an image: pixels (H, W, 1 or 3), truth (H, W) and the mask (H, W) of each class.
 
     Masks are uint8 of 0 and 1. Raises `UserError` where a file is missing or unreadable.
     """
-    image, truth = read_pair(row, raw)
-    codes = read_prediction(mask_path(predictions / MASKS, row.file), task)
-    image, truth, codes = (crop(pixels, region_of(row)) for pixels in (image, truth, codes))
-    return image, truth, [(codes == code).astype(np.uint8) for code in range(1, len(class_names(task)) + 1)]
+    pixels, truth = image.read_region()
+    codes = image.crop(read_prediction(mask_path(predictions / MASKS, image.file), task))
+    return pixels, truth, [(codes == code).astype(np.uint8) for code in range(1, len(task.class_names) + 1)]
 
 
-def draw_case(row: Any, raw: Path, predictions: Path, task: TaskParams, side: int) -> Pixels:
-    """The annotated region of a manifest row with the outlines of truth (green) and of each predicted class on it.
+def draw_case(image: Image, predictions: Path, task: TaskParams, side: int) -> Pixels:
+    """The annotated region of an image with the outlines of truth (green) and of each predicted class on it.
 
     Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. A binary prediction is red, classes have the
-    colours of `colours.class_colours`. The outlines are drawn after shrinking, so that they stay one pixel wide.
+    colours of the task. The outlines are drawn after shrinking, so that they stay one pixel wide.
     Raises `UserError` where a file is missing or unreadable.
     """
-    image, truth, found = read_case(row, raw, predictions, task)
-    drawn = within(image, min(side, max(image.shape[:2])))
-    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey images
-    for mask, colour in [(truth, TRUTH), *zip(found, class_colours(len(found)), strict=True)]:
+    pixels, truth, found = read_case(image, predictions, task)
+    drawn = within(pixels, min(side, max(pixels.shape[:2])))
+    drawn = drawn.reshape(*drawn.shape[:2], pixels.shape[2])  # resizing drops the channel axis of grey images
+    for mask, colour in [(truth, TRUTH), *zip(found, task.colours, strict=True)]:
         drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
     return drawn
 

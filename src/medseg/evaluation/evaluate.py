@@ -1,5 +1,6 @@
 """A segmenter against the images that it never chose: a table per image, curves over pixels, and its masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from medseg.core.errors import UserError
+from medseg.data.image import Image, of_split
 from medseg.data.image_io import Pixels
-from medseg.data.manifest import read_pair
-from medseg.data.task import Binary, TaskParams, class_codes, class_names
-from medseg.evaluation.per_image import COLUMNS, DECIMALS, call_names, score_image
+from medseg.data.task import TaskParams
+from medseg.evaluation.per_image import COLUMNS, DECIMALS, score_image
 from medseg.evaluation.strata import size_limits, size_strata
-from medseg.evaluation.tuning import inside
 from medseg.inference.postprocess import Probabilities, foreground_probability
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
 from medseg.inference.predictor import Predictor, finish, predict
@@ -48,18 +48,18 @@ class Evaluation:
     pooled: dict[str, Counts]
 
 
-def scored_split(manifest: pd.DataFrame) -> str:
+def scored_split(images: Sequence[Image]) -> str:
     """The split that is scored: test, or val where the protocol has no test set.
 
     Raises `UserError` where there is neither.
     """
     for split in ("test", "val"):
-        if (manifest["split"] == split).any():
+        if of_split(images, split):
             return split
     raise UserError("the manifest has no image in test or val, so there is nothing to score; see the section split")
 
 
-def evaluate(segmenter: Predictor, manifest: pd.DataFrame, raw: Path, batch_size: int, folder: Path) -> Evaluation:
+def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, folder: Path) -> Evaluation:
     """Predict the images of the scored split at their own resolution, write what is predicted, and score it.
 
     Pixels count inside the annotated region alone. For each image, whole, `folder` gets masks/NAME.png in the form
@@ -67,17 +67,17 @@ def evaluate(segmenter: Predictor, manifest: pd.DataFrame, raw: Path, batch_size
     `prediction_files.write_uncertainty`. Raises `UserError` where an image's label does not fit the classes of the
     network.
     """
-    split, task = scored_split(manifest), segmenter.description.task
-    scored = manifest[manifest["split"] == split]
-    _check_labels(scored, task)
+    split, task = scored_split(images), predictor.description.task
+    scored = of_split(images, split)
+    task.check_scored(scored)
     pools = _Pools(task)
     rows = []
-    pairs = list(zip(scored.itertuples(), class_codes(scored["label"], task), strict=True))
-    for row, own in tqdm(pairs, desc="evaluate", disable=None):
-        image, truth = read_pair(row, raw)
-        predicted = _predict(segmenter, image, batch_size)
-        _write(folder, str(row.file), predicted, task)
-        rows.append(_score(row, truth, own, predicted, segmenter.description, pools))
+    pairs = list(zip(scored, task.codes(image.label for image in scored), strict=True))
+    for image, own in tqdm(pairs, desc="evaluate", disable=None):
+        pixels, truth = image.read()
+        predicted = _predict(predictor, pixels, batch_size)
+        _write(folder, image.file, predicted, task)
+        rows.append(_score(image, truth, own, predicted, predictor.description, pools))
     return Evaluation(
         split=split,
         task=task,
@@ -103,7 +103,7 @@ class _Pools:
 
     def __init__(self, task: TaskParams) -> None:
         self.curve, self.calibration = PrecisionRecall(CURVE_STEPS), Calibration(CALIBRATION_BINS)
-        self.classes = dict.fromkeys(class_names(task), Counts(0, 0, 0, 0))
+        self.classes = dict.fromkeys(task.class_names, Counts(0, 0, 0, 0))
 
     def add(self, codes: Pixels, foreground: Probabilities, truth: Pixels, own: np.uint8, near: Mask) -> None:
         """Add the annotated pixels of one image; `near` are those that count for calibration."""
@@ -114,15 +114,15 @@ class _Pools:
             self.classes[name] += found
 
 
-def _predict(segmenter: Predictor, image: Pixels, batch_size: int) -> _Predicted:
-    choices, uncertainty = segmenter.description.chosen.choices, segmenter.description.scoring.uncertainty
-    averaged = predict(segmenter, image, batch_size, choices.test_time_augmentation)
+def _predict(predictor: Predictor, image: Pixels, batch_size: int) -> _Predicted:
+    choices, uncertainty = predictor.description.chosen.choices, predictor.description.scoring.uncertainty
+    averaged = predict(predictor, image, batch_size, choices.test_time_augmentation)
     segmented = finish(averaged.probabilities, image, choices)
     foreground = foreground_probability(segmented.probabilities)
     if uncertainty == "none":
         return _Predicted(segmented.codes, foreground, None)
     if uncertainty != choices.test_time_augmentation:
-        averaged = predict(segmenter, image, batch_size, uncertainty)
+        averaged = predict(predictor, image, batch_size, uncertainty)
     return _Predicted(segmented.codes, foreground, averaged.deviation)
 
 
@@ -133,26 +133,25 @@ def _write(folder: Path, file: str, predicted: _Predicted, task: TaskParams) -> 
 
 
 def _score(
-    row: Any, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
+    image: Image, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
 ) -> dict[str, Any]:
     """The image's row of the table, all but its size; its pixels are added to `pools`."""
-    region = inside(row)
-    codes, truth = predicted.codes[region], truth[region]
+    codes, truth, foreground = (image.crop(pixels) for pixels in (predicted.codes, truth, predicted.foreground))
     near = object_surroundings(codes, truth)
-    pools.add(codes, predicted.foreground[region], truth, own, near)
+    pools.add(codes, foreground, truth, own, near)
     return {
-        "file": row.file,
-        "label": row.label,
-        "group": row.group,
+        "file": image.file,
+        "label": image.label,
+        "group": image.group,
         **score_image(codes, truth, own, description.task, description.scoring),
-        "uncertainty": _mean_deviation(predicted.deviation, region, near),
+        "uncertainty": _mean_deviation(predicted.deviation, image, near),
     }
 
 
-def _mean_deviation(deviation: NDArray[np.float32] | None, region: tuple[slice, slice], near: Mask) -> float:
+def _mean_deviation(deviation: NDArray[np.float32] | None, image: Image, near: Mask) -> float:
     if deviation is None or not near.any():
         return float("nan")
-    return round(float(deviation[region][near].mean()), DECIMALS)
+    return round(float(image.crop(deviation)[near].mean()), DECIMALS)
 
 
 def _with_size(table: pd.DataFrame) -> pd.DataFrame:
@@ -160,20 +159,3 @@ def _with_size(table: pd.DataFrame) -> pd.DataFrame:
     shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy(dtype=np.float64)
     table = table.assign(size=size_strata(shares, size_limits(shares)))
     return table[[name for name in COLUMNS if name in table]]
-
-
-def _check_labels(scored: pd.DataFrame, task: TaskParams) -> None:
-    if isinstance(task, Binary):
-        return
-    known = call_names(task)
-    for file, label, share in zip(scored["file"], scored["label"], scored["foreground"], strict=True):
-        if label not in known:
-            raise UserError(
-                f"{file}: its label '{label}' is no class of the network, which knows {', '.join(known)}; "
-                "see the section task"
-            )
-        if label == task.background and share > 0:
-            raise UserError(
-                f"{file}: something is annotated in it, but its label '{label}' is task.background; "
-                "list the label in task.labels and train again"
-            )

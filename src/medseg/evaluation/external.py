@@ -11,13 +11,12 @@ from medseg.core.files import atomic_folder, write_text
 from medseg.core.markdown import plain, table
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
+from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
-from medseg.data.task import Binary, TaskParams
 from medseg.datasets import DataParams, scan
 from medseg.datasets.layout import shortened
 from medseg.evaluation.describe import spread
 from medseg.evaluation.evaluate import evaluate
-from medseg.evaluation.per_image import call_names
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.summary import write_tables
 from medseg.inference.backends import Accelerator, open_model
@@ -77,18 +76,19 @@ def evaluate_external(
     anything else, or there is no GPU.
     """
     _check_out(out, root)
-    segmenter = open_model(model, None, accelerator)
+    predictor = open_model(model, None, accelerator)
     images, faults = _measured(data, root, skip_bad, accelerator)
-    _check_labels(images, segmenter.description.task)
+    predictor.description.task.check_external(images["label"])
+    scored = images_of(images, root)
     with atomic_folder(out.resolve()) as partial:
-        found = evaluate(segmenter, images, root, BATCH_SIZE, partial)
+        found = evaluate(predictor, scored, BATCH_SIZE, partial)
         figures, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
-        write_plots(found, THRESHOLDS, figures, images, root, partial, partial / "plots")
+        write_plots(found, THRESHOLDS, figures, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
-        audited = audit(data.name, images, faults, inverted_masks(images, root))
+        audited = audit(data.name, images, faults, inverted_masks(scored))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
-    return summary_text(figures, audited, segmenter.description.scoring.tolerance)
+    return summary_text(figures, audited, predictor.description.scoring.tolerance)
 
 
 def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
@@ -150,16 +150,6 @@ def _measured(
         raise UserError("\n       ".join([head, *lines]))
     images.insert(4, "split", "test")
     return images, faults
-
-
-def _check_labels(images: pd.DataFrame, task: TaskParams) -> None:
-    if isinstance(task, Binary):
-        return
-    if unknown := sorted(set(images["label"]) - set(call_names(task))):
-        raise UserError(
-            f"--label: '{unknown[0]}' is no class of the network, which knows {', '.join(call_names(task))}; "
-            "--label gives images one of these, such as --label '{folder}' with --images '{folder}/{name}.png'"
-        )
 
 
 def _headings(tolerance: Tolerance) -> list[str]:

@@ -13,7 +13,6 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
-from medseg.data.task import Multiclass, class_names
 from medseg.evaluation.describe import (
     choices_in_words,
     counted,
@@ -111,9 +110,9 @@ def _model(description: SegmenterDescription) -> str:
 
 def _output(description: SegmenterDescription) -> str:
     task = description.task
-    if not isinstance(task, Multiclass):
+    if not task.has_classes:
         return "at the image's own resolution: the probability of foreground, and a mask of 0 and 1"
-    codes = ", ".join(f"{code} {plain(name)}" for code, name in enumerate(class_names(task), start=1))
+    codes = ", ".join(f"{code} {plain(name)}" for code, name in enumerate(task.class_names, start=1))
     return (
         f"at the image's own resolution: a probability for each class, and a mask of codes: 0 background, {codes}. "
         "In training, everything annotated in an image had the class of the image's label"
@@ -159,7 +158,7 @@ def _audit_facts(audit: Metrics) -> list[str]:
 def _protocol(description: SegmenterDescription, split: str) -> list[str]:
     training, chosen = description.training, description.chosen
     steps = [[step, setting] for step, setting in choices_in_words(chosen.choices).items()]
-    pooled = "mean over classes, each pooled" if isinstance(description.task, Multiclass) else "pooled"
+    pooled = "mean over classes, each pooled" if description.task.has_classes else "pooled"
     epoch = (
         f"The epoch was chosen by its Dice on val, {pooled} over pixels at the size of the network's samples: "
         f"{training.val_dice:.3f} in epoch {training.best_epoch}."
@@ -198,7 +197,7 @@ def _figures(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
         if rows := _stratum_rows(figures, kind):
             yield f"By {title}:"
             yield table([kind, "images", "groups", "missed", *(names[name] for name in BY_STRATUM)], rows)
-    if isinstance(description.task, Multiclass):
+    if description.task.has_classes:
         yield "By class; pooled, a class's Dice counts the pixels of all images:"
         yield _classes(metrics)
     yield _bullets(_further(description, metrics, figures))

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 
 from medseg.data.image_io import Pixels
-from medseg.data.task import Binary, TaskParams, class_names
+from medseg.data.task import TaskParams
 from medseg.inference.settings import Scoring
 from medseg.metrics.counting import counts_row
 from medseg.metrics.objects import object_scores
 from medseg.metrics.overlap import count_pixels, overlap_scores, prevailing_class
 from medseg.metrics.surface import surface_scores
 
-EMPTY = "empty"  # what an image is called in a binary task where nothing is annotated or found
 DECIMALS = 6
 
 COLUMNS = {
@@ -73,7 +72,7 @@ def score_image(
     counts = count_pixels(codes, truth)
     counting = scoring.counting
     return {
-        "called": call_names(task)[prevailing_class(codes)],
+        "called": task.names[prevailing_class(codes)],
         "region_pixels": truth.size,
         "truth_pixels": counts.true_positives + counts.false_negatives,
         "predicted_pixels": counts.true_positives + counts.false_positives,
@@ -86,13 +85,8 @@ def score_image(
     }
 
 
-def call_names(task: TaskParams) -> list[str]:
-    """What an image can be called, by code."""
-    return [EMPTY if isinstance(task, Binary) else task.background, *class_names(task)]
-
-
 def _class_scores(codes: Pixels, truth: Pixels, own: np.uint8, task: TaskParams) -> dict[str, float]:
-    if isinstance(task, Binary):
+    if not task.has_classes:
         return {}
     scores = overlap_scores(count_pixels(codes == own, truth))
     return _rounded({f"class_{name}": scores[name] for name in ("dice", "iou")})

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels, read_image, write_png
-from medseg.data.manifest import crop, region_of
-from medseg.data.task import Binary
 from medseg.evaluation.cases import coloured, draw_case
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import call_names
 from medseg.evaluation.summary import confusion
 from medseg.inference.prediction_files import UNCERTAINTY, mask_path
 from medseg.previews.drawing import contact_sheet, titled
@@ -26,8 +24,7 @@ def write_plots(
     evaluation: Evaluation,
     thresholds: pd.DataFrame,
     figures: pd.DataFrame,
-    manifest: pd.DataFrame,
-    raw: Path,
+    images: Sequence[Image],
     predictions: Path,
     folder: Path,
 ) -> None:
@@ -48,9 +45,9 @@ def write_plots(
     }
     for name, content in tables.items():
         content.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    write_png(folder / "cases.png", case_sheet(evaluation, manifest, raw, predictions, COLUMNS))
+    write_png(folder / "cases.png", case_sheet(evaluation, images, predictions, COLUMNS))
     if (predictions / UNCERTAINTY).is_dir():
-        write_png(folder / "uncertainty.png", uncertainty_sheet(evaluation, manifest, raw, predictions, COLUMNS))
+        write_png(folder / "uncertainty.png", uncertainty_sheet(evaluation, images, predictions, COLUMNS))
 
 
 def dice_histogram(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +62,7 @@ def dice_by_label(figures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"label": chosen["stratum"], "dice": chosen["mean"]}).dropna()
 
 
-def case_sheet(evaluation: Evaluation, manifest: pd.DataFrame, raw: Path, predictions: Path, columns: int) -> Pixels:
+def case_sheet(evaluation: Evaluation, images: Sequence[Image], predictions: Path, columns: int) -> Pixels:
     """Worst, median and best images by Dice, a row each, with the outlines of truth and prediction of `draw_case`.
 
     (H, W, 3) uint8 RGB. Where there are fewer images than `columns`, the rows are shorter and hold the same images.
@@ -76,31 +73,27 @@ def case_sheet(evaluation: Evaluation, manifest: pd.DataFrame, raw: Path, predic
     width = min(columns, len(ranked))
     middle = (len(ranked) - width) // 2
     chosen = ranked[:width] + ranked[middle : middle + width] + (ranked[-width:] if width else [])
-    rows = {row.file: row for row in manifest.itertuples()}
+    by_file = {image.file: image for image in images}
     titles = _titles(evaluation)
     tiles = [
-        titled(draw_case(rows[file], raw, predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
+        titled(draw_case(by_file[file], predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
     ]
     return contact_sheet(tiles, max(1, width), TILE)
 
 
-def uncertainty_sheet(
-    evaluation: Evaluation, manifest: pd.DataFrame, raw: Path, predictions: Path, columns: int
-) -> Pixels:
+def uncertainty_sheet(evaluation: Evaluation, images: Sequence[Image], predictions: Path, columns: int) -> Pixels:
     """The images with the highest uncertainty, the outlines above and below each its map, from black to yellow.
 
     (H, W, 3) uint8 RGB; the title is the Dice. The brightest colour is a standard deviation of 0.5.
     """
     table = evaluation.table.dropna(subset=["uncertainty"]).sort_values("uncertainty", ascending=False, kind="stable")
     chosen = table["file"].tolist()[:columns]
-    rows = {row.file: row for row in manifest.itertuples()}
+    by_file = {image.file: image for image in images}
     titles = _titles(evaluation)
     outlines = [
-        titled(draw_case(rows[file], raw, predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
+        titled(draw_case(by_file[file], predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
     ]
-    maps = [
-        coloured(crop(read_image(mask_path(predictions / UNCERTAINTY, file)), region_of(rows[file]))) for file in chosen
-    ]
+    maps = [coloured(by_file[file].crop(read_image(mask_path(predictions / UNCERTAINTY, file)))) for file in chosen]
     return contact_sheet([*outlines, *maps], max(1, len(chosen)), TILE)
 
 
@@ -120,8 +113,8 @@ def _ranked(evaluation: Evaluation) -> list[str]:
 def _titles(evaluation: Evaluation) -> dict[str, str]:
     table = evaluation.table
     scores = ["empty" if np.isnan(dice) else f"{dice:.2f}" for dice in table["dice"]]
-    if not isinstance(evaluation.task, Binary):
-        short = initials(call_names(evaluation.task))
+    if evaluation.task.has_classes:
+        short = initials(evaluation.task.names)
         calls = [(short[label], short[call]) for label, call in zip(table["label"], table["called"], strict=True)]
         words = [label if label == call else f"{label} as {call}" for label, call in calls]
         scores = [f"{score} {call}" for score, call in zip(scores, words, strict=True)]

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from medseg.core.files import write_text
-from medseg.data.task import FOREGROUND, Binary
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import COLUMNS, DECIMALS, EMPTY
-from medseg.evaluation.strata import SIZES
+from medseg.evaluation.per_image import COLUMNS, DECIMALS
+from medseg.evaluation.strata import EMPTY, SIZES
 from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_intervals
 from medseg.metrics.overlap import Counts, overlap_scores
 
@@ -99,7 +98,7 @@ def summarise(evaluation: Evaluation, figures: pd.DataFrame) -> dict[str, Any]:
         **{f"{kind}s": _dice_of(figures, kind) for kind in ("label", "size")},
         "empty": _empty(figures, len(table) - len(full)),
         "pooled": _pooled(table),
-        **({} if isinstance(evaluation.task, Binary) else {"classes": _classes(figures, evaluation.pooled)}),
+        **({"classes": _classes(figures, evaluation.pooled)} if evaluation.task.has_classes else {}),
         "calls": _calls(confusion(evaluation)),
     }
 
@@ -111,8 +110,10 @@ def confusion(evaluation: Evaluation) -> pd.DataFrame:
     annotated, else `empty`.
     """
     table = evaluation.table
-    annotated = [FOREGROUND if pixels else EMPTY for pixels in table["truth_pixels"]]
-    actual = annotated if isinstance(evaluation.task, Binary) else table["label"].tolist()
+    actual = [
+        evaluation.task.actual_name(label, bool(pixels))
+        for label, pixels in zip(table["label"], table["truth_pixels"], strict=True)
+    ]
     return pd.DataFrame({"actual": actual, "predicted": table["called"].tolist()})
 
 

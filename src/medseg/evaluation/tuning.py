@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
 from math import fsum
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,8 +14,8 @@ from tqdm import tqdm
 
 from medseg.core.params import Section
 from medseg.data.geometry import Geometry
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels
-from medseg.data.manifest import read_pair, region_of
 from medseg.inference.crf import CrfParams, load_library, refined
 from medseg.inference.postprocess import Postprocess, Probabilities, foreground_probability, postprocess
 from medseg.inference.predictor import Predictor, segment
@@ -235,14 +234,14 @@ class EvaluateParams(ChoiceParams):
 
 
 def select(
-    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
+    forward: Forward, network: Description, val: Sequence[Image], params: EvaluateParams
 ) -> tuple[SegmenterDescription, pd.DataFrame]:
-    """Settle all that is left to val, the rows of the manifest with its images under `raw`.
+    """Settle all that is left to `val`, the images of the validation set.
 
     Gives the segmenter's description, and what each threshold brings on val with all that was chosen before it:
     columns threshold and dice, the mean over the images in which something is annotated; no rows where there is none.
     """
-    chosen = choose(params, lambda: _images(forward, network, val, raw, params))
+    chosen = choose(params, lambda: _images(forward, network, val, params))
     truth_rule = params.counting.of_truth()
     bare = Counting(truth=truth_rule, prediction=truth_rule)
     description = SegmenterDescription(
@@ -252,20 +251,19 @@ def select(
         scoring=Scoring(tolerance=params.tolerance, counting=bare, uncertainty=params.uncertainty),
     )
     candidates = params.counting.grid.candidates() if params.counting.prediction == "val" else []
-    errors, dices = _look_again(Predictor(description, forward), val, raw, params, candidates)
+    errors, dices = _look_again(Predictor(description, forward), val, params, candidates)
     if candidates:
         counting = Counting(truth=truth_rule, prediction=choose_counting(errors, candidates))
         description = _with_counting(description, counting)
     return description, _threshold_table(dices)
 
 
-def _images(
-    forward: Forward, network: Description, val: pd.DataFrame, raw: Path, params: EvaluateParams
-) -> Iterator[ValImage]:
+def _images(forward: Forward, network: Description, val: Sequence[Image], params: EvaluateParams) -> Iterator[ValImage]:
     """The images of val, one at a time."""
-    for row in tqdm(val.itertuples(), total=len(val), desc="choose on val", disable=None):
-        image, truth = read_pair(row, raw)
-        yield ValImage(image, truth, inside(row), partial(_predict, forward, image, network.geometry, params))
+    for image in tqdm(val, desc="choose on val", disable=None):
+        pixels, truth = image.read()
+        predict = partial(_predict, forward, pixels, network.geometry, params)
+        yield ValImage(pixels, truth, image.region.slices, predict)
 
 
 def _predict(
@@ -274,26 +272,19 @@ def _predict(
     return predict_augmented(forward, image, geometry, params.overlap, params.batch_size, augmentation).probabilities
 
 
-def inside(row: Any) -> tuple[slice, slice]:
-    """The rows and columns of a manifest row's image that are annotated."""
-    region = region_of(row)
-    return slice(region.top, region.bottom), slice(region.left, region.right)
-
-
 def _look_again(
-    segmenter: Predictor, val: pd.DataFrame, raw: Path, params: EvaluateParams, candidates: list[CountingParams]
+    predictor: Predictor, val: Sequence[Image], params: EvaluateParams, candidates: list[CountingParams]
 ) -> tuple[list[list[int]], list[dict[float, float]]]:
     """With what was chosen: by how much each candidate miscounts each image of val, and Dice at every threshold."""
     errors, dices = [], []
-    for row in tqdm(val.itertuples(), total=len(val), desc="look at val again", disable=None):
-        image, truth = read_pair(row, raw)
-        region = inside(row)
-        segmented = segment(segmenter, image, params.batch_size)
-        true_count = count_objects(truth[region], params.counting.of_truth())
-        errors.append(counting_errors(segmented.codes[region], true_count, candidates))
-        if truth[region].any():
-            probabilities = foreground_probability(segmented.probabilities)[region]
-            dices.append(dice_by_threshold(probabilities, truth[region], THRESHOLDS))
+    for image in tqdm(val, desc="look at val again", disable=None):
+        pixels, truth = image.read()
+        segmented = segment(predictor, pixels, params.batch_size)
+        truth, codes = image.crop(truth), image.crop(segmented.codes)
+        errors.append(counting_errors(codes, count_objects(truth, params.counting.of_truth()), candidates))
+        if truth.any():
+            probabilities = image.crop(foreground_probability(segmented.probabilities))
+            dices.append(dice_by_threshold(probabilities, truth, THRESHOLDS))
     return errors, dices
 
 

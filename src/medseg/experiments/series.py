@@ -134,7 +134,8 @@ def refuse_rootless(variants: Sequence[Variant]) -> None:
         ):
             raise UserError(
                 f"{variant.name} starts from the network {initial_network!r}: there is neither "
-                f"weights/{initial_network} nor a finished experiment of that name; run it first: medseg row {initial_network}"
+                f"weights/{initial_network} nor a finished experiment of that name; run it first: "
+                f"medseg row {initial_network}"
             )
 
 

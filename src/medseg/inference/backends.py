@@ -9,7 +9,6 @@ import numpy as np
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
-from medseg.data.task import logit_count
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
@@ -88,7 +87,7 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Predictor:
 def _check_graph(session: Any, description: SegmenterDescription, path: Path) -> None:
     """Hold what the graph takes and gives against the description: names, and the second of (N, C, H, W)."""
     found = [(port.name, len(port.shape), *port.shape[1:2]) for port in (*session.get_inputs(), *session.get_outputs())]
-    expected = [(INPUT, 4, description.channels), (OUTPUT, 4, logit_count(description.task))]
+    expected = [(INPUT, 4, description.channels), (OUTPUT, 4, description.task.logits)]
     if found != expected:
         raise UserError(f"{path}: its network is not the one of its description; write the file with `medseg export`")
 

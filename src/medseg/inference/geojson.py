@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.image_io import Pixels
-from medseg.data.task import TaskParams, class_names
+from medseg.data.task import TaskParams
 
 Ring = list[list[int]]  # x, y; pixels; the last is the first again
 Flags = NDArray[np.bool_]
@@ -37,7 +37,7 @@ def feature_collection(codes: Pixels, task: TaskParams) -> dict[str, Any]:
     negative one (RFC 7946, section 3.1.6).
     """
     features = []
-    for code, name in enumerate(class_names(task), start=1):
+    for code, name in enumerate(task.class_names, start=1):
         for area, polygons in _objects((codes == code).astype(np.uint8)):
             geometry = (
                 {"type": "Polygon", "coordinates": polygons[0]}

@@ -135,7 +135,7 @@ def _colours(description: Description) -> str:
 
 def _planes(description: Description) -> str:
     task = description.task
-    return "foreground" if task.name == "binary" else ", ".join([task.background, *task.labels])
+    return ", ".join(task.names if task.has_classes else task.class_names)
 
 
 def _check(network: Network, description: Description, size: Size | None, path: Path, folder: Path) -> None:

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file, write_text
-from medseg.data.colours import class_colours
 from medseg.data.image_io import Pixels, read_image, write_png
-from medseg.data.task import Binary, TaskParams, class_names
+from medseg.data.task import TaskParams
 from medseg.inference.crf import load_library
 from medseg.inference.geojson import feature_collection
 from medseg.inference.postprocess import Probabilities
@@ -139,7 +138,7 @@ def _predict_one(segmenter: Predictor, path: Path, out: Path, name: str) -> dict
 def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescription) -> dict[str, Any]:
     row: dict[str, Any] = {"width": codes.shape[1], "height": codes.shape[0]}
     connected = Counter(feature["properties"]["code"] for feature in objects["features"])
-    for code, name in enumerate(class_names(description.task), start=1):
+    for code, name in enumerate(description.task.class_names, start=1):
         mask = codes == code
         pixels = int(mask.sum())
         counted = count_objects(mask, description.scoring.counting.prediction)
@@ -152,7 +151,7 @@ def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
     """(H, W, 3) uint8; outlines are drawn after shrinking, so that they stay one pixel wide."""
     drawn = within(image, min(OVERLAY_SIDE, max(image.shape[:2])))
     drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey images
-    for code, colour in enumerate(class_colours(len(class_names(task))), start=1):
+    for code, colour in enumerate(task.colours, start=1):
         share = cv2.resize(
             (codes == code).astype(np.float32), (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA
         )
@@ -161,7 +160,7 @@ def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
 
 
 def _write_probabilities(folder: Path, name: str, probabilities: Probabilities, task: TaskParams) -> None:
-    if isinstance(task, Binary):
+    if not task.has_classes:
         _write_16_bit(folder / f"{name}.png", probabilities[0])
         return
     for code, plane in enumerate(probabilities[1:], start=1):
@@ -178,7 +177,7 @@ def _write_16_bit(path: Path, plane: Probabilities) -> None:
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
-    keys = [f"{name}_{fact}" for name in class_names(task) for fact in FACTS]
+    keys = [f"{name}_{fact}" for name in task.class_names for fact in FACTS]
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["file", "name", "width", "height", *keys], lineterminator="\n")
         writer.writeheader()

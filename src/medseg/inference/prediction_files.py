@@ -5,10 +5,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.colours import class_colours
 from medseg.data.image_io import Pixels, write_png
 from medseg.data.mask_io import read_codes, read_mask, write_codes
-from medseg.data.task import Binary, TaskParams
+from medseg.data.task import TaskParams
 
 MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with a file for each scored image
 _MOST_UNCERTAIN = 0.5  # the standard deviation of probabilities that are 0 in half the orientations and 1 in the others
@@ -25,15 +24,15 @@ def write_prediction(path: Path, codes: Pixels, task: TaskParams) -> None:
     A binary mask is grey, 0 and 255. With several classes it has a palette: the values are the codes, shown in the
     colours of the overlays.
     """
-    if isinstance(task, Binary):
-        write_png(path, codes * np.uint8(255))
+    if task.has_classes:
+        write_codes(path, codes, task.colours)
     else:
-        write_codes(path, codes, class_colours(len(task.labels)))
+        write_png(path, codes * np.uint8(255))
 
 
 def read_prediction(path: Path, task: TaskParams) -> Pixels:
     """Read the codes (H, W) uint8 that `write_prediction` wrote. Raises `UserError` that names the file."""
-    return read_mask([path]) if isinstance(task, Binary) else read_codes(path)
+    return read_codes(path) if task.has_classes else read_mask([path])
 
 
 def write_uncertainty(path: Path, deviation: NDArray[np.float32]) -> None:

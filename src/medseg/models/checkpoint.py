@@ -15,7 +15,6 @@ from torch import Tensor
 
 from medseg.core.errors import UserError
 from medseg.core.files import write_text
-from medseg.data.task import logit_count
 from medseg.models.model_yaml import DESCRIPTION, Description, Kind, read_description
 from medseg.models.model_yaml import WEIGHTS as WEIGHTS
 from medseg.models.network import Network, build_model
@@ -34,7 +33,7 @@ def load_bundle(folder: Path, kind: type[Kind]) -> tuple[Network, Kind]:
     Raises `UserError` where a part is missing or unfit.
     """
     description = read_description(folder, kind)
-    network = build_model(description.model, description.channels, logit_count(description.task))
+    network = build_model(description.model, description.channels, description.task.logits)
     load_weights(network, folder, f"does not fit the network of {DESCRIPTION}")
     return network.eval(), description
 

@@ -1,14 +1,14 @@
 """What is wrong with the data, or at least worth knowing before a number is believed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels
-from medseg.data.manifest import Fault, crop, read_pair, region_of
+from medseg.data.manifest import Fault
 from medseg.data.splits import DROPPED, straddling_groups
 
 MOST_ANNOTATED = 0.5  # share of an image above which a mask may be inverted
@@ -49,16 +49,15 @@ def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequenc
     }
 
 
-def inverted_masks(table: pd.DataFrame, root: Path) -> list[str]:
-    """The images of the manifest `table` whose masks look inverted, as if the background had been annotated.
+def inverted_masks(images: Sequence[Image]) -> list[str]:
+    """The `images` whose masks look inverted, as if the background had been annotated.
 
     In such a mask more than `MOST_ANNOTATED` of the annotated region is foreground, but not all, and more than
-    `BORDER_ANNOTATED` of its outermost pixels. Only masks of so much foreground are read, below `root`. Raises
-    `UserError` as `read_pair`.
+    `BORDER_ANNOTATED` of its outermost pixels. Only masks of so much foreground are read. Raises `UserError` where one
+    is missing or unreadable.
     """
-    suspects = table[(table["foreground"] > MOST_ANNOTATED) & (table["foreground"] < 1)]
-    masks = ((row, read_pair(row, root)[1]) for row in suspects.itertuples())
-    return [str(row.file) for row, mask in masks if _is_annotated_around(crop(mask, region_of(row)))]
+    suspects = [image for image in images if MOST_ANNOTATED < image.foreground < 1]
+    return [image.file for image in suspects if _is_annotated_around(image.crop(image.read_mask()))]
 
 
 def _is_annotated_around(mask: Pixels) -> bool:

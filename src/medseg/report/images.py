@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PilImage
 
 from medseg.core.parallel import MachineParams, run_parallel
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels, read_image
-from medseg.data.manifest import crop, region_of
 from medseg.data.task import TaskParams
 from medseg.evaluation.cases import coloured, read_case
 from medseg.inference.prediction_files import UNCERTAINTY, mask_path
@@ -52,34 +52,32 @@ class Case:
     image: ImageView
 
 
-def scored_cases(
-    manifest: pd.DataFrame, raw: Path, predictions: Path, task: TaskParams, machine: MachineParams
-) -> list[Case]:
+def scored_cases(images: Sequence[Image], predictions: Path, task: TaskParams, machine: MachineParams) -> list[Case]:
     """Every scored image, worst first: by Dice, then those without one by the area wrongly found."""
     table = read_table(predictions / "per_image.csv")
     for name, column in (("annotated", "truth_pixels"), ("found", "predicted_pixels")):
         table[name] = table[column] / table["region_pixels"]
     table["rank"] = table["dice"].fillna(1 + (1 - table["found"]))
     table = table.sort_values(["rank", "file"])
-    rows = manifest.set_index("file", drop=False).loc[table["file"]]
-    draw = partial(draw_image, raw=raw.absolute(), predictions=predictions.absolute(), task=task)
-    images = run_parallel(machine, draw, rows.itertuples(), "report")
-    return [_case(row, image) for row, image in zip(table.to_dict("records"), images, strict=True)]
+    by_file = {image.file: image.at(image.root.absolute()) for image in images}
+    draw = partial(draw_image, predictions=predictions.absolute(), task=task)
+    views = run_parallel(machine, draw, [by_file[file] for file in table["file"]], "report")
+    return [_case(row, view) for row, view in zip(table.to_dict("records"), views, strict=True)]
 
 
-def draw_image(row: Any, raw: Path, predictions: Path, task: TaskParams) -> ImageView:
-    """The annotated region of a manifest row's image. Raises `UserError` where a file is missing or unreadable."""
-    image, truth, classes = read_case(row, raw, predictions, task)
+def draw_image(image: Image, predictions: Path, task: TaskParams) -> ImageView:
+    """The annotated region of an image. Raises `UserError` where a file is missing or unreadable."""
+    pixels, truth, classes = read_case(image, predictions, task)
     height, width = truth.shape
     detail = max(height, width) / SIDE
-    shown = within(image, min(SIDE, max(height, width)))
+    shown = within(pixels, min(SIDE, max(height, width)))
     return ImageView(
         width=width,
         height=height,
         image=jpeg_uri(shown.reshape(*shown.shape[:2], -1)),
         truth=outline(truth, detail),
         found=[outline(mask, detail) for mask in classes],
-        uncertainty=_uncertainty(row, predictions),
+        uncertainty=_uncertainty(image, predictions),
     )
 
 
@@ -94,7 +92,7 @@ def outline(mask: NDArray[Any], detail: float) -> str:
 
 def jpeg_uri(image: Pixels) -> str:
     """(H, W, 1 or 3) uint8 as a data URI of a JPEG, which is packed harder where it would be large."""
-    encoded = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    encoded = PilImage.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     for quality in QUALITIES:
         buffer = io.BytesIO()
         encoded.save(buffer, "JPEG", quality=quality, optimize=True)
@@ -115,11 +113,11 @@ def _case(row: dict[Any, Any], image: ImageView) -> Case:
     return Case(**text, scores={name: defined(value) for name, value in row.items()}, image=image)
 
 
-def _uncertainty(row: Any, predictions: Path) -> str:
-    path = mask_path(predictions / UNCERTAINTY, row.file)
+def _uncertainty(image: Image, predictions: Path) -> str:
+    path = mask_path(predictions / UNCERTAINTY, image.file)
     if not path.exists():
         return ""
-    deviation = crop(read_image(path), region_of(row))
+    deviation = image.crop(read_image(path))
     small = within(deviation, min(MAP_SIDE, max(deviation.shape[:2])))
     return jpeg_uri(coloured(small))
 

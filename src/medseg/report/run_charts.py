@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg.data.task import Binary
 from medseg.inference.settings import SegmenterDescription
 from medseg.report.charts import Axis, Chart, Line, Point, bar_chart, diagonal_chart, line_chart
 from medseg.report.tables import read_series, read_table
@@ -40,7 +39,7 @@ def training_charts(training: Path, description: SegmenterDescription) -> list[C
         read_series(folder / f"{name}.tsv") for name in ("train/loss", "val/loss", "val/dice", "learning_rate")
     )
     epochs = _epochs(train_loss, val_loss, val_dice, rate)
-    title = "Dice on val, pooled" if isinstance(description.task, Binary) else "Dice on val, pooled, mean over classes"
+    title = "Dice on val, pooled, mean over classes" if description.task.has_classes else "Dice on val, pooled"
     losses = [Line("train", train_loss), Line("val", val_loss)]
     best = next((point for point in val_dice if point[0] == description.training.best_epoch), None)
     return [

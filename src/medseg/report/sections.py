@@ -8,9 +8,9 @@ from typing import Any
 
 from medseg.core.files import read_bytes, read_json
 from medseg.core.parallel import MachineParams
-from medseg.data.colours import class_colours
+from medseg.data.image import images_of
 from medseg.data.manifest import read_manifest
-from medseg.data.task import Multiclass, TaskParams
+from medseg.data.task import TaskParams
 from medseg.experiments.run_record import SPLITS
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.model_yaml import read_description
@@ -104,7 +104,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
         classes=_classes(sources.plots, description.task),
         charts=all_charts(sources.training, sources.plots, description),
         case_sheet=data_uri(read_bytes(sources.plots / "cases.png"), "image/png"),
-        cases=scored_cases(table, sources.raw, sources.predictions, description.task, machine),
+        cases=scored_cases(images_of(table, sources.raw), sources.predictions, description.task, machine),
     )
 
 
@@ -127,14 +127,14 @@ def _uncertainty(plots: Path, orientations: str, metrics: dict[str, Any]) -> Unc
 
 
 def _classes(plots: Path, task: TaskParams) -> Classes | None:
-    if not isinstance(task, Multiclass):
+    if not task.has_classes:
         return None
     table = read_table(plots / "confusion.csv")
     pairs = Counter(zip(table["actual"], table["predicted"], strict=True))
-    names = [task.background, *task.labels]
-    colours = [f"rgb{colour}" for colour in class_colours(len(task.labels))]
+    names = task.names
+    colours = [f"rgb{colour}" for colour in task.colours]
     return Classes(
-        colours=dict(zip(task.labels, colours, strict=True)),
+        colours=dict(zip(task.class_names, colours, strict=True)),
         calls={actual: {called: pairs[actual, called] for called in names} for actual in names},
         rule=sentences.call_rule(task),
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from medseg.data.task import Multiclass
+from medseg.data.task import TaskParams
 from medseg.evaluation.describe import (
     architecture_in_words,
     counted,
@@ -64,7 +64,7 @@ def method(description: SegmenterDescription, manifest: pd.DataFrame) -> list[st
     ]
     if _has_windows(manifest):
         steps.insert(1, "Pixels count inside each image's annotated window alone; thumbnails show that window.")
-    if isinstance(task, Multiclass):
+    if task.has_classes:
         steps[-1:-1] = _class_steps(task)
     return steps
 
@@ -144,11 +144,11 @@ def uncertainty_meaning(orientations: str) -> str:
     )
 
 
-def call_rule(task: Multiclass) -> str:
+def call_rule(task: TaskParams) -> str:
     """How an image as a whole is given a class."""
     return (
         "An image is called the class that most of the pixels found in it have; of classes with equally many, the "
-        f"first of {', '.join(task.labels)}. An image in which nothing is found is called {task.background}."
+        f"first of {', '.join(task.class_names)}. An image in which nothing is found is called {task.names[0]}."
     )
 
 
@@ -176,27 +176,28 @@ def audit_rows(audit: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _found(description: SegmenterDescription) -> str:
     threshold = description.chosen.choices.postprocess.threshold
-    if not isinstance(description.task, Multiclass):
+    if not description.task.has_classes:
         return f"A pixel counts as found where its probability is at least {threshold:g}."
     return (
-        f"A pixel counts as found where the probabilities of {' and '.join(description.task.labels)} together are at "
-        f"least {threshold:g}; its class is the most probable of these."
+        f"A pixel counts as found where the probabilities of {' and '.join(description.task.class_names)} together are "
+        f"at least {threshold:g}; its class is the most probable of these."
     )
 
 
 def _chosen(description: SegmenterDescription) -> str:
-    if not isinstance(description.task, Multiclass):
+    if not description.task.has_classes:
         return ", pooled over pixels"
-    return f": the mean over {', '.join(description.task.labels)} of each class's Dice, pooled over all pixels of val,"
+    names = ", ".join(description.task.class_names)
+    return f": the mean over {names} of each class's Dice, pooled over all pixels of val,"
 
 
-def _class_steps(task: Multiclass) -> list[str]:
+def _class_steps(task: TaskParams) -> list[str]:
     return [
         "In the truth every annotated pixel has the class of its image's label. The primary figures ask only whether a "
         "pixel belongs to any class, as those of a network that knows foreground alone.",
         "Figures by class are means over the images of that class, in which only pixels found as that class count as "
         "found. A class's pooled Dice counts the pixels of all images, so pixels found as that class in images of "
-        f"another class, or in those labelled {task.background}, lower it.",
+        f"another class, or in those labelled {task.names[0]}, lower it.",
         call_rule(task),
     ]
 

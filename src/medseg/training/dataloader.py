@@ -170,8 +170,8 @@ def training_batches(
 
     `codes` (N,) are the classes of the samples' annotated pixels. The run begins with the draws of `first_epoch`; those
     of an epoch depend on its number and the seed of `sampling` alone. `batch_size` is that of all processes together,
-    of which this one takes its `share`. Raises `UserError` where `online` does not fit the samples, or where the processes
-    can't share the batches evenly.
+    of which this one takes its `share`. Raises `UserError` where `online` does not fit the samples, or where the
+    processes can't share the batches evenly.
     """
     check_shape(online, "online", *store.images.shape[1:3])
     _check_share(share, batch_size, sampling.count)

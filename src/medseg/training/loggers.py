@@ -5,9 +5,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from medseg.data.colours import TRUTH, Colour, class_colours
+from medseg.data.colours import TRUTH, Colour
 from medseg.data.image_io import Pixels
 from medseg.data.packed import Packed, evenly_spaced
+from medseg.data.task import TaskParams
 from medseg.previews.drawing import outlined
 from medseg.training.lightning_module import predicted_codes
 
@@ -17,11 +18,12 @@ SHOWN = 8
 class ValidationImages(pl.Callback):
     """After each epoch, the same few validation samples with the outlines of truth and prediction.
 
-    Truth is green, a binary prediction red; several classes have the colours of `colours.class_colours`.
+    Truth is green, a binary prediction red; several classes have the colours of the task.
     """
 
-    def __init__(self, val: Packed, board: TensorBoardLogger) -> None:
+    def __init__(self, val: Packed, task: TaskParams, board: TensorBoardLogger) -> None:
         """`board` gets the images of `val`."""
+        self.colours = task.colours
         chosen = evenly_spaced(len(val.images), SHOWN)
         self.images, self.masks = np.array(val.images[chosen]), np.array(val.masks[chosen])
         self.board = board
@@ -37,7 +39,7 @@ class ValidationImages(pl.Callback):
         network = pl_module.get_submodule("network")
         with torch.no_grad():
             logits = network(pixels)
-        colours = class_colours(max(1, logits.shape[1] - 1))
+        colours = self.colours
         codes = predicted_codes(logits).byte().cpu().numpy()
         images = [_drawn(*sample, colours) for sample in zip(self.images, self.masks, codes, strict=True)]
         self.board.experiment.add_images("val", np.stack(images), trainer.current_epoch + 1, dataformats="NHWC")

@@ -28,7 +28,7 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import Section
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
-from medseg.data.task import Multiclass, TaskParams, check_labels, class_codes, logit_count
+from medseg.data.task import TaskParams
 from medseg.models.model_yaml import Description, InitialNetwork, InitialWeights, Training
 from medseg.models.network import Network, build_model
 from medseg.models.params import Encoded, Library, ModelParams
@@ -138,20 +138,19 @@ def fit(train: Packed, val: Packed, recipe: Recipe, places: Places, machine: Mac
     sections do not fit each other, the data, or the initial network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
-    if isinstance(recipe.task, Multiclass):
-        check_labels(recipe.task, _labelled(train), _labelled(val))
-    logits = logit_count(recipe.task)
+    recipe.task.check_training(_labelled(train), _labelled(val))
+    logits = recipe.task.logits
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _start(network, recipe, places.weights)
     with _run_folder(places, start) as folder, _quiet():
         checkpoints = Checkpoints(folder, places.metrics, recipe.train.patience)
-        trainer = _trainer(recipe.train, machine, places, checkpoints, val)
+        trainer = _trainer(recipe.train, machine, places, checkpoints, val, recipe.task)
         share, device = share_of(trainer), trainer.strategy.root_device
         task, batches = _set_up(network, train, recipe, logits, start.initial_network, places.weights, share, device)
         if trainer.is_global_zero:
             _announce(recipe, train, val, start, device, last_epoch(folder))
             bring_back_figures(folder, places.metrics)
-        codes = class_codes(val.index["label"], recipe.task)
+        codes = recipe.task.codes(val.index["label"])
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
         if not trainer.is_global_zero:
             return None
@@ -187,7 +186,7 @@ def _set_up(
     """Everything that training needs beside data to choose by; what does not fit together stops here."""
     loss = build_loss(recipe.loss, logits)
     check_heads(recipe.loss, network.head_count)
-    codes = class_codes(train.index["label"], recipe.task)
+    codes = recipe.task.codes(train.index["label"])
     sampling = Sampling(recipe.sampling, train, recipe.seed)
     first_epoch = initial_network.epochs_before if initial_network else 0
     batches = training_batches(
@@ -292,7 +291,12 @@ def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batch
 
 
 def _trainer(
-    params: TrainParams, machine: MachineParams, places: Places, checkpoints: Checkpoints, val: Packed
+    params: TrainParams,
+    machine: MachineParams,
+    places: Places,
+    checkpoints: Checkpoints,
+    val: Packed,
+    task: TaskParams,
 ) -> pl.Trainer:
     has_bar = sys.stdout.isatty()
     loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(checkpoints.folder) > 0)]
@@ -300,7 +304,7 @@ def _trainer(
     if params.tensorboard:
         board = TensorBoardLogger(str(places.tensorboard), name="")
         loggers.append(board)
-        callbacks.append(ValidationImages(val, board))
+        callbacks.append(ValidationImages(val, task, board))
     if params.ema_decay:  # after the images: it takes the averaged weights back when its turn comes
         average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
         callbacks.append(WeightAveraging(multi_avg_fn=average))
