@@ -813,7 +813,7 @@ def test_a_bent_bundle_is_refused(what: str, door: str, knock: Knock, given: Pat
     assert not (given / "sprung").exists()
 
 
-@pytest.mark.parametrize(("name", "step"), [(WEIGHTS, 997), (DESCRIPTION, 29)])
+@pytest.mark.parametrize(("name", "step"), [pytest.param(WEIGHTS, 1997, marks=pytest.mark.slow), (DESCRIPTION, 29)])
 def test_a_bundle_cut_anywhere_is_refused_or_the_whole_one(
     name: str, step: int, knock: Knock, out: Path, bundles: Path
 ) -> None:
@@ -1107,18 +1107,12 @@ def test_a_download_comes_whole_or_is_refused(
 RUN = "from medseg.cli import main; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "arguments", "told"),
     [
         ("a bomb as picture", ("predict", "bomb.png", "--model", "model", "--out", "out"), "more than 67108864"),
-        pytest.param(
-            *("a pipe as picture", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
-            marks=pytest.mark.slow,
-        ),
+        ("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
     ],
 )
 def test_a_process_ends_with_one_message(
@@ -1134,7 +1128,6 @@ def test_a_process_ends_with_one_message(
     shutil.copytree(given / "model", given / "trap")
     no_code(given / "trap")
     (given / "bomb.png").write_bytes(PICTURES["png, 9000x9000 of one colour"].content)
-    os.mkfifo(given / "pipe.png")
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
     command = [sys.executable, "-c", RUN, *arguments]
     done = subprocess.run(command, cwd=given, env=environment, capture_output=True, text=True, timeout=100, check=False)

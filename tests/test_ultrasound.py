@@ -37,12 +37,12 @@ def correlation(values: NDArray[np.float32], axis: int, lag: int = 2) -> float:
 
 @pytest.fixture(scope="module")
 def benign() -> list[Scan]:
-    return [scan("benign", number) for number in range(30)]
+    return [scan("benign", number) for number in range(12)]
 
 
 @pytest.fixture(scope="module")
 def malignant() -> list[Scan]:
-    return [scan("malignant", number) for number in range(30)]
+    return [scan("malignant", number) for number in range(12)]
 
 
 def test_homogeneous_tissue_gives_rayleigh_speckle() -> None:
