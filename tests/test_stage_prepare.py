@@ -74,7 +74,7 @@ def test_it_packs_train_and_val_and_leaves_the_test_pictures_alone(place: Path) 
 def test_it_writes_the_same_bytes_each_time_on_any_machine(place: Path) -> None:
     main(*arguments(place))
     before = content(place)
-    write_params(place, RESIZE, workers=4, backend="loky")
+    write_params(place, RESIZE, workers=4)
     main(*arguments(place))
     assert content(place) == before
 
