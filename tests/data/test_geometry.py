@@ -79,7 +79,7 @@ def test_fitted_images_and_masks_have_the_size_that_was_asked_for(
 
 @given(height=st.integers(40, 200), width=st.integers(40, 200), geometry=whole_geometries())
 @settings(max_examples=25)
-def test_unfitting_brings_a_image_back_to_its_size(height: int, width: int, geometry: Resize | Scale) -> None:
+def test_unfitting_brings_an_image_back_to_its_size(height: int, width: int, geometry: Resize | Scale) -> None:
     planes = np.stack([np.full(fitted_size(height, width, geometry), value, np.float32) for value in (0.25, 0.75)])
     padded = np.pad(planes, [(0, 0), (0, 9), (0, 9)], constant_values=9)  # padding must not leak in
     back = unfit(padded, height, width, geometry)

@@ -126,7 +126,7 @@ def test_values_that_fit_no_16_bits_are_refused(tmp_path: Path) -> None:
             read_image(path)
 
 
-def test_a_image_is_turned_upright(tmp_path: Path) -> None:
+def test_an_image_is_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the first row is the right side
     image = read_image(save(tmp_path / "image.png", Image.fromarray(COLOURS), exif=exif))

@@ -313,7 +313,7 @@ def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Pat
         str(caught.value).encode()  # can be printed anywhere
 
 
-def test_a_image_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
     row = next(pd.DataFrame([tiny.row(tmp_path, "a.png", *tiny.square(0, 20, 30)) | {"height": 21}]).itertuples())
     with pytest.raises(UserError, match=r"a\.png: it or its mask has another size than the manifest says"):
         read_pair(row, tmp_path)

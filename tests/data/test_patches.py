@@ -40,7 +40,7 @@ def test_patches_by_hand() -> None:
     assert cut(image, 2, 2, "pad").tolist() == [[[1, 2], [4, 5]], [[3, 3], [6, 6]], [[7, 8], [7, 8]], [[9, 9], [9, 9]]]
 
 
-def test_a_image_smaller_than_the_patch_is_lost_or_mirrored() -> None:
+def test_an_image_smaller_than_the_patch_is_lost_or_mirrored() -> None:
     image = np.array([[1, 2, 3]])
     assert origins(1, 3, 4, 2, "drop") == []
     assert cut(image, 4, 2, "drop").shape == (0, 4, 4)
@@ -50,7 +50,7 @@ def test_a_image_smaller_than_the_patch_is_lost_or_mirrored() -> None:
     assert cut(image, 4, 2, "pad").tolist() == [[[1, 2, 3, 3]] * 4]
 
 
-def test_a_image_can_be_mirrored_more_than_once() -> None:
+def test_an_image_can_be_mirrored_more_than_once() -> None:
     assert pad_to(np.array([[1, 2]]), 2, 7).tolist() == [[1, 2, 2, 1, 1, 2, 2]] * 2
 
 

@@ -142,7 +142,7 @@ def test_images_smaller_than_a_patch_are_left_out_and_none_at_all_is_a_mistake(
     assert not (tmp_path / "val").exists()
 
 
-def test_a_image_that_is_gone_since_is_named(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_since_is_named(rows: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "raw" / "b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png: no such file"):
         prepare(rows, tmp_path / "raw", RESIZE, MACHINE, tmp_path / "train")

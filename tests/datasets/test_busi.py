@@ -42,7 +42,7 @@ def test_the_root_itself_may_be_the_data_set(layout: Path) -> None:
     assert scan_busi_layout(layout)[0] == Record("benign/benign (1).png", ("benign/benign (1)_mask.png",), "benign")
 
 
-def test_a_image_without_mask_is_recorded_without(layout: Path) -> None:
+def test_an_image_without_mask_is_recorded_without(layout: Path) -> None:
     (layout / "normal" / "normal (1)_mask.png").unlink()
     assert [record.masks for record in scan_busi_layout(layout)][2] == ()
 

@@ -77,7 +77,7 @@ class TestPatterns:
             "b.png": (),
         }
 
-    def test_a_image_is_not_its_own_mask(self, tmp_path: Path) -> None:
+    def test_an_image_is_not_its_own_mask(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.png")
         assert masks_of(params("{stem}.png", "{stem}.png"), tmp_path) == {"a.png": ()}
 
@@ -115,7 +115,7 @@ class TestTables:
         return [(record.label, record.patient) for record in records]
 
     @pytest.mark.parametrize("name", ["i/a.png", "a.png", "a"])
-    def test_a_image_is_named_by_path_name_or_stem(self, root: Path, name: str) -> None:
+    def test_an_image_is_named_by_path_name_or_stem(self, root: Path, name: str) -> None:
         table = f"image,who,class\r\n{name},P1,benign\r\nb,P2,normal\r\nunused,,\r\n"
         assert self.labels(root, table, "utf-8-sig") == [("benign", "P1"), ("normal", "P2")]
 

@@ -48,7 +48,7 @@ def test_labels_come_from_the_tables(layout: Path) -> None:
     assert [record.label for record in scan_isic2017(layout)] == ["melanoma", "seborrheic_keratosis", "nevus"]
 
 
-def test_a_image_that_no_table_names_is_reported(layout: Path) -> None:
+def test_an_image_that_no_table_names_is_reported(layout: Path) -> None:
     write_table(layout, "Training", "ISIC_1,1.0,0.0", "ISIC_3,0,0")
     with pytest.raises(UserError, match=r"Training_Part3_GroundTruth\.csv: no diagnosis of ISIC_2$"):
         scan_isic2017(layout)
@@ -67,7 +67,7 @@ def test_diagnoses_that_contradict_each_other_are_reported(layout: Path) -> None
         scan_isic2017(layout)
 
 
-def test_a_image_without_mask_is_recorded_without(layout: Path) -> None:
+def test_an_image_without_mask_is_recorded_without(layout: Path) -> None:
     (layout / "ISIC-2017_Validation_Part1_GroundTruth" / "ISIC_2_segmentation.png").unlink()
     assert [len(record.masks) for record in scan_isic2017(layout)] == [1, 0, 1]
 

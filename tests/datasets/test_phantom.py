@@ -75,7 +75,7 @@ def test_scan_finds_what_fetch_wrote(written: Path) -> None:
 
 
 def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
-    fetch(params(benign=40, malignant=1, normal=1), tmp_path, MACHINE)
+    fetch(params(benign=16, malignant=1, normal=1), tmp_path, MACHINE)
     doubles = [record for record in scan_busi_layout(tmp_path) if len(record.masks) == 2]
     assert doubles
     for record in doubles:
@@ -108,9 +108,9 @@ def test_widths_vary_within_their_range(written: Path) -> None:
 def lesions(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Image and union of the masks of 40 images of the default data, but for their number."""
+    """Image and union of the masks of 16 images of the default data, but for their number."""
     root = tmp_path_factory.mktemp("default")
-    values = {**read_yaml(project / "conf" / "data" / "phantom.yaml"), "benign": 20, "malignant": 20, "normal": 1}
+    values = {**read_yaml(project / "conf" / "data" / "phantom.yaml"), "benign": 8, "malignant": 8, "normal": 1}
     chosen = validate(values, PhantomParams, "data")
     fetch(chosen, root, MACHINE)
     return [

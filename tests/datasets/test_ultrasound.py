@@ -37,12 +37,12 @@ def correlation(values: NDArray[np.float32], axis: int, lag: int = 2) -> float:
 
 @pytest.fixture(scope="module")
 def benign() -> list[Scan]:
-    return [scan("benign", number) for number in range(30)]
+    return [scan("benign", number) for number in range(12)]
 
 
 @pytest.fixture(scope="module")
 def malignant() -> list[Scan]:
-    return [scan("malignant", number) for number in range(30)]
+    return [scan("malignant", number) for number in range(12)]
 
 
 def test_homogeneous_tissue_gives_rayleigh_speckle() -> None:
@@ -70,7 +70,7 @@ def test_speckle_is_wider_across_than_in_depth_and_wider_off_focus() -> None:
 @given(
     kind=st.sampled_from(["benign", "malignant", "normal"]), width=st.integers(64, 200), seed=st.integers(0, 2**32 - 1)
 )
-def test_every_scan_is_a_image_with_lesions_as_its_kind_says(kind: Any, width: int, seed: int) -> None:
+def test_every_scan_is_an_image_with_lesions_as_its_kind_says(kind: Any, width: int, seed: int) -> None:
     made = simulate(kind, width, CONTRAST, 1, np.random.default_rng(seed))
     assert made.image.dtype == np.uint8
     assert made.image.shape[1] == width

@@ -181,7 +181,7 @@ def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> N
     assert not {"class_dice", "class_iou"} & set(evaluation.table)
 
 
-def test_a_image_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
+def test_an_image_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
     assert confusion(classes).to_numpy().tolist() == [
         ["benign", "benign"],
         ["malignant", "benign"],
@@ -201,7 +201,7 @@ def test_figures_by_class_by_hand(classes: Evaluation) -> None:
     }
 
 
-def test_a_class_without_a_image_has_no_figures(tmp_path: Path) -> None:
+def test_a_class_without_an_image_has_no_figures(tmp_path: Path) -> None:
     rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
     assert summary_of(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}

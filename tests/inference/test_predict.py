@@ -69,7 +69,7 @@ def written(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_image_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path: Path) -> None:
+def test_an_image_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_images(model(), [draw(tmp_path / "a.png")], out)
     assert written(out) == [
@@ -198,7 +198,7 @@ def test_a_package_for_a_chosen_step_that_is_missing_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_image_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_image_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     images = [draw(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png", draw(tmp_path / "d.png")]
     images[1].write_bytes(b"no image")
     images[2].write_bytes(images[0].read_bytes()[:60])

@@ -112,7 +112,7 @@ def test_tiles_overlap_by_the_share_that_is_asked_for() -> None:
     assert len(recorder.shapes) == 3
 
 
-def test_a_image_of_the_networks_size_comes_back_as_it_was() -> None:
+def test_an_image_of_the_networks_size_comes_back_as_it_was() -> None:
     image = tiny.noise(32, 24)
     found = predict(AsLogits(), image, tiny.frame(32, 24, "squash"), 0.5, 4, CPU)
     np.testing.assert_allclose(found, expected(image), atol=1e-6)

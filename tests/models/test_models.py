@@ -42,7 +42,7 @@ def test_padding_repeats_the_edge_and_is_cut_off() -> None:
     assert torch.equal(logits, core.seen[..., :2, :3])
 
 
-def test_a_image_padded_by_hand_gives_the_same_logits(grey: Network) -> None:
+def test_an_image_padded_by_hand_gives_the_same_logits(grey: Network) -> None:
     image = torch.randint(0, 256, (1, 1, 30, 45)).float()
     by_hand = functional.pad(image, (0, 64 - 45, 0, 32 - 30), mode="replicate")
     torch.testing.assert_close(grey(image), grey(by_hand)[..., :30, :45])

@@ -232,7 +232,7 @@ def grey(image: Any) -> Any:
         *("text", "png, says 9000x9000", "tif, two pages", "tif, float", "png, a text that unpacks to 4 MB"),
     ),
 )
-def test_a_image_is_predicted_as_it_is_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
+def test_an_image_is_predicted_as_it_is_or_refused(what: str, knock: Knock, given: Path, out: Path) -> None:
     case = IMAGES[what]
     (given / case.name).write_bytes(case.content)
     message = predicted(knock, what, out, case.told if case.right is None else None, given / case.name)
@@ -250,7 +250,7 @@ CUTTABLE = bent.cuttable()
 
 
 @pytest.mark.parametrize("what", each(CUTTABLE, "png", "jpg", "tif, lzw"))
-def test_a_image_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock: Knock, out: Path) -> None:
+def test_an_image_cut_at_any_byte_is_refused_or_the_whole_one(what: str, knock: Knock, out: Path) -> None:
     content, path = CUTTABLE[what], out / "a"
     accepted: list[int] = []
     out.mkdir()
@@ -357,7 +357,7 @@ UNWRITABLE = {"\n", "\r", "\t", "\u2028", "\udcff", ";"}  # the manifest refuses
 
 @pytest.mark.usefixtures("predictor")
 @pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a\udcffb.png"), ids=ascii)
-def test_a_image_of_any_name_is_predicted_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
+def test_an_image_of_any_name_is_predicted_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     (given / name).write_bytes(bent.encoded(bent.GREY, "PNG"))
     (given / "z.png").write_bytes(bent.encoded(bent.GREY, "PNG"))
     told = "its name is no UTF-8 or holds a carriage return" if {"\udcff", "\r"} & set(name) else None
@@ -370,7 +370,7 @@ def test_a_image_of_any_name_is_predicted_or_its_name_refused(name: str, knock: 
 
 
 @pytest.mark.parametrize("name", each(bent.NAMES, "a\nb.png", "[1]*?.png", "a,b.png"), ids=ascii)
-def test_a_image_of_any_name_is_tabulated_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
+def test_an_image_of_any_name_is_tabulated_or_its_name_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     pairs(given)
     for folder in ("images", "masks"):
         (given / folder / "p0.png").rename(given / folder / name)
@@ -811,7 +811,7 @@ def test_a_bent_bundle_is_refused(what: str, door: str, knock: Knock, given: Pat
     assert not (given / "sprung").exists()
 
 
-@pytest.mark.parametrize(("name", "step"), [(WEIGHTS, 997), (DESCRIPTION, 29)])
+@pytest.mark.parametrize(("name", "step"), [pytest.param(WEIGHTS, 1997, marks=pytest.mark.slow), (DESCRIPTION, 29)])
 def test_a_bundle_cut_anywhere_is_refused_or_the_whole_one(
     name: str, step: int, knock: Knock, out: Path, bundles: Path
 ) -> None:
@@ -1105,18 +1105,12 @@ def test_a_download_comes_whole_or_is_refused(
 RUN = "from medseg.cli import main; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "arguments", "told"),
     [
         ("a bomb as image", ("predict", "bomb.png", "--model", "model", "--out", "out"), "more than 67108864"),
-        pytest.param(
-            *("a pipe as image", ("predict", "pipe.png", "--model", "model", "--out", "out"), "no plain file"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
-            marks=pytest.mark.slow,
-        ),
+        ("weights that are a pickle", ("export", "--model", "trap", "--out", "out"), "not readable as weights"),
     ],
 )
 def test_a_process_ends_with_one_message(
@@ -1132,7 +1126,6 @@ def test_a_process_ends_with_one_message(
     shutil.copytree(given / "model", given / "trap")
     no_code(given / "trap")
     (given / "bomb.png").write_bytes(IMAGES["png, 9000x9000 of one colour"].content)
-    os.mkfifo(given / "pipe.png")
     environment = os.environ | {"PYTHONPATH": str(project / "src")}
     command = [sys.executable, "-c", RUN, *arguments]
     done = subprocess.run(command, cwd=given, env=environment, capture_output=True, text=True, timeout=100, check=False)

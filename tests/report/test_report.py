@@ -367,7 +367,7 @@ def test_a_damaged_table_is_named_and_nothing_is_written(run: Run, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_image_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, tmp_path: Path) -> None:
+def test_an_image_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, tmp_path: Path) -> None:
     html, _ = report(run, tmp_path)
     image = images(html)[0]
     assert image.shape == (30, 40)
@@ -378,7 +378,7 @@ def test_a_image_is_whole_under_the_outlines_of_truth_and_prediction(run: Run, t
     assert '<path class="found" d="M10 5l0 9 9 0 0-9z"/>' in frame
 
 
-def test_a_image_is_cut_to_the_annotated_window(tmp_path: Path) -> None:
+def test_an_image_is_cut_to_the_annotated_window(tmp_path: Path) -> None:
     html, _ = report(write_run(tmp_path / "run", Region(2, 4, 22, 34)), tmp_path)
     assert images(html)[0].shape == (20, 30)
     assert '<path class="truth" d="M1 3l0 9 9 0 0-9z"/>' in html
@@ -422,7 +422,7 @@ def rings(path: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_image_of_noise_is_packed_harder_until_it_is_small(channels: int) -> None:
+def test_an_image_of_noise_is_packed_harder_until_it_is_small(channels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
     strips = [noise[: SIDE * part // 16] for part in range(1, 17)]
     sizes = [len(jpeg_uri(strip)) for strip in strips]

@@ -205,7 +205,7 @@ def test_conditions_join_and_keep_the_order(browser: webdriver.Chrome) -> None:
     assert shown(browser) == [MISSED.file]
 
 
-def test_a_click_enlarges_a_image_with_its_outlines_and_scores(browser: webdriver.Chrome) -> None:
+def test_a_click_enlarges_an_image_with_its_outlines_and_scores(browser: webdriver.Chrome) -> None:
     small = browser.find_element(By.CSS_SELECTOR, ".case .frame").size["width"]
     dialog = enlarge(browser, HALF.file)
     assert name_of(dialog) == HALF.file

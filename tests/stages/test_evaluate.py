@@ -129,7 +129,7 @@ def test_cut_weights_are_named_and_nothing_is_written(paths: list[Path]) -> None
     assert not any(path.exists() for path in paths[5:])
 
 
-def test_a_image_that_vanished_is_named_and_no_half_of_an_output_stays(paths: list[Path]) -> None:
+def test_an_image_that_vanished_is_named_and_no_half_of_an_output_stays(paths: list[Path]) -> None:
     (paths[1] / "c.png").unlink()
     with pytest.raises(UserError, match=r"c\.png"):
         main(*paths)

@@ -74,7 +74,7 @@ def test_it_packs_train_and_val_and_leaves_the_test_images_alone(place: Path) ->
 def test_it_writes_the_same_bytes_each_time_on_any_machine(place: Path) -> None:
     main(*arguments(place))
     before = content(place)
-    write_params(place, RESIZE, workers=4, backend="loky")
+    write_params(place, RESIZE, workers=4)
     main(*arguments(place))
     assert content(place) == before
 
@@ -88,7 +88,7 @@ def test_a_run_that_fails_leaves_what_was_there(place: Path) -> None:
     assert content(place) == before
 
 
-def test_a_image_that_is_gone_is_named_and_no_half_is_left(place: Path) -> None:
+def test_an_image_that_is_gone_is_named_and_no_half_is_left(place: Path) -> None:
     (place / "raw" / "1.png").unlink()
     with pytest.raises(UserError, match=rf"^{place}/raw/1\.png: "):
         main(*arguments(place))
