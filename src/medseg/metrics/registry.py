@@ -1,0 +1,242 @@
+"""Every metric of an image once: its function, key, label, unit, direction and meaning.
+
+`per_image.csv`, the table of means, the metrics that DVC compares, report, model card and external evaluation read this
+table. A new metric is one entry here, and a module beside this one where its function is new.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from medseg.data.image_io import Pixels
+from medseg.metrics.counting import CountingParams, counts_row
+from medseg.metrics.objects import object_scores
+from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
+from medseg.metrics.surface import Tolerance, surface_scores
+
+Unit = Literal["score", "pixels", "share", "number"]  # score: 0..1; share: shown as percent
+Better = Literal["higher", "lower", "neither"]
+Kind = Literal["overlap", "surface", "objects", "counts", "classes"]  # tables of the report
+Over = Literal["annotated", "empty", "both"]  # the images of which a mean is taken
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """Predicted class codes and truth (H, W) of one image, uint8, both cut to the annotated region.
+
+    The truth is 0 or 1; `own` is the code of the class that its annotated pixels have.
+    """
+
+    codes: Pixels
+    truth: Pixels
+    own: np.uint8
+    tolerance: Tolerance
+    counting_truth: CountingParams
+    counting_prediction: CountingParams
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Pixels of foreground of any class against the truth."""
+        return count_pixels(self.codes, self.truth)
+
+    @cached_property
+    def overlap(self) -> dict[str, float]:
+        """See `overlap.overlap_scores`."""
+        return overlap_scores(self.counts)
+
+    @cached_property
+    def own_overlap(self) -> dict[str, float]:
+        """The same where of the prediction only the image's own class counts."""
+        return overlap_scores(count_pixels(self.codes == self.own, self.truth))
+
+    @cached_property
+    def surface(self) -> dict[str, float]:
+        """See `surface.surface_scores`."""
+        return surface_scores(self.codes, self.truth, self.tolerance)
+
+    @cached_property
+    def objects(self) -> dict[str, float]:
+        """See `objects.object_scores`."""
+        return object_scores(self.codes, self.truth)
+
+    @cached_property
+    def counted(self) -> dict[str, float]:
+        """See `counting.counts_row`."""
+        return counts_row(self.codes, self.truth, self.counting_prediction, self.counting_truth)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of an image; the class docstring of `ImagePair` says of what."""
+
+    key: str  # its column in per_image.csv
+    label: str  # for readers; {pixels} and {percent} are filled from the tolerance
+    unit: Unit
+    better: Better
+    kind: Kind
+    sentence: str
+    compute: Callable[[ImagePair], float]
+    over: Over | None = "annotated"  # None: no mean is taken
+    several_classes: bool = False  # whether it exists with several classes alone
+
+    def title(self, tolerance: Tolerance) -> str:
+        """The label, with the tolerance in it where it depends on one."""
+        return self.label.format(pixels=f"{tolerance.pixels:g}", percent=f"{100 * tolerance.diagonal:g}")
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "dice", "Dice", "score", "higher", "overlap",
+        "2 shared / (truth + predicted), 0..1; undefined where the truth is empty, as the next three",
+        lambda pair: pair.overlap["dice"],
+    ),
+    Metric(
+        "iou", "IoU", "score", "higher", "overlap", "shared / (truth or predicted), 0..1",
+        lambda pair: pair.overlap["iou"],
+    ),
+    Metric(
+        "precision", "Precision", "score", "higher", "overlap", "shared / predicted, 0..1; 0 where nothing is predicted",
+        lambda pair: pair.overlap["precision"],
+    ),
+    Metric(
+        "recall", "Recall", "score", "higher", "overlap", "shared / truth, 0..1",
+        lambda pair: pair.overlap["recall"],
+    ),
+    Metric(
+        "specificity", "Specificity", "score", "higher", "overlap",
+        "share of the truth's background that is predicted as such, 0..1",
+        lambda pair: pair.overlap["specificity"], over="both",
+    ),
+    Metric(
+        "accuracy", "Accuracy", "score", "higher", "overlap", "share of pixels on which both agree, 0..1",
+        lambda pair: pair.overlap["accuracy"],
+    ),
+    Metric(
+        "area_error", "Area error, signed", "share", "neither", "overlap",
+        "(predicted - truth) / truth; -1 where nothing is predicted; undefined where the truth is empty",
+        lambda pair: pair.overlap["area_error"],
+    ),
+    Metric(
+        "area_error_absolute", "Area error, absolute", "share", "lower", "overlap", "the same without its sign",
+        lambda pair: abs(pair.overlap["area_error"]),
+    ),
+    Metric(
+        "hd95", "HD95", "pixels", "lower", "surface",
+        "95th percentile of the distances between both outlines, pixels, as medpy; the region's diagonal where "
+        "nothing is predicted; undefined where the truth is empty, as the next three",
+        lambda pair: pair.surface["hd95"],
+    ),
+    Metric(
+        "assd", "ASSD", "pixels", "lower", "surface",
+        "mean of these distances, pixels, as medpy; the region's diagonal where nothing is predicted",
+        lambda pair: pair.surface["assd"],
+    ),
+    Metric(
+        "nsd", "Surface Dice within {pixels} px", "score", "higher", "surface",
+        "normalised surface Dice: share of both outlines within scoring.tolerance.pixels of the other, 0..1",
+        lambda pair: pair.surface["nsd"],
+    ),
+    Metric(
+        "nsd_relative", "Surface Dice within {percent} % of the diagonal", "score", "higher", "surface",
+        "the same within scoring.tolerance.diagonal of the region's diagonal",
+        lambda pair: pair.surface["nsd_relative"],
+    ),
+    Metric(
+        "objects", "Objects", "number", "neither", "objects", "connected objects of the truth, 8-connectivity",
+        lambda pair: pair.objects["objects"], over=None,
+    ),
+    Metric(
+        "objects_found", "Objects found", "number", "neither", "objects", "connected objects of the prediction",
+        lambda pair: pair.objects["objects_found"], over=None,
+    ),
+    Metric(
+        "objects_detected", "Objects detected", "number", "higher", "objects",
+        "objects of the truth with a partner in the prediction: IoU over 0.5",
+        lambda pair: pair.objects["objects_detected"], over=None,
+    ),
+    Metric(
+        "objects_missed", "Objects missed", "number", "lower", "objects", "objects of the truth without",
+        lambda pair: pair.objects["objects_missed"], over=None,
+    ),
+    Metric(
+        "objects_false", "False objects", "number", "lower", "objects", "objects of the prediction without",
+        lambda pair: pair.objects["objects_false"], over=None,
+    ),
+    Metric(
+        "objects_f1", "Object F1", "score", "higher", "objects",
+        "2 detected / (objects + found), 0..1; undefined without any object",
+        lambda pair: pair.objects["objects_f1"],
+    ),
+    Metric(
+        "objects_iou", "IoU of detected objects", "score", "higher", "objects",
+        "mean IoU of partners; undefined without any",
+        lambda pair: pair.objects["objects_iou"],
+    ),
+    Metric(
+        "objects_error", "Objects: error, signed", "number", "neither", "objects", "found - objects",
+        lambda pair: pair.objects["objects_error"], over=None,
+    ),
+    Metric(
+        "contours_predicted", "Contours found", "number", "neither", "counts",
+        "contours of the prediction, holes included (OpenCV's RETR_TREE)",
+        lambda pair: pair.counted["contours_predicted"], over="empty",
+    ),
+    Metric(
+        "contours_truth", "Contours of the truth", "number", "neither", "counts", "contours of the truth",
+        lambda pair: pair.counted["contours_truth"], over=None,
+    ),
+    Metric(
+        "contours_absolute_error", "Contours: absolute error", "number", "lower", "counts",
+        "how far the prediction's contours are off",
+        lambda pair: pair.counted["contours_absolute_error"],
+    ),
+    Metric(
+        "contours_relative_error", "Contours: relative error", "share", "lower", "counts",
+        "the same over the contours of the truth; undefined where it has none",
+        lambda pair: pair.counted["contours_relative_error"],
+    ),
+    Metric(
+        "counted_predicted", "Objects counted in the prediction", "number", "neither", "counts",
+        "objects of the prediction by scoring.counting: small ones dropped, touching ones told apart",
+        lambda pair: pair.counted["counted_predicted"], over="empty",
+    ),
+    Metric(
+        "counted_truth", "Objects counted in the truth", "number", "neither", "counts",
+        "objects of the truth by its rule",
+        lambda pair: pair.counted["counted_truth"], over=None,
+    ),
+    Metric(
+        "counted_absolute_error", "Objects: absolute error", "number", "lower", "counts",
+        "how far the prediction's count is off",
+        lambda pair: pair.counted["counted_absolute_error"],
+    ),
+    Metric(
+        "counted_relative_error", "Objects: relative error", "share", "lower", "counts",
+        "the same over the count of the truth; undefined where that is 0",
+        lambda pair: pair.counted["counted_relative_error"],
+    ),
+    Metric(
+        "class_dice", "Dice, the right class alone", "score", "higher", "classes",
+        "with several classes: Dice where of the prediction only the image's own class counts",
+        lambda pair: pair.own_overlap["dice"], several_classes=True,
+    ),
+    Metric(
+        "class_iou", "IoU, the right class alone", "score", "higher", "classes", "with several classes: IoU likewise",
+        lambda pair: pair.own_overlap["iou"], several_classes=True,
+    ),
+    Metric(
+        "false_positive", "Images with any false positive", "share", "lower", "overlap",
+        "1 where anything is predicted, else 0; of images with an empty truth",
+        lambda pair: float(pair.counts.false_positives + pair.counts.true_positives > 0), over="empty",
+    ),
+    Metric(
+        "false_positive_area", "Area of false positives", "share", "lower", "overlap",
+        "predicted pixels over those of the region; of images with an empty truth",
+        lambda pair: (pair.counts.false_positives + pair.counts.true_positives) / pair.truth.size, over="empty",
+    ),
+)  # fmt: skip
+
+BY_KEY = {metric.key: metric for metric in METRICS}
