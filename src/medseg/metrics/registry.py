@@ -98,7 +98,8 @@ METRICS: tuple[Metric, ...] = (
         lambda pair: pair.overlap["iou"],
     ),
     Metric(
-        "precision", "Precision", "score", "higher", "overlap", "shared / predicted, 0..1; 0 where nothing is predicted",
+        "precision", "Precision", "score", "higher", "overlap",
+        "shared / predicted, 0..1; 0 where nothing is predicted",
         lambda pair: pair.overlap["precision"],
     ),
     Metric(
