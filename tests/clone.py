@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import pytest
-
 TINY = [
     "data.benign=6",
     "data.malignant=6",
@@ -82,14 +80,4 @@ def copy_project(project: Path, folder: Path) -> Clone:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(project / name, folder / name)
     clone.run("git", "checkout", "-q", "-B", "main")
-    return clone
-
-
-@pytest.fixture(scope="module")
-def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    clone = copy_project(project, tmp_path_factory.mktemp("end") / "to end")  # a path with a space
-    clone.run("medseg", "params", *TINY)
-    clone.run("dvc", "repro")
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
     return clone

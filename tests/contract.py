@@ -37,13 +37,21 @@ def read_sections(stage: Path, all_sections: set[str]) -> set[str]:
 
 
 def _imported_names(path: Path) -> Iterator[str]:
-    for node in ast.walk(_parsed(path)):
+    for node in _run_nodes(_parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports are not followed"
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that type checkers alone see."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from _run_nodes(child)
 
 
 def _files_of(name: str, source: Path) -> Iterator[Path]:

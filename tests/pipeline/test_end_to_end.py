@@ -37,6 +37,7 @@ def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:
     assert clone.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_another_clone_elsewhere_makes_the_same_bytes(clone: Clone, project: Path, tmp_path: Path) -> None:
     """Every out, report included: another folder, number of workers, time zone, locale, umask and order of hashes."""
     surroundings = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7"}
@@ -52,22 +53,24 @@ def test_provenance_leads_back_from_the_bundle_and_names_what_was_changed(clone:
     assert "made by: stage evaluate\n" in printed
     assert "a tiny run (main)" in printed
     assert "not here" not in printed
-    with (clone.folder / "src/medseg/losses.py").open("a") as stream:
+    with (clone.folder / "src/medseg/training/losses.py").open("a") as stream:
         stream.write("# changed\n")
     done = clone.attempt("medseg", "provenance", "models/segmenter")
     assert done.returncode == 1
-    assert "error: src/medseg/losses.py: not what dvc.lock has" in done.stdout
+    assert "error: src/medseg/training/losses.py: not what dvc.lock has" in done.stdout
     restore(clone)
 
 
+@pytest.mark.slow
 def test_a_changed_loss_reruns_train_and_what_follows(clone: Clone) -> None:
     clone.run("medseg", "params", *TINY, "loss=dice")
     assert clone.repro() == ["train", "evaluate", "report"]
     restore(clone)
 
 
+@pytest.mark.slow
 def test_a_changed_report_template_reruns_the_report_alone(clone: Clone) -> None:
-    with (clone.folder / "src/medseg/report/template.html").open("a") as stream:
+    with (clone.folder / "src/medseg/report/templates/template.html").open("a") as stream:
         stream.write("<!-- changed -->\n")
     assert clone.repro() == ["report"]
     restore(clone)
@@ -76,12 +79,12 @@ def test_a_changed_report_template_reruns_the_report_alone(clone: Clone) -> None
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("data.seed=1", ["download", "manifest", "report"]),
-        ("split.seed=1", ["manifest", "report"]),
-        ("prepare.height=64", ["prepare", "report"]),
-        ("augment.seed=1", ["augment", "report"]),
+        pytest.param("data.seed=1", ["download", "manifest", "report"], marks=pytest.mark.slow),
+        pytest.param("split.seed=1", ["manifest", "report"], marks=pytest.mark.slow),
+        pytest.param("prepare.height=64", ["prepare", "report"], marks=pytest.mark.slow),
+        pytest.param("augment.seed=1", ["augment", "report"], marks=pytest.mark.slow),
         ("seed=1", ["train", "report"]),
-        ("evaluate.threshold=0.4", ["evaluate", "report"]),
+        pytest.param("evaluate.threshold=0.4", ["evaluate", "report"], marks=pytest.mark.slow),
         ("machine.workers=1", []),
     ],
 )
@@ -95,16 +98,54 @@ def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, overr
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("src/medseg/augmentation.py", ["augment", "train", "report"]),
-        ("src/medseg/losses.py", ["train", "report"]),
-        ("src/medseg/metrics.py", ["evaluate", "report"]),
-        ("src/medseg/figures.py", ["prepare", "augment", "train", "evaluate", "report"]),
+        ("src/medseg/training/losses.py", ["train", "report"]),
+        pytest.param("src/medseg/metrics/overlap.py", ["evaluate", "report"], marks=pytest.mark.slow),
+        pytest.param(
+            "src/medseg/previews/drawing.py",
+            ["manifest", "prepare", "augment", "evaluate", "report"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_changed_code_touches_the_stages_that_use_it(clone: Clone, file: str, stages: list[str]) -> None:
     with (clone.folder / file).open("a") as stream:
         stream.write("# changed\n")
     assert clone.repro("--dry") == stages
+    restore(clone)
+
+
+@pytest.mark.slow
+def test_editors_leftovers_and_bytecode_change_no_hash(clone: Clone) -> None:
+    for name in ("__pycache__/a.cpython-311.pyc", "losses.py~", ".losses.py.swp", ".DS_Store"):
+        path = clone.folder / "src/medseg/training" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"left over")
+    assert "up to date" in clone.run("dvc", "status")
+    restore(clone)
+
+
+def test_freezing_a_stage_and_thawing_it_leaves_dvc_yaml_as_it_was(clone: Clone) -> None:
+    before = (clone.folder / "dvc.yaml").read_bytes()
+    for stage in ("prepare", "evaluate"):
+        clone.run("dvc", "freeze", stage)
+        clone.run("dvc", "unfreeze", stage)
+    assert (clone.folder / "dvc.yaml").read_bytes() == before
+
+
+def test_an_experiment_is_shown_in_columns_that_fit_a_screen(clone: Clone) -> None:
+    clone.run("dvc", "exp", "run", "-n", "stricter", *settings("evaluate.threshold=0.6"))
+    every, changed = (
+        clone.run("dvc", "exp", "show", "--csv", *options).splitlines()[0].split(",")
+        for options in ((), ("--only-changed", "--drop", "^(src|stages|conf|data|models|plots|metrics)($|/)"))
+    )
+    params = set(YAML().load(clone.folder / "params.yaml"))
+    about = {"Experiment", "rev", "typ", "Created", "parent", "State", "Executor"}
+    deps = [name for name in every if "/" in name and not name.startswith("dice/") and name != "val/dice"]
+    metrics = [name for name in every if name not in {*about, *deps} and name.split(".")[0] not in params]
+    assert {"dice", "val/dice", "epoch"} <= set(metrics)
+    assert len(metrics) <= 20, metrics
+    assert "evaluate.threshold" in changed
+    assert len(changed) <= 15, changed
     restore(clone)
 
 
@@ -122,12 +163,13 @@ def test_a_misspelt_parameter_stops_with_one_message(clone: Clone) -> None:
     restore(clone)
 
 
+@pytest.mark.slow
 def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone: Clone) -> None:
     """One experiment at once; another queued, then the code broken before the queue starts."""
     clone.run("dvc", "exp", "run", "-n", "bolder", *settings("evaluate.threshold=0.2"))
     bolder = clone.metrics()
     clone.run("dvc", "exp", "run", "--queue", "-n", "queued", *settings("evaluate.threshold=0.8"))
-    module = clone.folder / "src" / "medseg" / "evaluation.py"
+    module = clone.folder / "src" / "medseg" / "evaluation" / "evaluate.py"
     code = module.read_text()
     module.write_text("raise RuntimeError('this code was written after the experiment was queued')\n" + code)
     clone.run("dvc", "queue", "start", "-j", "1")
@@ -148,6 +190,7 @@ def test_experiments_run_and_a_queued_one_runs_the_code_it_was_queued_with(clone
     assert "| queued |" in printed
 
 
+@pytest.mark.slow
 def test_the_model_can_be_had_as_an_artifact(clone: Clone, tmp_path: Path) -> None:
     clone.run("git", "tag", "-a", "segmenter@v1.0.0", "-m", "the first")
     clone.run("dvc", "artifacts", "get", ".", "segmenter", "-o", str(tmp_path / "got"))
@@ -161,6 +204,7 @@ def test_the_model_can_be_had_as_an_artifact(clone: Clone, tmp_path: Path) -> No
     assert (tmp_path / "out/predictions.csv").read_text().count("\n") == 2
 
 
+@pytest.mark.slow
 def test_a_row_of_named_experiments_runs_beside_another_and_hands_its_network_on(clone: Clone) -> None:
     """Three of the project's own experiments on small phantoms; the last goes on with the network of the one before."""
     row = ["isic2017_improved_unet", "isic2017_improved_unet_continued"]

@@ -28,6 +28,8 @@ COMMANDS: dict[str, Any] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["s
 CODE = ("src/medseg", "stages", "conf/lists")
 SMALL = ["model.encoder=timm-mobilenetv3_small_minimal_100", "model.encoder_weights=none", "machine.workers=1"]
 WAIT = 120.0  # seconds
+QUICK = ("manifest", "evaluate")  # in `make test`; the others in `make test-all`
+SOME_SLOW = [stage if stage in QUICK else pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES]
 
 
 def arguments(stage: str, inputs: Path, made: Path) -> list[Path]:
@@ -85,7 +87,7 @@ def largest_file(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SOME_SLOW)
 def test_a_stage_that_can_not_write_leaves_no_output_and_ends_right_when_it_can(
     whole: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -123,6 +125,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/bin/mount").exists(), reason="there is no mount here")
 def test_a_full_disk_is_one_message_and_more_room_is_all_that_it_takes(whole: Path, tmp_path: Path) -> None:
     disk, right = tmp_path / "disk", digests("train", whole)
@@ -139,6 +142,7 @@ def test_a_full_disk_is_one_message_and_more_room_is_all_that_it_takes(whole: Pa
         assert digests("train", disk) == right
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/bin/mount").exists(), reason="there is no mount here")
 def test_a_folder_that_can_only_be_read_is_read_and_its_refusal_to_be_written_is_one_message(
     whole: Path, tmp_path: Path
@@ -172,6 +176,7 @@ def is_at_work(pid: int) -> bool:
     return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_ends_a_stage_with_a_word_and_130(whole: Path, tmp_path: Path, stage: str) -> None:
     made = tmp_path / "made"
@@ -192,6 +197,7 @@ def test_ctrl_c_ends_a_stage_with_a_word_and_130(whole: Path, tmp_path: Path, st
     assert files(made) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_keeps_what_was_learnt(whole: Path, tmp_path: Path) -> None:
     made, right = tmp_path / "made", digests("train", whole)
     states = tmp_path / "project/.dvc/tmp/medseg/training"

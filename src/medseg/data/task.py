@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
 from medseg.core.params import Section
 from medseg.data.colours import CLASSES, PREDICTION, Colour
-from medseg.data.image import Image
 
-if TYPE_CHECKING:
-    from torch import Tensor  # records are read without loading it
+if TYPE_CHECKING:  # records are read without loading these
+    import pandas as pd
+    from torch import Tensor
+
+    from medseg.data.image import Image
 
 Label = Annotated[str, Field(min_length=1)]
 
@@ -70,14 +71,14 @@ class Task(Section):
         """Which of `names` an image is, from its label and whether anything is annotated in it."""
 
     @abstractmethod
-    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+    def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
         """Raise `UserError` where the samples' labels do not fit the task.
 
         Tables have the columns label and annotated (whether anything is).
         """
 
     @abstractmethod
-    def check_scored(self, images: Sequence[Image]) -> None:
+    def check_scored(self, images: Sequence["Image"]) -> None:
         """Raise `UserError` that names the first image whose label or annotation does not fit the task."""
 
     @abstractmethod
@@ -122,10 +123,10 @@ class Binary(Task):
         """`foreground` where anything is annotated."""
         return FOREGROUND if annotated else EMPTY
 
-    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+    def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
         """Any label will do."""
 
-    def check_scored(self, images: Sequence[Image]) -> None:
+    def check_scored(self, images: Sequence["Image"]) -> None:
         """Any label will do."""
 
     def check_external(self, labels: Iterable[str]) -> None:
@@ -184,7 +185,7 @@ class Multiclass(Task):
         """The image's label."""
         return label
 
-    def check_training(self, train: pd.DataFrame, val: pd.DataFrame) -> None:
+    def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
         """Labels are classes, background images hold no annotated pixel, each class has an image of train."""
         for images in (train, val):
             codes = self.codes(images["label"])
@@ -200,7 +201,7 @@ class Multiclass(Task):
                 f"the labels are {', '.join(sorted(known))}"
             )
 
-    def check_scored(self, images: Sequence[Image]) -> None:
+    def check_scored(self, images: Sequence["Image"]) -> None:
         """Labels are classes of the network, and background images hold no annotated pixel."""
         for image in images:
             if image.label not in self.names:
