@@ -5,12 +5,12 @@ MUTMUT := mutmut==3.8.1
 BIN := .venv/bin
 READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 25 --cov  # two at once, a thread each
+TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 15  # two at once, a thread each
 
-.PHONY: help setup repro test cover crash mutate audit bench lint lock params table row clean
+.PHONY: help setup repro test test-all show crash mutate audit bench lint lock params table row clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: $(READY)  ## make the virtual environment with the locked packages and this project
 
@@ -25,11 +25,14 @@ $(READY): requirements.lock pyproject.toml
 repro: $(READY)  ## run the pipeline: whatever changed since the last run, and nothing else
 	$(RUN) dvc repro
 
-test: $(READY)  ## run the tests; at the end stand the lines that none of them reached
-	$(TESTS)
+test: $(READY)  ## run the tests that take minutes
+	$(TESTS) -m "not slow"
 
-cover: $(READY)  ## the same, with what is reached in processes that tests start; a quarter slower
-	COVERED=subprocess $(TESTS)
+test-all: $(READY)  ## run all tests: kills, queues, remotes, browsers, every experiment; the lines that none reaches
+	COVERED=subprocess $(TESTS) --cov
+
+show: $(READY)  ## show experiments: what differs between them, and their metrics
+	$(RUN) dvc exp show --only-changed --drop '^(src|stages|conf|data|models|plots|metrics)($$|/)'
 
 crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, and write docs/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
