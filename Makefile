@@ -1,5 +1,8 @@
 # Every target sets up what it needs first. `make help` lists them.
-PYTHON ?= python3.11
+# The first interpreter that runs (one may be found and not run); where none does, uv brings its own.
+PYTHON ?= $(shell for found in python3.11 python3.12 python3.13 python3; do \
+	$$found -c 'import ssl, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$found && break; done)
 UV_VERSION := 0.13.8
 MUTMUT := mutmut==3.8.1
 BIN := .venv/bin
@@ -7,7 +10,7 @@ READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 15  # two at once, a thread each
 
-.PHONY: help setup repro test test-all show crash mutate audit bench lint lock params table row clean
+.PHONY: docs help setup repro test test-all show crash mutate audit bench lint lock params table row clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -15,10 +18,11 @@ help:  ## list the targets
 setup: $(READY)  ## make the virtual environment with the locked packages and this project
 
 $(READY): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv .venv
+	@if [ -n "$(PYTHON)" ]; then $(PYTHON) -m venv --clear .venv; \
+	elif command -v uv >/dev/null; then uv venv --quiet --clear --seed --python 3.12 .venv; \
+	else echo "error: no Python 3.11, 3.12 or 3.13 runs here; install one, or uv, or say make PYTHON=..."; exit 1; fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@touch $(READY)
 
@@ -42,6 +46,9 @@ mutate: $(READY)  ## make a thousand small faults in metrics, patches, splits, s
 	$(RUN) OMP_NUM_THREADS=1 PYTHONPATH="$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
 		uv tool run --python $(BIN)/python $(MUTMUT) run
 
+docs: $(READY)  ## build the documentation into site/; site/index.html opens from disk
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+
 bench: $(READY)  ## measure against baselines, a quarter of an hour
 	$(RUN) PYTHONPATH=src python benchmarks/run_all.py
 
@@ -54,8 +61,8 @@ audit: $(READY)  ## look for known faults in the locked packages, where the advi
 	$(RUN) python .ci/audit.py requirements.lock
 
 lock: $(READY)  ## pin all packages anew into requirements.lock, from pyproject.toml
-	$(BIN)/uv pip compile --quiet --upgrade --all-extras --python $(BIN)/python --no-header --no-annotate \
-		--no-emit-index-url --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --all-extras --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 params: $(READY)  ## compose conf/ into params.yaml
 	$(RUN) medseg params

@@ -1,0 +1,85 @@
+"""The pages of the reference that are made from the project: configuration, metrics, commands.
+
+MkDocs runs `on_files` (see `hooks` in mkdocs.yml). Nothing is written to disk.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {"configuration": configuration(), "metrics": metrics(), "commands": commands()}
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def configuration() -> str:
+    """Every group of conf/ with every choice, as its commented file says it."""
+    parts = [
+        "# Configuration",
+        "Each group is a folder of `conf/`, each choice a file in it: `-S GROUP=CHOICE` takes a file, `-S GROUP.KEY=VALUE` "
+        "changes a value. A misspelt key or a value out of range stops the first stage before any work.",
+        _yaml("conf/config.yaml"),
+    ]
+    for group in sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "lists"):
+        parts.append(f"## {group.name}")
+        for choice in sorted(group.glob("*.yaml")):
+            parts += [f"### {group.name}={choice.stem}", _yaml(choice.relative_to(ROOT).as_posix())]
+    return "\n\n".join(parts)
+
+
+def metrics() -> str:
+    """The registry as a table."""
+    from medseg.metrics.registry import METRICS
+
+    rows = [
+        f"| `{metric.key}` | {metric.label} | {metric.unit} | {metric.better} | {_cell(metric.sentence)} |"
+        for metric in METRICS
+    ]
+    head = "# Metrics\n\nColumns of `data/predictions/per_image.csv`, one row an image, inside its annotated region."
+    return "\n".join([head, "", "| key | label | unit | better is | what |", "|---|---|---|---|---|", *rows])
+
+
+def commands() -> str:
+    """Every command with its help."""
+    from medseg.cli import app
+
+    group: Any = typer.main.get_command(app)
+    context = click.Context(group, info_name="medseg")
+    parts = ["# Commands", "`medseg COMMAND --help` prints the same."]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        parts += [f"## medseg {name}", _plain(command.help or ""), _parameters(command)]
+    return "\n\n".join(parts)
+
+
+def _parameters(command: Any) -> str:
+    rows = []
+    for parameter in command.params:
+        names = ", ".join(f"`{word}`" for word in (parameter.opts if parameter.opts[0].startswith("-") else []))
+        shown = names or f"`{parameter.make_metavar(click.Context(command)) if hasattr(parameter, 'make_metavar') else parameter.name}`"
+        default = "" if parameter.default in (None, False) or callable(parameter.default) else f"`{parameter.default}`"
+        rows.append(f"| {shown} | {_cell(getattr(parameter, 'help', None) or '')} | {default} |")
+    return "\n".join(["| argument or option | what | default |", "|---|---|---|", *rows]) if rows else ""
+
+
+def _yaml(path: str) -> str:
+    return f"```yaml title=\"{path}\"\n{(ROOT / path).read_text(encoding='utf-8').rstrip()}\n```"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\n(?!\n)[ \t]*", " ", text.strip()).replace("\n ", "\n\n")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("{", "&#123;")
