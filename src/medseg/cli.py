@@ -23,6 +23,24 @@ def params(
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="A word for the data set, such as my_study.")],
+    folder: Annotated[Path, typer.Argument(help="The folder with images and masks.")],
+) -> None:
+    """Look at a folder of images and masks and write conf/data/NAME.yaml and conf/experiment/NAME.yaml.
+
+    Example: `medseg new my_study ~/study`.
+
+    Says which files it takes for images and masks and how it pairs them, and draws a sheet of pairs to check by eye.
+    Both files are ordinary ones to edit.
+    """
+    from medseg.experiments.new_data import new_data
+
+    for line in new_data(name, folder, Path("conf"), Path("plots/new") / f"{name}.png"):
+        typer.echo(line)
+
+
+@app.command()
 def table() -> None:
     """Write the table of the runs in metrics/runs/ into README.md. Example: `medseg table`."""
     from medseg.experiments.run_record import update_readme

@@ -26,12 +26,17 @@ from medseg.core.errors import UserError
 from medseg.core.params import Section
 from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_below, natural, shortened
-from medseg.datasets.record import Record
+from medseg.datasets.record import Record, Split
 from medseg.datasets.tables import read_table
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches stand at odd places of what `split` gives
 WILDCARDS = {"**/": "(?:.*/)?", "*": "[^/]*"}
+SPLIT_WORDS: dict[str, Split] = {  # names of folders that say where the publisher put an image
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
 LAST = chr(0x10FFFF)  # sorts behind every character of a name
 
 Fields = dict[str, str]
@@ -64,11 +69,13 @@ class FolderParams(ArchiveParams):
     masks: str
     label: Source
     patient: Source | None
+    official: str | None  # a text with fields whose value is one of `SPLIT_WORDS`: for split=official
 
     @model_validator(mode="after")
     def _check_fields(self) -> "FolderParams":
         known = set(FIELD.findall(self.images))
         texts = [source.text for source in (self.label, self.patient) if isinstance(source, TextParams)]
+        texts += [self.official] if self.official else []
         unknown = {name for pattern in (self.masks, *texts) for name in FIELD.findall(pattern)} - known
         if unknown:
             raise ValueError(f"'images' has no field {', '.join(sorted(unknown))}, which another pattern names")
@@ -93,7 +100,25 @@ def scan_folder(params: FolderParams, root: Path) -> list[Record]:
         )
     labels = _values(params.label, root, images)
     patients = _values(params.patient, root, images) if params.patient else {}
-    return [Record(file=file, masks=masks[file], label=labels[file], patient=patients.get(file)) for file in images]
+    return [
+        Record(
+            file=file,
+            masks=masks[file],
+            label=labels[file],
+            patient=patients.get(file),
+            official=_official(params, file, fields),
+        )
+        for file, fields in images.items()
+    ]
+
+
+def _official(params: FolderParams, file: str, fields: Fields) -> Split | None:
+    if params.official is None:
+        return None
+    word = _fill(params.official, fields)
+    if word.lower() not in SPLIT_WORDS:
+        raise UserError(f"{file}: data.official gives '{word}', which is none of {', '.join(SPLIT_WORDS)}")
+    return SPLIT_WORDS[word.lower()]
 
 
 def _images(files: list[str], pattern: str) -> dict[str, Fields]:

@@ -13,13 +13,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     Takes UTF-8 with or without a byte order mark, and any line ends. Raises `UserError` where the file is no such
     table, a quote is never closed, a column stands twice, or a row has more cells than the header.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except OSError as error:
-        raise UserError(f"{path}: not read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:  # of text in another encoding, and of a path that can't be: ValueError
-        raise UserError(f"{path}: no CSV table in UTF-8: {error}") from error
+    rows = _rows(path)
     header = [name.strip() for name in rows[0]] if rows else []
     missing = [name for name in columns if name not in header]
     if missing:
@@ -29,6 +23,21 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for row in rows[1:]:
         _check_row(row, len(header), path)
     return [_cells(row, header, columns) for row in rows[1:] if any(row)]
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file, without blanks; none of an empty one. Raises `UserError`."""
+    return [name.strip() for row in _rows(path)[:1] for name in row]
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.reader(file))
+    except OSError as error:
+        raise UserError(f"{path}: not read: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:  # of text in another encoding, and of a path that can't be: ValueError
+        raise UserError(f"{path}: no CSV table in UTF-8: {error}") from error
 
 
 def _check_row(row: list[str], columns: int, path: Path) -> None:
