@@ -38,7 +38,9 @@ LAYOUTS: dict[str, tuple[dict[str, list[str]], str, str]] = {
         "study_with_GT/{folder1}/{stem}.png",
         "study_with_GT/{folder1}/{stem}_seg.png",
     ),
-    "other words in front": ({f"img/{n}.png": [f"gt/label_{n}.png"] for n in "abc"}, "img/{stem}.png", "gt/label_{stem}.png"),
+    "other words in front": (
+        {f"img/{n}.png": [f"gt/label_{n}.png"] for n in "abc"}, "img/{stem}.png", "gt/label_{stem}.png",
+    ),
     "sets as folders": (
         {f"{s}/images/1.png": [f"{s}/masks/1.png"] for s in ("train", "valid", "test")},
         "{split}/images/{stem}.png",
@@ -74,7 +76,7 @@ def test_sets_and_classes_come_from_folders_and_patients_from_a_table(tmp_path: 
         ({"a.png": [], "b.png": []}, "a.png, b.png"),
     ],
 )
-def test_what_pairs_nothing_is_told_with_the_nearest_files(
+def test_what_pairs_nothing_is_told_with_the_nearest_file(
     pairs: dict[str, list[str]], told: str, tmp_path: Path
 ) -> None:
     place(tmp_path, pairs)

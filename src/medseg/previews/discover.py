@@ -131,11 +131,18 @@ def _key(name: str) -> tuple[tuple[str, ...], str]:
     return folders, _bare(path.stem)
 
 
+def _around(stem: str) -> tuple[str, str]:
+    """What stands before and behind the bare name in the stem of a mask."""
+    if match := _SUFFIX.fullmatch(stem):
+        return "", match["end"]
+    if match := _PREFIX.fullmatch(stem):
+        return match["start"], ""
+    return "", ""
+
+
 def _bare(stem: str) -> str:
-    for form in (_SUFFIX, _PREFIX):
-        if match := form.fullmatch(stem):
-            return match["stem"]
-    return stem
+    start, end = _around(stem)
+    return stem.removeprefix(start).removesuffix(end)
 
 
 def _pairs(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
@@ -199,7 +206,7 @@ def _pattern(image: str, mask: str, pairs: dict[str, list[str]]) -> tuple[str, s
         for part in mask_path.parts[:-1]
     ]
     several = any(len(names) > 1 for names in pairs.values())
-    start, _, end = mask_path.stem.partition(image_path.stem)
+    start, end = _around(mask_path.stem)
     end = f"{_SERIAL.sub('', end)}*" if several else end
     name = f"{{stem}}{image_path.suffix}"
     return "/".join([*parts, name]), "/".join([*folders, f"{start}{{stem}}{end}{mask_path.suffix}"])
