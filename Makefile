@@ -27,7 +27,9 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 repro: $(READY)  ## run the pipeline: whatever changed since the last run, and nothing else
+	@$(RUN) medseg status --source || $(RUN) dvc repro --force --single-item download
 	$(RUN) dvc repro
+	@$(RUN) medseg status
 
 test: $(READY)  ## run the tests that take minutes
 	$(TESTS) -m "not slow"

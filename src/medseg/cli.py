@@ -41,6 +41,29 @@ def new(
 
 
 @app.command()
+def status(
+    source_only: Annotated[
+        bool, typer.Option("--source", help="Say only whether the data have changed; exit code 3 where they have.")
+    ] = False,
+) -> None:
+    """Say where the last run stands: headline numbers, report, and whether its data have changed since.
+
+    Example: `medseg status`.
+    """
+    if source_only:
+        from medseg.datasets.source import changed_source
+
+        if path := changed_source():
+            typer.echo(f"{path} has changed since it was copied")
+            raise typer.Exit(3)
+        return
+    from medseg.experiments.status import status_lines
+
+    for line in status_lines():
+        typer.echo(line)
+
+
+@app.command()
 def table() -> None:
     """Write the table of the runs in metrics/runs/ into README.md. Example: `medseg table`."""
     from medseg.experiments.run_record import update_readme

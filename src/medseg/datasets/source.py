@@ -1,7 +1,7 @@
 """Whether the files that `download` copied have changed since: a fingerprint outside DVC's outputs.
 
-DVC does not watch what lies outside the project, so `dvc repro` calls a changed source up to date. The fingerprint holds relative
-paths, sizes and times, and lies in `.dvc/tmp/medseg/`, so that nothing that DVC hashes depends on it.
+DVC does not watch what lies outside the project, so `dvc repro` calls a changed source up to date. The fingerprint
+holds relative paths, sizes and times, and lies in `.dvc/tmp/medseg/`, so that nothing that DVC hashes depends on it.
 """
 
 import hashlib
