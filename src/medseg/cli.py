@@ -51,7 +51,7 @@ def status(
     Example: `medseg status`.
     """
     if source_only:
-        from medseg.datasets.source import changed_source
+        from medseg.datasets.changes import changed_source
 
         if path := changed_source():
             typer.echo(f"{path} has changed since it was copied")

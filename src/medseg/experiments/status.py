@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from medseg.core.files import read_json
-from medseg.datasets.source import AGAIN, changed_source
+from medseg.datasets.changes import AGAIN, changed_source
 from medseg.evaluation.describe import score, spread
 
 REPORT = Path("reports/report.html")
