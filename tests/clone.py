@@ -1,4 +1,4 @@
-"""The project in a temporary clone, to run the real `dvc` in."""
+"""A clone of this project with a tiny run, for tests that go through the real `dvc`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TINY = [
     "prepare.height=32",
     "prepare.width=32",
     "augment.factor=2",
-    "train.epochs=2",
+    "train.epochs=4",
     "train.batch_size=4",
 ]
 STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]

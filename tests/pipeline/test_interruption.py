@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from clone import STAGES
-from crash import LIVE, SETTINGS, digest, outputs
+from clone import STAGES, TINY
+from crash import LIVE, digest, outputs
 
 from medseg.experiments.compose import compose
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> list[Path]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages ran undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    compose(PROJECT / "conf", folder / "params.yaml", [*SETTINGS, *SMALL])
+    compose(PROJECT / "conf", folder / "params.yaml", [*TINY, *SMALL])
     (folder / "weights").mkdir()
     for stage in STAGES:
         run(stage, folder, folder)
