@@ -55,7 +55,8 @@ class Clone:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ours = ("PYTHON", "DVC", "PYTEST")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-        return {**inherited, **names, "PATH": path, **self.surroundings}
+        source = str(self.folder.absolute() / "src")  # not the checkout that the package was installed from
+        return {**inherited, **names, "PATH": path, "PYTHONPATH": source, **self.surroundings}
 
     def repro(self, *options: str) -> list[str]:
         """Run `dvc repro` and return the stages that it ran."""
