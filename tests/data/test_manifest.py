@@ -20,7 +20,7 @@ from medseg.data.manifest import (
 )
 from medseg.datasets.busi import scan_busi_layout
 from medseg.datasets.record import Record
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.datasets.ucsb import UcsbParams
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
 FAIL = ManifestParams(bad_files="fail", duplicate_distance=8)
@@ -155,7 +155,7 @@ def test_many_images_are_grouped_as_one_by_one() -> None:
 
 def test_the_annotated_window_of_tissue_is_what_counts(samples: Path) -> None:
     root = samples / "ucsb"
-    table, _ = measure(scan_ucsb(root), root, FAIL, MACHINE)
+    table, _ = measure(UcsbParams.layout().scan(root), root, FAIL, MACHINE)
     table["split"] = "train"
     images = images_of(table, root)
     assert len(images) == 6

@@ -16,7 +16,7 @@ from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import open_packed
 from medseg.data.prepare import prepare
 from medseg.datasets.record import Region
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.datasets.ucsb import UcsbParams
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
 RESIZE = Resize(name="resize", channels=1, height=16, width=24, aspect="squash")
@@ -109,7 +109,9 @@ def whole(patches: Pixels, index: pd.DataFrame, height: int, width: int) -> Pixe
 
 def test_tissue_is_cut_inside_its_annotated_window_alone(samples: Path, tmp_path: Path) -> None:
     root = samples / "ucsb"
-    table, _ = measure(scan_ucsb(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE)
+    table, _ = measure(
+        UcsbParams.layout().scan(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE
+    )
     geometry = Patchify(name="patchify", channels=3, patch=128, stride=64, border="pad")
     images = images_of(table.assign(split="train").head(2), root)
     prepare(images, geometry, MACHINE, tmp_path)

@@ -18,7 +18,7 @@ from http_server import Server
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.datasets import download as archives
-from medseg.datasets.download import Address, Archive, ArchiveParams, copy_folder, download, fetch_archives, unpack
+from medseg.datasets.download import Address, Archive, copy_folder, download, fetch_archives, unpack
 
 FILES = {"Set/benign/benign (1).png": b"image", "Set/benign/benign (1)_mask.png": b"mask", "Set/notes.txt": b""}
 
@@ -75,8 +75,8 @@ def archive_at(*addresses: tuple[str, str | None], file: str = "set.zip") -> Arc
     return Archive(file=file, addresses=tuple(Address(url=url, checksum=checksum) for url, checksum in addresses))
 
 
-def source(*found: Archive, path: str | None = None) -> ArchiveParams:
-    return ArchiveParams(name="set", path=path, archives=found)
+def fetch(destination: Path, *found: Archive, path: str | None = None) -> None:
+    fetch_archives("set", path, found, destination)
 
 
 class TestUnpack:
@@ -246,7 +246,7 @@ class TestLocalData:
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).write_bytes(content)
         monkeypatch.setenv("MEDSEG_DATA", str(tmp_path / "data"))
-        fetch_archives(source(path=str(tmp_path / "other")), target)
+        fetch(target, path=str(tmp_path / "other"))
         assert contents(target) == {"a.png": b"from the data folder"}
 
     def test_archives_in_the_data_folder_go_before_the_path(
@@ -255,7 +255,7 @@ class TestLocalData:
         (tmp_path / "set.zip").write_bytes(zipped())
         (tmp_path / "labels.csv").write_bytes(b"image,label\n")
         monkeypatch.setenv("MEDSEG_DATA", str(tmp_path))
-        fetch_archives(source(archive_at(), archive_at(file="labels.csv"), path="/nowhere"), target)
+        fetch(target, archive_at(), archive_at(file="labels.csv"), path="/nowhere")
         assert contents(target) == {**FILES, "labels.csv": b"image,label\n"}
 
     def test_the_path_is_taken_where_the_data_folder_lacks_the_set(
@@ -264,7 +264,7 @@ class TestLocalData:
         (tmp_path / "data").mkdir()
         (tmp_path / "mine.zip").write_bytes(zipped())
         monkeypatch.setenv("MEDSEG_DATA", str(tmp_path / "data"))
-        fetch_archives(source(archive_at(("http://127.0.0.1:9/never", None)), path=str(tmp_path / "mine.zip")), target)
+        fetch(target, archive_at(("http://127.0.0.1:9/never", None)), path=str(tmp_path / "mine.zip"))
         assert contents(target) == FILES
 
     def test_copies_of_read_only_files_can_be_written(self, tmp_path: Path, target: Path) -> None:
@@ -273,7 +273,7 @@ class TestLocalData:
         (folder / "a.png").write_bytes(b"x")
         (folder / "a.png").chmod(0o444)
         folder.chmod(0o555)
-        fetch_archives(source(path=str(tmp_path / "mine")), target)
+        fetch(target, path=str(tmp_path / "mine"))
         folder.chmod(0o755)
         (target / "deep" / "a.png").write_bytes(b"new")
         (target / "deep" / "b.png").write_bytes(b"new")
@@ -307,7 +307,7 @@ class TestLocalData:
     @pytest.mark.parametrize("path", ["~nobody-of-that-name/data", "x" * 300, "a\0b"])
     def test_a_path_that_cannot_be_is_told(self, target: Path, path: str) -> None:
         with pytest.raises(UserError, match=r"no such folder or archive; correct 'data\.path'"):
-            fetch_archives(source(path=path), target)
+            fetch(target, path=path)
 
     def test_refuses_a_folder_that_holds_the_destination(self, tmp_path: Path, target: Path) -> None:
         with pytest.raises(UserError, match="holds the folder to copy to"):
@@ -315,21 +315,21 @@ class TestLocalData:
 
     def test_names_what_is_wrong(self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=r"/nowhere: no such folder or archive; correct 'data\.path'"):
-            fetch_archives(source(path="/nowhere"), target)
+            fetch(target, path="/nowhere")
         with pytest.raises(UserError, match=r"/dev/null: no folder and no plain file; correct 'data\.path'"):
-            fetch_archives(source(path="/dev/null"), target)
+            fetch(target, path="/dev/null")
         with pytest.raises(UserError, match=r"Name its folder or archive in 'data\.path'.*MEDSEG_DATA"):
-            fetch_archives(source(), target)
+            fetch(target)
         with pytest.raises(
             UserError, match=r"set\.zip: not here and not downloaded\n.*no address is known\n.*MEDSEG_DATA"
         ):
-            fetch_archives(source(archive_at()), target)
+            fetch(target, archive_at())
         (tmp_path / "empty").mkdir()
         with pytest.raises(UserError, match="empty: holds no file"):
-            fetch_archives(source(path=str(tmp_path / "empty")), target)
+            fetch(target, path=str(tmp_path / "empty"))
         monkeypatch.setenv("MEDSEG_DATA", str(tmp_path / "gone"))
         with pytest.raises(UserError, match=r"MEDSEG_DATA=.*gone: this folder does not exist"):
-            fetch_archives(source(path=str(tmp_path)), target)
+            fetch(target, path=str(tmp_path))
 
 
 class TestParameters:
@@ -352,7 +352,7 @@ class TestParameters:
 class TestDownload:
     def test_takes_an_archive_with_the_right_checksum(self, server: Server, target: Path) -> None:
         url = server.serve("/set.zip", zipped())
-        fetch_archives(source(archive_at((url, sha256(zipped())))), target)
+        fetch(target, archive_at((url, sha256(zipped()))))
         assert contents(target) == FILES
 
     @pytest.mark.parametrize("checksum", [sha256(zipped()), "md5:" + hashlib.md5(zipped()).hexdigest(), None])
@@ -363,7 +363,7 @@ class TestDownload:
 
     def test_takes_a_file_that_is_no_archive_as_it_is(self, server: Server, target: Path) -> None:
         url = server.serve("/labels.csv?v=1", b"image,label\n")
-        fetch_archives(source(archive_at((url, None), file="labels.csv")), target)
+        fetch(target, archive_at((url, None), file="labels.csv"))
         assert contents(target) == {"labels.csv": b"image,label\n"}
 
     def test_goes_on_to_the_mirror_and_remembers_it(self, server: Server) -> None:

@@ -21,7 +21,7 @@ from medseg.data.augment import AugmentParams, augment
 from medseg.data.geometry import Patchify
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.prepare import prepare
-from medseg.datasets.phantom import PhantomParams, fetch
+from medseg.datasets.phantom import PhantomParams
 from medseg.datasets.record import Record
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -97,7 +97,7 @@ def test_augment(project: Path, cluster: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_phantom(cluster: Any, tmp_path: Path) -> None:
     params = validate(PHANTOM | {"contrast": [8.0, 20.0], "looks": 2}, PhantomParams, "data")
-    assert_same_everywhere(lambda way, out: fetch(params, out, way), cluster, tmp_path)
+    assert_same_everywhere(lambda way, out: params.fetch(out, way), cluster, tmp_path)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from medseg.data.duplicates import group_names
 from medseg.data.geometry import Patchify, Resize, sample_count, to_samples
 from medseg.data.splits import assign
 from medseg.data.task import class_codes
-from medseg.datasets.folder import FolderParams, scan_folder
+from medseg.datasets.folder import FolderParams
 from medseg.evaluation.tuning import select
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
@@ -174,7 +174,7 @@ def use_data(section: Any, folder: Path) -> None:
     for name in ("images/a.png", "masks/a.png", "images/b.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    for record in scan_folder(section, root):
+    for record in section.scan(root):
         assert (root / record.file).is_file()
 
 

@@ -129,7 +129,10 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     if image.shape[:2] != mask.shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}"
         return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
-    return _row(record, root, image, mask)
+    region = Region.around(mask) if record.region == "foreground" else record.region or Region(0, 0, *mask.shape)
+    if region is None:
+        return Fault(record.file, f"the mask {record.masks[0]} is empty, so nothing says which region is annotated")
+    return _row(record, root, image, mask, region)
 
 
 def _unfit(name: str) -> str:
@@ -148,8 +151,7 @@ def _shown(name: str) -> str:
     return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNWRITABLE else letter for letter in name)
 
 
-def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, Any]:
-    region = record.region or Region(0, 0, *mask.shape)
+def _row(record: Record, root: Path, image: Pixels, mask: Pixels, region: Region) -> dict[str, Any]:
     return {
         "file": record.file,
         "mask": MASK_SEPARATOR.join(record.masks),

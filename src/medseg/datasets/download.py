@@ -17,7 +17,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,32 +72,26 @@ class Archive(Section):
     addresses: tuple[Address, ...]
 
 
-class ArchiveParams(Section):
-    """Where a published data set comes from. `path` is a local folder or archive."""
+def fetch_archives(name: str, path: str | None, archives: Sequence[Archive], destination: Path) -> None:
+    """Fill the existing empty folder `destination` with the files of the data set `name`, as their archives hold them.
 
-    name: str
-    path: str | None
-    archives: tuple[Archive, ...]
-
-
-def fetch_archives(params: ArchiveParams, destination: Path) -> None:
-    """Fill the existing empty folder `destination` with the data set's files, as their archives hold them.
-
-    Looked for in this order: the folder `$MEDSEG_DATA/NAME`, the archives in `$MEDSEG_DATA`, `params.path`, the
-    addresses. What lies here already is taken as it is; a download must have its checksum. Raises `UserError`.
+    Looked for in this order: the folder `$MEDSEG_DATA/NAME`, the archives in `$MEDSEG_DATA`, the local folder or
+    archive `path`, the addresses. Local files are taken as they are; a download must have its checksum. Raises
+    `UserError`.
     """
-    here = _data_folder()
-    if here is not None and (here / params.name).is_dir():
-        copy_folder(here / params.name, destination)
-    elif params.path is not None and not _has_archives(params, here):
-        _take(params.path, destination)
-    elif params.archives:
-        for archive in params.archives:
-            _place(_find(archive, here), archive.file, destination)
+    local = _data_folder()
+    if local is not None and (local / name).is_dir():
+        copy_folder(local / name, destination)
+    elif path is not None and not any(_is_in(local, archive) for archive in archives):
+        _take(path, destination)
+    elif archives:
+        for archive in archives:
+            file = local / archive.file if local and _is_in(local, archive) else download(archive)
+            _place(file, archive.file, destination)
     else:
         raise UserError(
-            f"{params.name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
-            f"its folder at {params.name}/ in a folder that the environment variable {DATA_VARIABLE} names"
+            f"{name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
+            f"its folder at {name}/ in a folder that the environment variable {DATA_VARIABLE} names"
         )
 
 
@@ -187,14 +181,8 @@ def _data_folder() -> Path | None:
     return Path(named)
 
 
-def _has_archives(params: ArchiveParams, here: Path | None) -> bool:
-    return here is not None and any((here / archive.file).is_file() for archive in params.archives)
-
-
-def _find(archive: Archive, here: Path | None) -> Path:
-    if here is not None and (here / archive.file).is_file():
-        return here / archive.file
-    return download(archive)
+def _is_in(local: Path | None, archive: Archive) -> bool:
+    return local is not None and (local / archive.file).is_file()
 
 
 def _take(name: str, destination: Path) -> None:

@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
 from medseg.core.params import Section
-from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_below, natural, shortened
 from medseg.datasets.record import Record
+from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -53,17 +53,18 @@ class TableParams(Section):
     column: str
 
 
-Source = Annotated[TextParams | TableParams, Field(discriminator="name")]
+ValueParams = Annotated[TextParams | TableParams, Field(discriminator="name")]
 
 
 class FolderParams(ArchiveParams):
     """Where the files come from, how images and masks are named, and what labels and patients they have."""
 
     name: Literal["folder"]
+    title = "images from a folder"
     images: str = Field(min_length=1)
     masks: str
-    label: Source
-    patient: Source | None
+    label: ValueParams
+    patient: ValueParams | None
 
     @model_validator(mode="after")
     def _check_fields(self) -> "FolderParams":
@@ -76,24 +77,23 @@ class FolderParams(ArchiveParams):
             raise ValueError("'masks' names no field of 'images', so all images would have the same masks")
         return self
 
+    def scan(self, root: Path) -> list[Record]:
+        """One record per file below `root` that `images` describes, in natural order of the paths.
 
-def scan_folder(params: FolderParams, root: Path) -> list[Record]:
-    """One record per file below `root` that `params.images` describes, in natural order of the paths.
-
-    Raises `UserError` where no image is found, or where a table says nothing of some images.
-    """
-    files = files_below(root)
-    images = _images(files, params.images)
-    masks = {file: _masks(files, params.masks, file, fields) for file, fields in images.items()}
-    taken = {mask for found in masks.values() for mask in found}
-    images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
-    if not images:
-        raise UserError(
-            f"{root}: no file matches 'data.images', {params.images}; files here: {shortened(files) or 'none'}"
-        )
-    labels = _values(params.label, root, images)
-    patients = _values(params.patient, root, images) if params.patient else {}
-    return [Record(file=file, masks=masks[file], label=labels[file], patient=patients.get(file)) for file in images]
+        Raises `UserError` where no image is found, or where a table lacks some images.
+        """
+        files = files_below(root)
+        images = _images(files, self.images)
+        masks = {file: _masks(files, self.masks, file, fields) for file, fields in images.items()}
+        taken = {mask for found in masks.values() for mask in found}
+        images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
+        if not images:
+            raise UserError(
+                f"{root}: no file matches 'data.images', {self.images}; files here: {shortened(files) or 'none'}"
+            )
+        labels = _values(self.label, root, images)
+        patients = _values(self.patient, root, images) if self.patient else {}
+        return [Record(file=file, masks=masks[file], label=labels[file], patient=patients.get(file)) for file in images]
 
 
 def _images(files: list[str], pattern: str) -> dict[str, Fields]:
@@ -130,10 +130,11 @@ def _fill(text: str, fields: Fields) -> str:
     return FIELD.sub(lambda match: fields[match[1]], text)
 
 
-def _values(source: TextParams | TableParams, root: Path, images: dict[str, Fields]) -> dict[str, str]:
-    if isinstance(source, TextParams):
-        return {file: _fill(source.text, fields) for file, fields in images.items()}
-    return _table_values(source, root, list(images))
+def _values(params: TextParams | TableParams, root: Path, images: dict[str, Fields]) -> dict[str, str]:
+    """The value of each image."""
+    if isinstance(params, TextParams):
+        return {file: _fill(params.text, fields) for file, fields in images.items()}
+    return _table_values(params, root, list(images))
 
 
 def _table_values(table: TableParams, root: Path, files: list[str]) -> dict[str, str]:
