@@ -1,7 +1,8 @@
-"""Bringing the files of a data set into a folder: from a local folder, from local archives, or from the network.
+"""Fetching the files of a data set: from a local folder, from local archives, or from the network.
 
-Nothing that an archive says is trusted: its members are written by this module, below the destination or not at all,
-as plain files with the permissions that the user's own new files have.
+`tarfile`'s data filter and `zipfile` keep members below the destination and set plain permissions. What they let
+through is refused here: links (the filter of Python before 3.11.13 could be led out of the folder by them), names that
+are taken, members that a damaged archive loses silently, and archives that would fill the disk or the memory.
 """
 
 import bz2
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import pooch
@@ -32,7 +33,7 @@ from medseg.core.errors import UserError
 from medseg.core.params import Section
 
 DATA_VARIABLE = "MEDSEG_DATA"  # the environment variable that names a folder with data sets that are already here
-PLAIN = (".csv", ".txt")  # published beside the archives and kept as they are
+TABLES = (".csv", ".txt")  # published beside the archives and kept as they are
 
 TIMEOUT = 30.0  # seconds that a server may take to answer, or between two pieces
 ATTEMPTS = 3  # per address, where the connection failed; a wrong checksum is not asked for again
@@ -86,8 +87,11 @@ def fetch_archives(name: str, path: str | None, archives: Sequence[Archive], des
         _take(path, destination)
     elif archives:
         for archive in archives:
-            file = local / archive.file if local and _is_in(local, archive) else download(archive)
-            _place(file, archive.file, destination)
+            file = local / archive.file if local and _is_in(local, archive) else retrieve(archive)
+            if archive.file.lower().endswith(TABLES):
+                shutil.copyfile(file, destination / archive.file)
+            else:
+                unpack(file, destination)
     else:
         raise UserError(
             f"{name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
@@ -107,7 +111,8 @@ def copy_folder(source: Path, destination: Path) -> None:
         raise UserError(f"{source}: holds no file")
     try:
         for file in tqdm(files, desc=f"copy {source.name}", unit="file", disable=None):
-            _require_plain(file)
+            if not file.is_file():  # a pipe or a device might never end
+                raise UserError(f"{file}: no plain file, or a broken link; remove it")
             target = destination / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)  # the contents alone: the copy of a read-only file can be written
@@ -126,13 +131,16 @@ def walk_folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield folder, folders, files
 
 
-def download(archive: Archive) -> Path:
-    """The archive's file in the user's cache, from the first address that gives it whole. Raises `UserError`."""
+def retrieve(archive: Archive) -> Path:
+    """Download an archive into the user's cache, unless it is there, from the first address that gives it whole.
+
+    Raises `UserError`.
+    """
     known = sorted(archive.addresses, key=lambda address: not _cached(archive, address).is_file())
     failures = []
     for address in known:
         try:
-            return _retrieve(archive, address)
+            return _retrieve_from(archive, address)
         except (OSError, ValueError) as error:
             failures.append(f"{address.url}: {error}")
     reasons = "\n       ".join(failures or ["no address is known"])
@@ -146,17 +154,24 @@ def download(archive: Archive) -> Path:
 def unpack(file: Path, destination: Path) -> None:
     """Write the members of a zip or tar archive (plain, gz, bz2, xz) below the existing folder `destination`.
 
-    Raises `UserError` where the file is no archive, is damaged or encrypted, or holds what a data set never does: an
-    absolute name, `..`, a link, a device, a name that is there already, or more than `MAX_BYTES`, `MAX_MEMBERS`,
-    `MAX_RATIO` or `MAX_HEADER` allow.
+    Raises `UserError` where the file is no archive, is damaged or encrypted, or holds what a data set never does: a
+    link, a device, a name that is taken, or more than `MAX_BYTES`, `MAX_MEMBERS`, `MAX_RATIO` or `MAX_HEADER` allow.
     """
+    # Tar first: a tar archive that ends with a zip file looks like a zip file.
+    members = _tar_members(file, destination) if _is_tar(file) else _zip_members(file, destination)
+    total = 0
     try:
-        total = 0
-        members = tqdm(_members(file), desc=f"unpack {file.name}", unit="file", disable=None)
-        for count, member in enumerate(members, 1):
+        for count, member in enumerate(tqdm(members, desc=f"unpack {file.name}", unit="file", disable=None), 1):
             total += member.size
-            _refuse_bomb(file, count, total)
-            _write(file, member, destination / _safe_name(file, member))
+            _check_size(file, count, total)
+            if not member.is_plain:
+                raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
+            if (destination / member.name).is_file():
+                raise UserError(
+                    f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the "
+                    "data set"
+                )
+            member.extract()
     except UserError:
         raise
     except Exception as error:  # the readers raise nearly anything on damaged files: IndexError, UnicodeDecodeError ...
@@ -164,10 +179,10 @@ def unpack(file: Path, destination: Path) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """What an error of unpacking says of the archive: no space, a long name and an encrypted zip are not its damage."""
+    """What an error of unpacking says of the archive: a full disk, a long name or encryption is no damage."""
     # These two are damage, though the one is an OSError and the other a RuntimeError.
     is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)
-    if isinstance(error, OSError | RuntimeError) and not is_damage:
+    if isinstance(error, OSError | RuntimeError | tarfile.FilterError) and not is_damage:
         return "not unpacked"
     return "damaged, or no archive that can be read"
 
@@ -199,32 +214,25 @@ def _take(name: str, destination: Path) -> None:
         raise UserError(f"{path}: no folder and no plain file; correct 'data.path'")
 
 
-def _place(file: Path, name: str, destination: Path) -> None:
-    if name.lower().endswith(PLAIN):
-        shutil.copyfile(file, destination / name)
-    else:
-        unpack(file, destination)
-
-
 def _cached(archive: Archive, address: Address) -> Path:
     """Each address has its own file in the cache, because two may serve different bytes."""
     origin = hashlib.sha256(address.url.encode()).hexdigest()[:12]
     return Path(pooch.os_cache("medseg")) / f"{origin}-{archive.file}"
 
 
-def _retrieve(archive: Archive, address: Address) -> Path:
+def _retrieve_from(archive: Archive, address: Address) -> Path:
     for attempt in range(1, ATTEMPTS):
         try:
-            return _retrieve_once(archive, address)
+            return _attempt(archive, address)
         except OSError as error:
             # A server that answered (404) or an address that cannot be asked (ValueError) will not change its mind.
             if isinstance(error, ValueError) or getattr(error, "response", None) is not None:
                 raise
             time.sleep(PAUSE * attempt)
-    return _retrieve_once(archive, address)
+    return _attempt(archive, address)
 
 
-def _retrieve_once(archive: Archive, address: Address) -> Path:
+def _attempt(archive: Archive, address: Address) -> Path:
     target = _cached(archive, address)
     pooch.retrieve(address.url, address.checksum, fname=target.name, path=target.parent, downloader=_transfer)
     if address.checksum is None and not _is_plausible(target):
@@ -264,7 +272,7 @@ def _refuse_transfer(received: int, seconds: float) -> None:
 
 
 def _is_plausible(file: Path) -> bool:
-    if file.name.lower().endswith(PLAIN):
+    if file.name.lower().endswith(TABLES):
         with file.open("rb") as content:
             return not content.read(PIECE).lstrip().startswith(b"<")
     return _is_tar(file) or zipfile.is_zipfile(file)
@@ -276,13 +284,8 @@ class _Member:
 
     name: str
     size: int  # bytes when unpacked
-    kind: int  # the file type bits of `stat`
-    open: Callable[[], IO[bytes] | None]
-
-
-def _members(file: Path) -> Iterator[_Member]:
-    # Tar first: a tar archive that ends with a zip file looks like a zip file.
-    return _tar_members(file) if _is_tar(file) else _zip_members(file)
+    is_plain: bool  # a file or a folder
+    extract: Callable[[], object]
 
 
 class _Bounded(io.RawIOBase):
@@ -321,11 +324,11 @@ def _is_tar(file: Path) -> bool:
         return False
 
 
-def _tar_members(file: Path) -> Iterator[_Member]:
+def _tar_members(file: Path, destination: Path) -> Iterator[_Member]:
     with _opened_tar(file) as archive:
         for info in archive:
-            kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else stat.S_IFLNK
-            yield _Member(info.name, info.size, kind, partial(archive.extractfile, info))
+            extract = partial(archive.extract, info, destination, filter="data")
+            yield _Member(info.name, info.size, info.isreg() or info.isdir(), extract)
         _require_end(archive)
 
 
@@ -343,15 +346,16 @@ def _require_end(archive: tarfile.TarFile) -> None:
                 raise tarfile.ReadError("it goes on behind its end")
 
 
-def _zip_members(file: Path) -> Iterator[_Member]:
+def _zip_members(file: Path, destination: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         _require_all(file, archive)
         for info in archive.infolist():
+            info.filename = info.filename.replace("\\", "/")  # some zip programs write backslashes
             if info.is_dir() and info.file_size:
                 raise zipfile.BadZipFile(f"'{info.orig_filename}' is a folder that holds bytes")
-            unix_kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
-            kind = stat.S_IFDIR if info.is_dir() else unix_kind or stat.S_IFREG
-            yield _Member(info.filename, info.file_size, kind, partial(archive.open, info))
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            yield _Member(info.filename, info.file_size, is_plain, partial(archive.extract, info, destination))
 
 
 def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
@@ -368,45 +372,13 @@ def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
         raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {told}")
 
 
-def _refuse_bomb(file: Path, count: int, total: int) -> None:
+def _check_size(file: Path, count: int, total: int) -> None:
     ratio = total / max(file.stat().st_size, 1)
     if count > MAX_MEMBERS or total > MAX_BYTES or (total > HARMLESS_BYTES and ratio > MAX_RATIO):
         raise UserError(
             f"{file}: refused: its first {count} members unpack to {total} bytes, {ratio:.0f} times its size. If it is "
             "sound, unpack it by hand and name the folder in 'data.path'"
         )
-
-
-def _safe_name(file: Path, member: _Member) -> PurePosixPath:
-    name = PurePosixPath(member.name.replace("\\", "/"))  # some zip programs write backslashes
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{file}: refused: its member '{member.name}' lies outside the archive's own folder")
-    if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
-        raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
-    return name
-
-
-def _write(file: Path, member: _Member, target: Path) -> None:
-    folder = target if member.kind == stat.S_IFDIR else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if member.kind == stat.S_IFREG and (source := member.open()):
-        with source, _created(file, member, target) as out:
-            shutil.copyfileobj(source, out, PIECE)
-
-
-def _created(file: Path, member: _Member, target: Path) -> IO[bytes]:
-    try:
-        return target.open("xb")
-    except FileExistsError:
-        raise UserError(
-            f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the data set"
-        ) from None
-
-
-def _require_plain(file: Path) -> None:
-    """A pipe or a device might never end."""
-    if not file.is_file():
-        raise UserError(f"{file}: no plain file, or a broken link; remove it")
 
 
 def _refuse_unreadable(error: OSError) -> None:
