@@ -6,17 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
-from medseg.data.geometry import Geometry, Patchify, Resize, Scale
+from medseg.data.geometry import Geometry, Patchify, Resize, Scale, sample_count
 from medseg.data.image import Image, images_of
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import open_packed
-from medseg.data.prepare import prepare
+from medseg.data.prepare import prepare, samples_of
 from medseg.datasets.record import Region
 from medseg.datasets.ucsb import UcsbParams
+from medseg.inference.sliding_window import predict_image
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
 RESIZE = Resize(name="resize", channels=1, height=16, width=24, aspect="squash")
@@ -55,6 +57,39 @@ def test_any_workers_and_backend_write_the_same_bytes(images: list[Image], tmp_p
         found.append(digest(folder))
     assert all(other == found[0] for other in found[1:])
     assert sorted(found[0]) == ["about.yaml", "images.npy", "index.csv", "masks.npy"]
+
+
+def test_samples_of_every_geometry() -> None:
+    image, mask = np.zeros((40, 50, 1), np.uint8), np.ones((40, 50), np.uint8)
+    shapes: dict[Any, tuple[int, ...]] = {
+        Resize(name="resize", channels=1, height=32, width=24, aspect="keep"): (1, 32, 24, 1),
+        Scale(name="scale", channels=1, factor=0.5): (1, 20, 25, 1),
+        PATCHES.model_copy(update={"stride": 16}): (12, 16, 16, 3),
+        PATCHES.model_copy(update={"stride": 16, "border": "drop"}): (6, 16, 16, 3),
+        PATCHES.model_copy(update={"patch": 64, "border": "drop"}): (0, 64, 64, 3),
+    }
+    for geometry, shape in shapes.items():
+        parts = list(samples_of(image, mask, geometry))
+        assert sum(len(images) for images, _ in parts) == shape[0] == sample_count(40, 50, geometry)
+        for images, masks in parts:
+            assert images.shape[1:] == shape[1:]
+            assert masks.shape == images.shape[:3]
+            assert masks.dtype == images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("geometry", [RESIZE, Scale(name="scale", channels=3, factor=0.5), PATCHES])
+def test_training_and_prediction_see_the_same(geometry: Geometry, tmp_path: Path) -> None:
+    """The pixels that a network gets of an image are those of its samples."""
+    image = gradient(tmp_path, "a", 40, 48)
+    seen: list[Pixels] = []
+
+    def forward(pixels: Pixels) -> NDArray[np.float32]:
+        seen.extend(pixels)
+        return np.zeros((len(pixels), 1, *pixels.shape[1:3]), np.float32)
+
+    predict_image(forward, image.read()[0], geometry, overlap=0.5, batch_size=4)
+    samples = [sample for images, _ in samples_of(*image.read(), geometry) for sample in images]
+    np.testing.assert_array_equal(seen, samples)
 
 
 def test_resized_images_stand_in_the_manifest_s_order(images: list[Image], tmp_path: Path) -> None:

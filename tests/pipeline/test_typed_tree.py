@@ -23,7 +23,8 @@ from medseg.core.errors import UserError
 from medseg.core.params import Seed, read_yaml, validate
 from medseg.data.augment import build_transform, vary
 from medseg.data.duplicates import group_names
-from medseg.data.geometry import Patchify, Resize, sample_count, to_samples
+from medseg.data.geometry import Patchify, Resize, sample_count
+from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
 from medseg.data.task import class_codes
 from medseg.datasets.folder import FolderParams
@@ -189,10 +190,12 @@ def use_geometry(section: Any) -> None:
     if max(sides, default=0) > LARGEST or (isinstance(section, Patchify) and section.patch > LARGEST):
         return
     image, mask = tiny.square(0, 20, 30, section.channels)
-    images, masks = to_samples(image, mask, section)
-    assert len(images) == len(masks) == sample_count(20, 30, section)
-    assert images.shape[-1] == section.channels
-    assert set(np.unique(masks)) <= {0, 1}
+    parts = list(samples_of(image, mask, section))
+    assert sum(len(images) for images, _ in parts) == sample_count(20, 30, section)
+    for images, masks in parts:
+        assert len(images) == len(masks)
+        assert images.shape[-1] == section.channels
+        assert set(np.unique(masks)) <= {0, 1}
 
 
 def use_transforms(section: Any) -> None:
