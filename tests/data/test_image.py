@@ -29,5 +29,5 @@ def test_an_image_reads_itself_whole_and_cropped(tmp_path: Path) -> None:
 
 def test_an_image_of_another_size_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
     image = tiny.image(tmp_path, "a.png", *tiny.square(0, 20, 30), height=21)
-    with pytest.raises(UserError, match=r"a\.png: it or its mask has another size than the manifest says"):
+    with pytest.raises(UserError, match=r"a\.png: it or its mask differs in size from the manifest"):
         image.read()

@@ -271,7 +271,7 @@ def test_a_mask_that_shows_another_mask_beside_its_colours_is_refused(tmp_path: 
             read_mask([drawn])
     agreeing = Image.fromarray(np.dstack([SQUARE[..., None].repeat(3, axis=2) * 255, SQUARE * np.uint8(255)]))
     np.testing.assert_array_equal(read_mask([save(tmp_path / "agreeing.png", agreeing)]), SQUARE)
-    with pytest.raises(UserError, match=r"palette\.png: the numbers behind its palette part"):
+    with pytest.raises(UserError, match=r"palette\.png: its palette indices"):
         read_mask([save(tmp_path / "palette.png", paletted(SQUARE, (0, 0, 0), (0, 0, 0)))])
 
 

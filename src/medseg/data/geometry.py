@@ -14,7 +14,7 @@ from medseg.data.patches import Border, origins
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
 Channels = Literal[1, 3]  # 1: grey, 3: RGB
 
-_HALF = 0.5 - 1e-5  # averages in float32 leave some exact halves a hair below
+_HALF = 0.5 - 1e-5  # averages in float32 may fall just below an exact half
 
 
 class Resize(Section):
@@ -28,7 +28,7 @@ class Resize(Section):
 
 
 class Scale(Section):
-    """Every image by one factor; smaller ones are padded to the largest."""
+    """Every image by one factor; smaller results are padded to the largest."""
 
     name: Literal["scale"]
     channels: Channels
@@ -36,7 +36,7 @@ class Scale(Section):
 
 
 class Patchify(Section):
-    """Pieces of one size at the image's own resolution."""
+    """Square patches at the image's own resolution."""
 
     name: Literal["patchify"]
     channels: Channels
@@ -47,7 +47,9 @@ class Patchify(Section):
     @model_validator(mode="after")
     def _leave_no_gaps(self) -> Self:
         if self.stride > self.patch:
-            raise ValueError(f"stride {self.stride} must be at most patch {self.patch}, or pixels between are lost")
+            raise ValueError(
+                f"stride {self.stride} must be at most patch {self.patch}, or pixels between patches are lost"
+            )
         return self
 
 

@@ -19,18 +19,18 @@ from medseg.data.patches import Origin, cut, origins, pad_to, padded_size
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the samples of one image go."""
+    """Where the samples of one image go in the arrays."""
 
     image: Image
-    first: int
+    first: int  # row of its first sample
     count: int
 
 
 def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> None:
-    """Write the samples of `images` to `folder`, in their order, inside their annotated regions only.
+    """Write the samples of the images' annotated regions to packed arrays in `folder`, in the order of `images`.
 
-    Any number of workers writes the same bytes: each image's place is known from the manifest before work begins.
-    Raises `UserError` where no sample results.
+    Any number of workers writes the same bytes: the place of each image follows from the manifest. Raises `UserError`
+    where there is no sample.
     """
     places = _places(images, geometry)
     total = sum(place.count for place in places)
@@ -106,7 +106,7 @@ def _corners(image: Image, geometry: Geometry) -> list[Origin]:
 
 
 def _frame(images: Sequence[Image], geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the arrays: the largest scaled image, so that smaller ones are padded with 0."""
+    """Height and width of the arrays; with `Scale`, of the largest scaled image."""
     if isinstance(geometry, Patchify):
         return geometry.patch, geometry.patch
     if isinstance(geometry, Scale):
