@@ -6,7 +6,7 @@ from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -> None:
-    """Resize, scale or cut the images of train and val, and draw a contact sheet of them.
+    """Resize, scale or patchify the images of train and val, and draw a contact sheet of them.
 
     Example: `python -m stages.prepare params.yaml data/raw data/manifest.csv data/prepared
     plots/prepare/samples.png`

@@ -1,4 +1,4 @@
-"""The data sets: one module per source, which knows where its files come from and what they mean.
+"""The data sets: one module per source, which knows where its files come from and how they are laid out.
 
 A new source is one module with a class of `SourceParams`, one file in `conf/data`, and one line in `DataParams`.
 """

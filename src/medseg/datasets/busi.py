@@ -1,7 +1,7 @@
 """BUSI: breast ultrasound in three folders, `benign`, `malignant` and `normal`.
 
 `benign (4).png` has the mask `benign (4)_mask.png`, and `benign (4)_mask_1.png` where there is a second lesion: the
-lesion area is the union of all. The folder is the label. Nothing says which images show one patient.
+mask of an image is the union of all. The folder is the label. Nothing says which images show one patient.
 
 Source: Al-Dhabyani et al., "Dataset of breast ultrasound images", Data in Brief 28 (2020) 104863.
 """

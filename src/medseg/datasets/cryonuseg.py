@@ -5,7 +5,7 @@ number (organ) is the label. The published archive holds the masks of two annota
 folders are parameters.
 
 The three images of one organ may come from one patient or from three: nothing says which, so `patient` stays
-unknown. A split by the number of the image (`*03.tif`) puts the same organ on both sides on purpose.
+unknown. A split by the number of the image (`*03.tif`) has each organ on both sides on purpose.
 
 Source: Mahbod et al., "CryoNuSeg", Computers in Biology and Medicine 132 (2021) 104349.
 """

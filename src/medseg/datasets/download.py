@@ -32,26 +32,26 @@ from tqdm import tqdm
 from medseg.core.errors import UserError
 from medseg.core.params import Section
 
-DATA_VARIABLE = "MEDSEG_DATA"  # the environment variable that names a folder with data sets that are already here
+DATA_VARIABLE = "MEDSEG_DATA"  # environment variable: a folder with local data sets
 TABLES = (".csv", ".txt")  # published beside the archives and kept as they are
 
-TIMEOUT = 30.0  # seconds that a server may take to answer, or between two pieces
-ATTEMPTS = 3  # per address, where the connection failed; a wrong checksum is not asked for again
+TIMEOUT = 30.0  # seconds to wait for an answer, and between two pieces
+ATTEMPTS = 3  # per address, where the connection fails; not for a wrong checksum
 PAUSE = 1.0  # seconds before the second attempt, twice that before the third
-GRACE = 60.0  # seconds after which a transfer must have had a mean of `SLOWEST` bytes a second
-SLOWEST = 1024  # a server that sends a byte now and then never times out
-PIECE = 1 << 20  # bytes that are moved at once
+GRACE = 60.0  # seconds after which the mean rate must be at least `SLOWEST`
+SLOWEST = 1024  # bytes per second; a server that sends a byte now and then never times out
+PIECE = 1 << 20  # bytes read at a time
 
 MAX_BYTES = 200 << 30  # unpacked; ISIC 2017, the largest data set in use, has about 12 GiB
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 500  # unpacked to packed: images reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
-HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
-MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096, a bomb fills the memory before any limit above is met
+HARMLESS_BYTES = 1 << 30  # up to this size any ratio is accepted
+MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096; a longer one could fill the memory
 
-_END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the record that ends a zip archive, and of what may follow
-_TOLD_ELSEWHERE = 0xFFFF  # the count of members, where a zip archive has as many or more
+_END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the end record of a zip archive, and of the comment behind it
+_ZIP64 = 0xFFFF  # in place of the number of members, where there are as many or more
 
-_COMPRESSED: dict[bytes, Any] = {  # how a file begins, and what opens it
+_COMPRESSED: dict[bytes, Any] = {  # the first bytes of a file, and what opens it
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
@@ -60,14 +60,14 @@ _COMPRESSED: dict[bytes, Any] = {  # how a file begins, and what opens it
 
 
 class Address(Section):
-    """One place on the network that serves an archive; mirrors may serve other bytes, so each has its checksum."""
+    """A URL that serves an archive. Mirrors may serve other bytes, so each has its own checksum."""
 
     url: str = Field(pattern=r"^https?://")
     checksum: str | None = Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
 
 
 class Archive(Section):
-    """One file to fetch, and the addresses that are asked for it, in turn."""
+    """One file to fetch, and its addresses, which are tried in turn."""
 
     file: str = Field(pattern=r"^[^/\\]+$")
     addresses: tuple[Address, ...]
@@ -102,7 +102,7 @@ def fetch_archives(name: str, path: str | None, archives: Sequence[Archive], des
 def copy_folder(source: Path, destination: Path) -> None:
     """Copy all files below `source` (links followed) to the same places below `destination`.
 
-    Raises `UserError` where there is none, or where one can't be copied: a pipe, a device, a broken link.
+    Raises `UserError` where there is no file, or where one can't be copied: a pipe, a device, a broken link.
     """
     if destination.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{source}: holds the folder to copy to, {destination}; name the data set's own folder")
@@ -121,7 +121,7 @@ def copy_folder(source: Path, destination: Path) -> None:
 
 
 def walk_folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, links followed; names removed from the list of folders are not entered.
+    """As `os.walk`, following links; folders that are removed from the list are not entered.
 
     Raises `UserError` where a folder can't be read, or a link leads back to a folder that it lies in.
     """
@@ -179,7 +179,7 @@ def unpack(file: Path, destination: Path) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """What an error of unpacking says of the archive: a full disk, a long name or encryption is no damage."""
+    """What to say of an archive after this error: a full disk, a long name or encryption is no damage."""
     # These two are damage, though the one is an OSError and the other a RuntimeError.
     is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)
     if isinstance(error, OSError | RuntimeError | tarfile.FilterError) and not is_damage:
@@ -215,7 +215,7 @@ def _take(name: str, destination: Path) -> None:
 
 
 def _cached(archive: Archive, address: Address) -> Path:
-    """Each address has its own file in the cache, because two may serve different bytes."""
+    """The file of an address in the cache. Each has its own, because two may serve different bytes."""
     origin = hashlib.sha256(address.url.encode()).hexdigest()[:12]
     return Path(pooch.os_cache("medseg")) / f"{origin}-{archive.file}"
 
@@ -237,34 +237,34 @@ def _attempt(archive: Archive, address: Address) -> Path:
     pooch.retrieve(address.url, address.checksum, fname=target.name, path=target.parent, downloader=_transfer)
     if address.checksum is None and not _is_plausible(target):
         target.unlink()
-        raise ValueError("what came is not the file but perhaps a web page")
+        raise ValueError("this is not the file but perhaps a web page")
     return target
 
 
 def _transfer(url: str, output_file: str, _: object) -> None:
-    """Write what an address serves to a file, as pooch asks. Raises `OSError` where it does not come, or too slowly."""
-    import requests  # slow, and seldom needed
+    """A downloader for pooch: write what `url` serves to a file. Raises `OSError` where it fails or is too slow."""
+    import requests  # slow to import, and seldom needed
     from urllib3.exceptions import HTTPError
 
     with ExitStack() as stack:
         response = stack.enter_context(requests.get(url, stream=True, timeout=TIMEOUT))
         response.raise_for_status()
         out = stack.enter_context(Path(output_file).open("wb"))
-        told = response.headers.get("content-length", "")
-        total = int(told) if told.isdecimal() else None
+        length = response.headers.get("content-length", "")
+        total = int(length) if length.isdecimal() else None
         bar = stack.enter_context(tqdm(desc=url, total=total, unit="B", unit_scale=True, disable=None))
         start, received = time.monotonic(), 0
         try:
-            while piece := response.raw.read1(PIECE, decode_content=True):  # what is there, without waiting for more
+            while piece := response.raw.read1(PIECE, decode_content=True):  # what has arrived, without waiting for more
                 received += len(piece)
-                _refuse_transfer(received, time.monotonic() - start)
+                _check_transfer(received, time.monotonic() - start)
                 out.write(piece)
                 bar.update(len(piece))
         except HTTPError as error:
             raise OSError(str(error)) from error
 
 
-def _refuse_transfer(received: int, seconds: float) -> None:
+def _check_transfer(received: int, seconds: float) -> None:
     if seconds > GRACE and received < SLOWEST * seconds:
         raise OSError(f"only {received} bytes came in {seconds:.0f} seconds")
     if received > MAX_BYTES:
@@ -289,7 +289,7 @@ class _Member:
 
 
 class _Bounded(io.RawIOBase):
-    """A file that gives no more than `MAX_HEADER` bytes at once: `tarfile` reads names whole, however long."""
+    """A file that reads at most `MAX_HEADER` bytes at once: `tarfile` reads names whole, however long."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -343,7 +343,7 @@ def _require_end(archive: tarfile.TarFile) -> None:
             raise tarfile.ReadError("a header is damaged, or the end is missing")
         while content.read(PIECE):
             if content.tell() > archive.offset + HARMLESS_BYTES:
-                raise tarfile.ReadError("it goes on behind its end")
+                raise tarfile.ReadError("it goes on after its end")
 
 
 def _zip_members(file: Path, destination: Path) -> Iterator[_Member]:
@@ -367,9 +367,9 @@ def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
         content.seek(-min(_END + _LONGEST_COMMENT, file.stat().st_size), io.SEEK_END)
         tail = content.read()
     record = tail.rindex(b"PK\x05\x06")
-    (told,) = struct.unpack("<H", tail[record + 10 : record + 12])
-    if told not in (_TOLD_ELSEWHERE, found := len(archive.infolist())):
-        raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {told}")
+    (count,) = struct.unpack("<H", tail[record + 10 : record + 12])
+    if count not in (_ZIP64, found := len(archive.infolist())):
+        raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {count}")
 
 
 def _check_size(file: Path, count: int, total: int) -> None:

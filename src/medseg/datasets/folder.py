@@ -1,15 +1,15 @@
-"""A folder of one's own: images and masks paired by their names, labels and patients from names or a table.
+"""A folder of images and masks paired by their names, with labels and patients from names or a table.
 
-Names are described by patterns, which are paths below the data folder with `/` between their parts. `images` names
-fields in braces, and the other patterns use them:
+Patterns describe names: paths below the data folder with `/` between their parts. `images` defines fields in braces,
+and the other patterns use them:
 
     images: "{organ}/tissue images/{stem}.tif"
     masks:  "{organ}/mask binary/{stem}*.png"
     label:  {name: text, text: "{organ}"}
 
 A field is one or more characters of one part of the path. Where two fields share a part, the earlier is as short as
-possible; a field that stands twice must hold the same text. `*` is any text within one part, `**/` any number of
-folders. An image's mask is the union of all files that its `masks` pattern finds. A file that is the mask of
+possible; a field that occurs twice must match the same text. `*` is any text within one part, `**/` any number of
+folders. The mask of an image is the union of all files that match its `masks` pattern. A file that is the mask of
 another image is no image, so both may lie in one folder (`{stem}.png`, `{stem}_mask*.png`).
 """
 
@@ -30,7 +30,7 @@ from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches stand at odd places of what `split` gives
+TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches are the odd items of `TOKEN.split`
 WILDCARDS = {"**/": "(?:.*/)?", "*": "[^/]*"}
 LAST = chr(0x10FFFF)  # sorts behind every character of a name
 
@@ -38,14 +38,14 @@ Fields = dict[str, str]
 
 
 class TextParams(Section):
-    """A text that may name fields of `images`; without fields it is the same for all."""
+    """A text that may contain fields of `images`; without fields it is the same for all images."""
 
     name: Literal["text"]
     text: str = Field(min_length=1)
 
 
 class TableParams(Section):
-    """A column of a CSV table. `image` is the column with an image's path, its file name, or that without ending."""
+    """A column of a CSV table. `image` is the column with an image's path, its file name, or its stem."""
 
     name: Literal["table"]
     file: str
@@ -57,7 +57,7 @@ ValueParams = Annotated[TextParams | TableParams, Field(discriminator="name")]
 
 
 class FolderParams(ArchiveParams):
-    """Where the files come from, how images and masks are named, and what labels and patients they have."""
+    """Where the files come from, how images and masks are named, and where labels and patients are found."""
 
     name: Literal["folder"]
     title = "images from a folder"
@@ -118,7 +118,7 @@ def _image_regex(pattern: str) -> str:
 
 
 def _masks(files: list[str], pattern: str, image: str, fields: Fields) -> tuple[str, ...]:
-    """The files that `pattern` describes for one image; `files` are sorted, so only a few are compared."""
+    """The files that match `pattern` with the fields of one image; `files` are sorted, so only a few are compared."""
     pieces = [(_fill(piece, fields), piece in WILDCARDS) for piece in TOKEN.split(pattern)]
     start = "".join(text for text, _ in takewhile(lambda piece: not piece[1], pieces))
     regex = re.compile("".join(WILDCARDS[text] if is_wild else re.escape(text) for text, is_wild in pieces))

@@ -1,8 +1,8 @@
 """ISIC 2017, task 1: dermoscopic images of skin lesions, with the challenge's train, validation and test folders.
 
 `ISIC-2017_Training_Data/ISIC_0000000.jpg` has the mask `ISIC_0000000_segmentation.png` in
-`ISIC-2017_Training_Part1_GroundTruth`. The archives also hold `..._superpixels.png`, which are no masks. The diagnoses
-stand in the tables of part 3; without any of them every label is "lesion". Nothing says which images show one
+`ISIC-2017_Training_Part1_GroundTruth`. The archives also hold `..._superpixels.png`, which are not masks. The tables of
+part 3 hold the diagnoses; without any table every label is "lesion". Nothing says which images show one
 patient.
 
 Source: Codella et al., "Skin lesion analysis toward melanoma detection", ISBI 2017 challenge, arXiv:1710.05006.

@@ -1,6 +1,6 @@
-"""Simulated breast ultrasound in BUSI's layout: a data set that the project makes by itself, with no download.
+"""Simulated breast ultrasound in BUSI's layout, which needs no download.
 
-It is there to try the pipeline, not to stand for patients: a score on it says nothing of a score on BUSI.
+It serves to try the pipeline: a score on it says nothing about a score on patients' images.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ Decibels = Annotated[float, Field(ge=0, le=40)]
 
 
 class PhantomParams(SourceParams):
-    """How many images of which difficulty."""
+    """The number of images per label, and how hard they are."""
 
     name: Literal["phantom"]
     title = "simulated breast ultrasound"
@@ -48,8 +48,8 @@ class PhantomParams(SourceParams):
     def fetch(self, destination: Path, machine: MachineParams) -> None:
         """Write the images and masks below `destination`, which is made where it is missing.
 
-        Every image draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
-        neither on the other images nor on `machine`.
+        Every image has a random stream of its own, so its bytes depend on `seed`, label and number alone, and neither
+        on the other images nor on `machine`.
         """
         todo = [(label, number) for label in LABELS for number in range(1, getattr(self, label) + 1)]
         for label in LABELS:

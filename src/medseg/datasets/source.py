@@ -1,4 +1,4 @@
-"""What every source of data tells of itself: its title, where its files come from, what they mean."""
+"""The base classes of data sources: title, fetching and scanning."""
 
 from abc import abstractmethod
 from pathlib import Path

@@ -1,14 +1,14 @@
 """UCSB breast cancer cells: nuclei in H&E-stained tissue, 58 images of 896x768.
 
-`Images/ytma10_010704_benign1_ccd.tif` has the mask `Masks/ytma10_010704_benign1.TIF`: no `_ccd`, and letters of
-another case. The label, benign or malignant, is part of the name. Nothing says which images show one patient.
+`Images/ytma10_010704_benign1_ccd.tif` has the mask `Masks/ytma10_010704_benign1.TIF`: no `_ccd`, and another
+case of letters. The label, benign or malignant, is part of the name. Nothing says which images show one patient.
 
 Only one window of each image is annotated; nuclei outside it are zero in the mask although they are there. Nothing
 says where the window lies, so the region of an image is the bounding box of its mask's foreground. In six images
-looked at, these boxes were 184 to 256 pixels high and 223 to 245 wide, began at no common multiple, and met the nuclei
+examined, these boxes were 184 to 256 pixels high and 223 to 245 wide, began at no common multiple, and touched nuclei
 only in a few pixels on each side: the window has no fixed size, and its nuclei are whole. The box is at most as large
-as the window. A strip of unknown width between the two, in which no nucleus was annotated, is left out: false
-detections there are not counted, and the share of foreground in the region is overestimated.
+as the window. The strip of unknown width between the two holds no annotated nucleus and is left out: false positives
+there are not counted, and the share of foreground is overestimated.
 
 Source: Drelie Gelasca et al., "Evaluation and benchmark for biological image segmentation", ICIP 2008.
 """
@@ -23,7 +23,7 @@ from medseg.datasets.record import Record
 from medseg.datasets.source import ArchiveParams
 
 LABEL = re.compile(r"benign|malignant")
-CAMERA = "_ccd"  # ends the names of images, not those of masks
+CAMERA = "_ccd"  # suffix of the names of images, not of masks
 
 
 class UcsbParams(ArchiveParams):
