@@ -1,4 +1,4 @@
-"""Cards for runs side by side, with an `nvidia-smi` that pretends to see some."""
+"""Distinct GPUs for runs at the same time, with a stand-in for `nvidia-smi`."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start runs that each keep their GPUs until they are told to end."""
+    """Start runs that each keep their GPUs until their input ends."""
     started: list[subprocess.Popen[str]] = []
 
     def run(count: int = 1, cwd: Path | None = None, **environment: str) -> "subprocess.Popen[str]":

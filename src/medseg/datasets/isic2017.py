@@ -72,6 +72,6 @@ def _labels(root: Path, names: list[str]) -> dict[str, str]:
 def _diagnosis(row: dict[str, str]) -> str:
     values = {name: row[name] for name in DIAGNOSES}
     if not set(values.values()) <= {*YES, *NO} or sum(value in YES for value in values.values()) > 1:
-        told = ", ".join(f"{name} = '{value}'" for name, value in values.items())
-        raise UserError(f"the diagnosis of {row['image_id']} is none: {told}; one of them may be 1, the others are 0")
+        given = ", ".join(f"{name} = '{value}'" for name, value in values.items())
+        raise UserError(f"the diagnosis of {row['image_id']} is none: {given}; one may be 1, the others must be 0")
     return next((name for name, value in values.items() if value in YES), "nevus")
