@@ -37,8 +37,7 @@ from medseg.data.geometry import Patchify
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
-from medseg.datasets import phantom
-from medseg.datasets.busi import scan_busi_layout
+from medseg.datasets.phantom import PhantomParams
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers"
@@ -87,9 +86,9 @@ def write_samples(folder: Path, count: int) -> None:
     kinds = dict.fromkeys(("benign", "malignant", "normal"), -(-count // (3 * FEWEST)) + 1)
     raw = folder / "raw"
     params = read_section(ROOT / "params.yaml", "manifest", ManifestParams)
-    scans = phantom.PhantomParams(name="phantom", seed=0, width=(250, 400), contrast=(8.0, 20.0), looks=1, **kinds)
-    phantom.fetch(scans, raw, MACHINE)
-    table, _ = measure(scan_busi_layout(raw), raw, params, MACHINE)
+    scans = PhantomParams(name="phantom", seed=0, width=(250, 400), contrast=(8.0, 20.0), looks=1, **kinds)
+    scans.fetch(raw, MACHINE)
+    table, _ = measure(scans.scan(raw), raw, params, MACHINE)
     prepare(table, raw, GEOMETRY, MACHINE, folder / "all")
     everything = open_packed(folder / "all")
     order = np.random.default_rng(0).permutation(len(everything.images))

@@ -27,8 +27,8 @@ def configuration() -> str:
     """Every group of conf/ with every choice, as its commented file says it."""
     parts = [
         "# Configuration",
-        "Each group is a folder of `conf/`, each choice a file in it: `-S GROUP=CHOICE` takes a file, `-S GROUP.KEY=VALUE` "
-        "changes a value. A misspelt key or a value out of range stops the first stage before any work.",
+        "Each group is a folder of `conf/`, each choice a file in it: `-S GROUP=CHOICE` takes a file, "
+        "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range stops the first stage before any work.",
         _yaml("conf/config.yaml"),
     ]
     for group in sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "lists"):
@@ -66,15 +66,16 @@ def commands() -> str:
 def _parameters(command: Any) -> str:
     rows = []
     for parameter in command.params:
-        names = ", ".join(f"`{word}`" for word in (parameter.opts if parameter.opts[0].startswith("-") else []))
-        shown = names or f"`{parameter.make_metavar(click.Context(command)) if hasattr(parameter, 'make_metavar') else parameter.name}`"
-        default = "" if parameter.default in (None, False) or callable(parameter.default) else f"`{parameter.default}`"
+        options = [word for word in parameter.opts if word.startswith("-")]
+        shown = ", ".join(f"`{word}`" for word in options) or f"`{parameter.metavar or parameter.name.upper()}`"
+        has_default = parameter.default not in (None, False, ()) and not callable(parameter.default)
+        default = f"`{parameter.default}`" if has_default else ""
         rows.append(f"| {shown} | {_cell(getattr(parameter, 'help', None) or '')} | {default} |")
     return "\n".join(["| argument or option | what | default |", "|---|---|---|", *rows]) if rows else ""
 
 
 def _yaml(path: str) -> str:
-    return f"```yaml title=\"{path}\"\n{(ROOT / path).read_text(encoding='utf-8').rstrip()}\n```"
+    return f'```yaml title="{path}"\n{(ROOT / path).read_text(encoding="utf-8").rstrip()}\n```'
 
 
 def _plain(text: str) -> str:

@@ -13,12 +13,14 @@ def main(params: Path, raw: Path) -> None:
     from medseg.core.files import atomic_folder
     from medseg.core.parallel import MachineParams
     from medseg.core.params import read_section
-    from medseg.datasets import DataParams, fetch
+    from medseg.datasets import DataParams
+    from medseg.datasets.changes import remember_source
 
     data = read_section(params, "data", DataParams)
     machine = read_section(params, "machine", MachineParams)
     with atomic_folder(raw) as partial:
-        fetch(data, partial, machine)
+        sources = data.fetch(partial, machine)
+    remember_source(sources)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,14 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.data.image import images_of
     from medseg.data.manifest import ManifestParams, measure, write_manifest
     from medseg.data.splits import SplitParams, assign, write_lists
-    from medseg.datasets import DataParams, scan
+    from medseg.datasets import DataParams
+    from medseg.datasets.changes import told_where_changed
     from medseg.previews.audit import audit, inverted_masks
 
     data = read_section(params, "data", DataParams)
     settings = read_section(params, "manifest", ManifestParams)
-    table, faults = measure(scan(data, raw), raw, settings, read_section(params, "machine", MachineParams))
+    with told_where_changed():
+        table, faults = measure(data.scan(raw), raw, settings, read_section(params, "machine", MachineParams))
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     write_manifest(table, manifest)
     audited = audit(data.name, table, faults, inverted_masks(images_of(table, raw)))

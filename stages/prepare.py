@@ -6,7 +6,7 @@ from medseg.core.app import run_stage
 
 
 def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -> None:
-    """Resize, scale or cut the images of train and val, and draw a contact sheet of them.
+    """Resize, scale or patchify the images of train and val, and draw a contact sheet of them.
 
     Example: `python -m stages.prepare params.yaml data/raw data/manifest.csv data/prepared
     plots/prepare/samples.png`
@@ -20,11 +20,12 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     from medseg.data.manifest import read_manifest
     from medseg.data.packed import evenly_spaced, open_packed
     from medseg.data.prepare import prepare
+    from medseg.datasets.changes import told_where_changed
     from medseg.previews.drawing import sample_sheet
 
     geometry, machine = read_section(params, "prepare", Geometry), read_section(params, "machine", MachineParams)
     images = images_of(read_manifest(manifest), raw)
-    with atomic_folder(prepared) as partial:
+    with told_where_changed(), atomic_folder(prepared) as partial:
         for split in ("train", "val"):
             prepare(of_split(images, split), geometry, machine, partial / split)
     store = open_packed(prepared / "train")

@@ -1,4 +1,4 @@
-"""The project in a temporary clone, to run the real `dvc` in."""
+"""A clone of this project with a tiny run, for tests that go through the real `dvc`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TINY = [
     "prepare.height=32",
     "prepare.width=32",
     "augment.factor=2",
-    "train.epochs=2",
+    "train.epochs=4",
     "train.batch_size=4",
 ]
 STAGES = ["download", "manifest", "prepare", "augment", "train", "evaluate", "report"]
@@ -55,7 +55,8 @@ class Clone:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ours = ("PYTHON", "DVC", "PYTEST")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-        return {**inherited, **names, "PATH": path, **self.surroundings}
+        source = str(self.folder.absolute() / "src")  # not the checkout that the package was installed from
+        return {**inherited, **names, "PATH": path, "PYTHONPATH": source, **self.surroundings}
 
     def repro(self, *options: str) -> list[str]:
         """Run `dvc repro` and return the stages that it ran."""

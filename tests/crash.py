@@ -28,8 +28,6 @@ from medseg.core.files import write_text
 
 Way = Literal["dvc repro", "dvc exp run", "queue"]
 Victims = Literal["all", "stage"]  # every process of the command, or the stage's alone
-EPOCHS = 4
-SETTINGS = [*(setting for setting in TINY if not setting.startswith("train.epochs")), f"train.epochs={EPOCHS}"]
 LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
 STARTS = 5  # of the queue, until it must be empty
 LAST_MOMENT = 0.9  # share of a stage's work after which it may have ended, since no two runs take just as long
@@ -65,7 +63,7 @@ class Site:
         self.logs.mkdir(exist_ok=True)
         self.count = 0
         self.children: list[subprocess.Popen[bytes]] = []
-        self.clone.run("medseg", "params", *SETTINGS)
+        self.clone.run("medseg", "params", *TINY)
         self.work = self._first_run()  # CPU seconds, by stage
         self.clone.run("git", "add", "-A")
         self.clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
@@ -253,7 +251,7 @@ class Site:
 
 def _options(*changes: str) -> list[str]:
     """Those of `dvc exp run` for the tiny run; of several values of a key the last one counts."""
-    values = dict(setting.split("=", 1) for setting in (*SETTINGS, *changes))
+    values = dict(setting.split("=", 1) for setting in (*TINY, *changes))
     return [word for key, value in values.items() for word in ("-S", f"{key}={value}")]
 
 

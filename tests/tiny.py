@@ -12,9 +12,11 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
 from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry, Patchify, Resize
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels, write_png
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.task import Binary, Multiclass, TaskParams
+from medseg.datasets.record import Region
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Scoring, SegmenterDescription
 from medseg.metrics.counting import CountingParams
@@ -73,7 +75,7 @@ def patches(patch: int = 16, channels: int = 1) -> Patchify:
 
 
 def noise(height: int, width: int, channels: int = 1) -> Pixels:
-    """An image (H, W, C) of which every pixel is chance, the same for the same size."""
+    """An image (H, W, C) of random pixels, the same for the same size."""
     return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, channels), np.uint8)
 
 
@@ -166,12 +168,32 @@ def segmenter(
     )
 
 
-def row(raw: Path, file: str, image: Pixels, mask: Pixels, **changes: str) -> dict[str, Any]:
-    """Write an image and its mask under `raw` and give their manifest row."""
-    write_png(raw / file, image)
+def image(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: Any) -> Image:
+    """Write an image and its mask under `raw`: an image of the test set, but for `changes` of its fields."""
+    write_png(raw / file, pixels)
     name = f"{Path(file).with_suffix('')}_mask.png"
     write_png(raw / name, mask * np.uint8(255))
     height, width = mask.shape
+    region = changes.get("region", Region(0, 0, height, width))
+    fields: dict[str, Any] = {
+        "root": raw,
+        "file": file,
+        "masks": (name,),
+        "label": "a",
+        "group": file,
+        "split": "test",
+        "height": height,
+        "width": width,
+        "region": region,
+        "foreground": float(region.crop(mask).mean()),
+    }
+    return Image(**(fields | changes))
+
+
+def row(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: str) -> dict[str, Any]:
+    """As `image`, but the row of the manifest."""
+    height, width = mask.shape
+    name = image(raw, file, pixels, mask).masks[0]
     return {
         "file": file,
         "mask": name,
@@ -180,7 +202,7 @@ def row(raw: Path, file: str, image: Pixels, mask: Pixels, **changes: str) -> di
         "split": "test",
         "height": height,
         "width": width,
-        "channels": image.shape[2],
+        "channels": pixels.shape[2],
         "foreground": float(mask.mean()),
         "sha256": "0" * 64,
         "mask_sha256": "0" * 64,

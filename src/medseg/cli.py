@@ -222,8 +222,8 @@ def evaluate(
     images: Annotated[str | None, typer.Option(help="How images are named: 'images/{name}.png'.")] = None,
     masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
     layout: Annotated[
-        Literal["busi", "isic2017", "cryonuseg", "ucsb"] | None,
-        typer.Option(help="Instead of both: a published data set, laid out as its archive."),
+        str | None,
+        typer.Option(help="Instead of both: a published data set, by its name in conf/data, laid out as its archive."),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="With --images: the images' class, a word or a field, '{folder}'.")
@@ -243,10 +243,13 @@ def evaluate(
     Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: keep them
     out, or the figures flatter it.
     """
-    from medseg.evaluation.external import evaluate_external, folder_data, layout_data
+    from medseg.datasets import LAYOUTS
+    from medseg.evaluation.external import evaluate_external, folder_data
 
     if layout is not None and (images, masks, label) == (None, None, None):
-        source = layout_data(layout)
+        if layout not in LAYOUTS:
+            raise typer.BadParameter(f"'{layout}' is none of {', '.join(LAYOUTS)}", param_hint="--layout")
+        source = LAYOUTS[layout]
     elif layout is None and images is not None and masks is not None:
         source = folder_data(images, masks, label)
     else:

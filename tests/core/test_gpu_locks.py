@@ -1,4 +1,4 @@
-"""Cards for runs side by side, with an `nvidia-smi` that pretends to see some."""
+"""Distinct GPUs for runs at the same time, with a stand-in for `nvidia-smi`."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ Pretend = Callable[[str], None]
 
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
-    """In a DVC project of its own, let the machine have the cards of a listing."""
+    """In a DVC project of its own, let the machine have the GPUs of a listing."""
     for name in ("CUDA_VISIBLE_DEVICES", "DVC_ROOT", "LOCAL_RANK", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     project, tools = tmp_path / "project", tmp_path / "tools"
@@ -49,7 +49,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start runs that each keep their cards until they are told to end."""
+    """Start runs that each keep their GPUs until their input ends."""
     started: list[subprocess.Popen[str]] = []
 
     def run(count: int = 1, cwd: Path | None = None, **environment: str) -> "subprocess.Popen[str]":
@@ -80,22 +80,22 @@ def seen() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
-def test_each_run_has_a_card_of_its_own_and_the_third_waits(
+def test_each_run_has_a_gpu_of_its_own_and_the_third_waits(
     pretend: Pretend, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     pretend(TWO)
     first, second = start(), start()
-    cards = {said(first), said(second)}
-    assert cards == {"GPU-aaaa-1", "GPU-bbbb-2"}
+    gpus = {said(first), said(second)}
+    assert gpus == {"GPU-aaaa-1", "GPU-bbbb-2"}
     third = start()
     assert said(third) == "waiting for 1 of 2 GPUs to become free"
     time.sleep(1.5)
     assert third.poll() is None
     first.communicate("")
-    assert said(third) in cards
+    assert said(third) in gpus
 
 
-def test_a_run_that_is_killed_frees_its_card(pretend: Pretend, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+def test_a_run_that_is_killed_frees_its_gpu(pretend: Pretend, start: Callable[..., "subprocess.Popen[str]"]) -> None:
     pretend("GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)\n")
     first = start()
     assert said(first) == "GPU-aaaa-1"
@@ -105,7 +105,7 @@ def test_a_run_that_is_killed_frees_its_card(pretend: Pretend, start: Callable[.
     assert said(second) == "GPU-aaaa-1"
 
 
-def test_a_run_on_two_cards_waits_until_both_are_free(
+def test_a_run_on_two_gpus_waits_until_both_are_free(
     pretend: Pretend, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     pretend(TWO)
@@ -120,7 +120,7 @@ def test_a_run_on_two_cards_waits_until_both_are_free(
     assert said(large) == "GPU-aaaa-1,GPU-bbbb-2"
 
 
-def test_a_run_of_the_queue_shares_the_main_checkouts_cards(
+def test_a_run_of_the_queue_shares_the_main_checkouts_gpus(
     pretend: Pretend, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     pretend(TWO)
@@ -150,7 +150,7 @@ def test_the_users_choice_limits_and_orders_it(
 
 
 @pytest.mark.parametrize("allowed", ["1", "0,5,1", "0,0"])
-def test_more_cards_than_there_are_to_choose_from_are_told(
+def test_more_gpus_than_there_are_to_choose_from_are_told(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, allowed: str
 ) -> None:
     pretend(TWO)
@@ -160,14 +160,14 @@ def test_more_cards_than_there_are_to_choose_from_are_told(
 
 
 @pytest.mark.parametrize("allowed", ["", "-1"])
-def test_a_user_who_hides_all_cards_gets_none(pretend: Pretend, monkeypatch: pytest.MonkeyPatch, allowed: str) -> None:
+def test_a_user_who_hides_all_gpus_gets_none(pretend: Pretend, monkeypatch: pytest.MonkeyPatch, allowed: str) -> None:
     pretend(TWO)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     with own_gpus("auto", 1):
         assert seen() == allowed
 
 
-def test_parts_of_a_divided_card_are_cards(pretend: Pretend) -> None:
+def test_parts_of_a_partitioned_gpu_are_gpus(pretend: Pretend) -> None:
     pretend(DIVIDED)
     with own_gpus("auto", 3):
         assert seen() == "MIG-cccc-1,MIG-dddd-2,GPU-bbbb-2"
@@ -182,7 +182,7 @@ def test_nothing_is_left_behind(pretend: Pretend) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("LOCAL_RANK", "1"), ("SLURM_NTASKS", "2")])
-def test_a_process_that_is_one_of_several_is_given_its_card_elsewhere(
+def test_a_process_that_is_one_of_several_is_given_its_gpu_elsewhere(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     pretend(TWO)
@@ -191,7 +191,7 @@ def test_a_process_that_is_one_of_several_is_given_its_card_elsewhere(
         assert seen() is None
 
 
-def test_nothing_happens_without_a_card_or_with_the_cpu_chosen_or_outside_a_project(
+def test_nothing_happens_without_a_gpu_or_with_the_cpu_chosen_or_outside_a_project(
     pretend: Pretend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend("No devices were found\n")
@@ -203,4 +203,4 @@ def test_nothing_happens_without_a_card_or_with_the_cpu_chosen_or_outside_a_proj
     monkeypatch.chdir(tmp_path)
     with own_gpus("auto", 1):
         assert seen() is None
-    assert not list(tmp_path.rglob("cards"))
+    assert not list(tmp_path.rglob("gpus"))

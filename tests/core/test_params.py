@@ -143,7 +143,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" fo
         ("a: {null: 2}", "the key None is no text"),
         ("? [a, b]\n: 2", "the key"),
     ],
-    ids=str,
+    ids=lambda value: f"{value:.20}",
 )
 def test_what_no_section_can_hold_is_refused_by_file(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"params\.yaml: not readable as YAML: (.|\n)*{reason}"):

@@ -181,7 +181,7 @@ def test_photometric_steps_leave_the_mask_alone_and_change_the_image(step: str) 
 
 
 def test_every_step_is_drawn_on_its_own() -> None:
-    """Of steps with one probability, each pair acts together about as often as chance has it, a quarter of the time."""
+    """Steps of equal probability act independently: each pair acts together about a quarter of the time."""
     image = np.arange(64, dtype=np.uint8).reshape(8, 8)[..., None]
     transform = build_transform(params(0.5, "horizontal_flip", "vertical_flip"))
     ways = {"none": image, "left-right": image[:, ::-1], "up-down": image[::-1], "both": image[::-1, ::-1]}

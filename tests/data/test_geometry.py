@@ -9,14 +9,11 @@ from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.geometry import (
     Geometry,
-    Patchify,
     Resize,
     Scale,
     fit,
     fit_mask,
     fitted_size,
-    sample_count,
-    to_samples,
     unfit,
 )
 from medseg.data.image_io import Pixels
@@ -134,23 +131,6 @@ def test_colour_turns_grey_and_grey_turns_to_colour() -> None:
     red[..., 0] = 255
     assert np.unique(fit(red, resize(16, 16))).tolist() == [76]
     assert fit(np.full((40, 40, 1), 9, np.uint8), resize(16, 16, channels=3)).tolist() == [[[9] * 3] * 16] * 16
-
-
-def test_samples_of_every_geometry() -> None:
-    image, mask = smooth(40, 50), np.ones((40, 50), np.uint8)
-    patchify = Patchify(name="patchify", channels=3, patch=16, stride=16, border="pad")
-    shapes: dict[Any, tuple[int, ...]] = {
-        resize(32, 24): (1, 32, 24, 1),
-        scale(0.5): (1, 20, 25, 1),
-        patchify: (12, 16, 16, 3),
-        patchify.model_copy(update={"border": "drop"}): (6, 16, 16, 3),
-    }
-    for geometry, shape in shapes.items():
-        images, masks = to_samples(image, mask, geometry)
-        assert images.shape == shape
-        assert masks.shape == shape[:3]
-        assert sample_count(40, 50, geometry) == shape[0]
-        assert masks.dtype == images.dtype == np.uint8
 
 
 def test_a_stride_that_would_leave_gaps_is_refused() -> None:

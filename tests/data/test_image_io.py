@@ -89,7 +89,7 @@ def test_no_mask_path_at_all_is_a_defect_of_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "channels"),
+    ("whole", "channels"),
     [
         (Image.fromarray(COLOURS), 3),
         (Image.fromarray(COLOURS[..., 0]), 1),
@@ -143,8 +143,8 @@ def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
 def test_files_that_hold_no_single_image_of_integers_are_refused_by_name(tmp_path: Path, read: Any) -> None:
     grey = Image.fromarray(SQUARE)
     files: dict[str, dict[str, Any]] = {
-        "pages.tif: holds 2 images": {"image": grey, "save_all": True, "append_images": [grey]},
-        "float.tif: floating-point": {"image": Image.fromarray(SQUARE.astype(np.float32))},
+        "pages.tif: holds 2 images": {"whole": grey, "save_all": True, "append_images": [grey]},
+        "float.tif: floating-point": {"whole": Image.fromarray(SQUARE.astype(np.float32))},
     }
     for message, options in files.items():
         path = save(tmp_path / message.split(":")[0], **options)
@@ -271,7 +271,7 @@ def test_a_mask_that_shows_another_mask_beside_its_colours_is_refused(tmp_path: 
             read_mask([drawn])
     agreeing = Image.fromarray(np.dstack([SQUARE[..., None].repeat(3, axis=2) * 255, SQUARE * np.uint8(255)]))
     np.testing.assert_array_equal(read_mask([save(tmp_path / "agreeing.png", agreeing)]), SQUARE)
-    with pytest.raises(UserError, match=r"palette\.png: the numbers behind its palette part"):
+    with pytest.raises(UserError, match=r"palette\.png: its palette indices"):
         read_mask([save(tmp_path / "palette.png", paletted(SQUARE, (0, 0, 0), (0, 0, 0)))])
 
 

@@ -5,25 +5,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from PIL import Image
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.data.duplicates import group_names
+from medseg.data.image import images_of
 from medseg.data.manifest import (
     Fault,
     ManifestParams,
-    crop,
     measure,
     read_manifest,
-    read_pair,
-    region_of,
     write_manifest,
 )
 from medseg.datasets.busi import scan_busi_layout
-from medseg.datasets.record import Record, Region
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.datasets.record import Record
+from medseg.datasets.ucsb import UcsbParams
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
 FAIL = ManifestParams(bad_files="fail", duplicate_distance=8)
@@ -158,18 +155,18 @@ def test_many_images_are_grouped_as_one_by_one() -> None:
 
 def test_the_annotated_window_of_tissue_is_what_counts(samples: Path) -> None:
     root = samples / "ucsb"
-    table, _ = measure(scan_ucsb(root), root, FAIL, MACHINE)
-    assert len(table) == 6
-    row: Any
-    for row in table.itertuples():
-        image, mask = read_pair(row, root)
-        region = region_of(row)
-        assert (image.shape[:2], mask.shape) == ((768, 896), (768, 896))
-        assert 150 < region.bottom - region.top < 270
-        inside = crop(mask, region)
+    table, _ = measure(UcsbParams.layout().scan(root), root, FAIL, MACHINE)
+    table["split"] = "train"
+    images = images_of(table, root)
+    assert len(images) == 6
+    for image in images:
+        pixels, mask = image.read()
+        assert (pixels.shape[:2], mask.shape) == ((768, 896), (768, 896))
+        assert 150 < image.region.size[0] < 270
+        inside = image.crop(mask)
         assert inside.sum() == mask.sum()
-        assert row.foreground == pytest.approx(inside.mean(), abs=1e-6)
-        assert row.foreground > 0.1
+        assert image.foreground == pytest.approx(inside.mean(), abs=1e-6)
+        assert image.foreground > 0.1
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
@@ -299,21 +296,8 @@ def test_equal_files_have_equal_sums(tmp_path: Path) -> None:
     assert table["sha256"].nunique() == table["mask_sha256"].nunique() == table["group"].nunique() == 1
 
 
-def test_a_window_is_cut_without_a_copy() -> None:
-    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    window = crop(pixels, Region(1, 2, 3, 5))
-    assert window.tolist() == [[8, 9, 10], [14, 15, 16]]
-    assert window.base is not None
-
-
 def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Path) -> None:
     for name in ("a\nb", "a\tb", "c;d", "e\udcff", " f"):
         with pytest.raises(UserError, match=r"can't stand in the manifest; rename the file") as caught:
             measure([Record(f"{name}.png", ("m.png",), "a")], tmp_path, FAIL, MACHINE)
         str(caught.value).encode()  # can be printed anywhere
-
-
-def test_an_image_of_another_size_than_its_row_says_is_refused(tmp_path: Path) -> None:
-    row = next(pd.DataFrame([tiny.row(tmp_path, "a.png", *tiny.square(0, 20, 30)) | {"height": 21}]).itertuples())
-    with pytest.raises(UserError, match=r"a\.png: it or its mask has another size than the manifest says"):
-        read_pair(row, tmp_path)

@@ -5,47 +5,40 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+import tiny
+from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
-from medseg.data.geometry import Geometry, Patchify, Resize, Scale
+from medseg.data.geometry import Geometry, Patchify, Resize, Scale, sample_count
+from medseg.data.image import Image, images_of
 from medseg.data.image_io import Pixels
-from medseg.data.manifest import ManifestParams, crop, measure, read_pair, region_of
+from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import open_packed
-from medseg.data.prepare import prepare
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.data.prepare import prepare, samples_of
+from medseg.datasets.record import Region
+from medseg.datasets.ucsb import UcsbParams
+from medseg.inference.sliding_window import predict_image
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
 RESIZE = Resize(name="resize", channels=1, height=16, width=24, aspect="squash")
 PATCHES = Patchify(name="patchify", channels=3, patch=16, stride=8, border="pad")
 
 
-def row_of(root: Path, name: str, height: int, width: int, region: str | None = None) -> dict[str, Any]:
-    """A manifest row of a written image: red grows downwards, green to the right; the mask is its left half."""
-    root.mkdir(exist_ok=True)
+def gradient(root: Path, name: str, height: int, width: int, **changes: Any) -> Image:
+    """A written image: red grows downwards, green to the right; the mask is its left half."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.mgrid[0:height, 0:width]
     mask = np.zeros((height, width), np.uint8)
-    mask[:, : width // 2] = 255
-    Image.fromarray(pixels).save(root / f"{name}.png")
-    Image.fromarray(mask).save(root / f"{name}_mask.png")
-    return {
-        "file": f"{name}.png",
-        "mask": f"{name}_mask.png",
-        "label": f"label {name}",
-        "group": f"group {name}",
-        "height": height,
-        "width": width,
-        "region": region or f"0:0:{height}:{width}",
-    }
+    mask[:, : width // 2] = 1
+    return tiny.image(root, f"{name}.png", pixels, mask, label=f"label {name}", **changes)
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> pd.DataFrame:
+def images(tmp_path: Path) -> list[Image]:
     """Three images of different sizes under raw/."""
     sizes = {"a": (40, 60), "b": (16, 16), "c": (33, 50)}
-    return pd.DataFrame([row_of(tmp_path / "raw", name, *size) for name, size in sizes.items()])
+    return [gradient(tmp_path / "raw", name, *size) for name, size in sizes.items()]
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -55,19 +48,52 @@ def digest(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     "geometry", [RESIZE, Scale(name="scale", channels=3, factor=0.5), PATCHES], ids=lambda geometry: str(geometry.name)
 )
-def test_any_workers_and_backend_write_the_same_bytes(rows: pd.DataFrame, tmp_path: Path, geometry: Geometry) -> None:
+def test_any_workers_and_backend_write_the_same_bytes(images: list[Image], tmp_path: Path, geometry: Geometry) -> None:
     found = []
     changes: list[dict[str, Any]] = [{"workers": 1}, {"workers": 2}, {"workers": 4}, {"backend": "loky"}]
     for number, change in enumerate(changes):
         folder = tmp_path / str(number)
-        prepare(rows, tmp_path / "raw", geometry, MACHINE.model_copy(update=change), folder)
+        prepare(images, geometry, MACHINE.model_copy(update=change), folder)
         found.append(digest(folder))
     assert all(other == found[0] for other in found[1:])
     assert sorted(found[0]) == ["about.yaml", "images.npy", "index.csv", "masks.npy"]
 
 
-def test_resized_images_stand_in_the_manifest_s_order(rows: pd.DataFrame, tmp_path: Path) -> None:
-    prepare(rows, tmp_path / "raw", RESIZE, MACHINE, tmp_path / "train")
+def test_samples_of_every_geometry() -> None:
+    image, mask = np.zeros((40, 50, 1), np.uint8), np.ones((40, 50), np.uint8)
+    shapes: dict[Any, tuple[int, ...]] = {
+        Resize(name="resize", channels=1, height=32, width=24, aspect="keep"): (1, 32, 24, 1),
+        Scale(name="scale", channels=1, factor=0.5): (1, 20, 25, 1),
+        PATCHES.model_copy(update={"stride": 16}): (12, 16, 16, 3),
+        PATCHES.model_copy(update={"stride": 16, "border": "drop"}): (6, 16, 16, 3),
+        PATCHES.model_copy(update={"patch": 64, "border": "drop"}): (0, 64, 64, 3),
+    }
+    for geometry, shape in shapes.items():
+        parts = list(samples_of(image, mask, geometry))
+        assert sum(len(images) for images, _ in parts) == shape[0] == sample_count(40, 50, geometry)
+        for images, masks in parts:
+            assert images.shape[1:] == shape[1:]
+            assert masks.shape == images.shape[:3]
+            assert masks.dtype == images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("geometry", [RESIZE, Scale(name="scale", channels=3, factor=0.5), PATCHES])
+def test_training_and_prediction_see_the_same(geometry: Geometry, tmp_path: Path) -> None:
+    """The pixels that a network gets of an image are those of its samples."""
+    image = gradient(tmp_path, "a", 40, 48)
+    seen: list[Pixels] = []
+
+    def forward(pixels: Pixels) -> NDArray[np.float32]:
+        seen.extend(pixels)
+        return np.zeros((len(pixels), 1, *pixels.shape[1:3]), np.float32)
+
+    predict_image(forward, image.read()[0], geometry, overlap=0.5, batch_size=4)
+    samples = [sample for images, _ in samples_of(*image.read(), geometry) for sample in images]
+    np.testing.assert_array_equal(seen, samples)
+
+
+def test_resized_images_stand_in_the_manifest_s_order(images: list[Image], tmp_path: Path) -> None:
+    prepare(images, RESIZE, MACHINE, tmp_path / "train")
     store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 16, 24, 1)
     assert list(store.index["file"]) == ["a.png", "b.png", "c.png"]
@@ -78,8 +104,8 @@ def test_resized_images_stand_in_the_manifest_s_order(rows: pd.DataFrame, tmp_pa
     assert store.geometry == RESIZE
 
 
-def test_smaller_scaled_images_are_padded_with_black(rows: pd.DataFrame, tmp_path: Path) -> None:
-    prepare(rows, tmp_path / "raw", Scale(name="scale", channels=3, factor=0.5), MACHINE, tmp_path / "train")
+def test_smaller_scaled_images_are_padded_with_black(images: list[Image], tmp_path: Path) -> None:
+    prepare(images, Scale(name="scale", channels=3, factor=0.5), MACHINE, tmp_path / "train")
     store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 20, 30, 3)
     assert store.images[1, :8, :8].any()
@@ -88,8 +114,8 @@ def test_smaller_scaled_images_are_padded_with_black(rows: pd.DataFrame, tmp_pat
     assert int(store.masks[1].sum()) == 8 * 4
 
 
-def test_patches_hold_what_their_index_says(rows: pd.DataFrame, tmp_path: Path) -> None:
-    prepare(rows, tmp_path / "raw", PATCHES, MACHINE, tmp_path / "train")
+def test_patches_hold_what_their_index_says(images: list[Image], tmp_path: Path) -> None:
+    prepare(images, PATCHES, MACHINE, tmp_path / "train")
     store = open_packed(tmp_path / "train")
     assert store.index["file"].value_counts().to_dict() == {"a.png": 4 * 7, "b.png": 1, "c.png": 4 * 6}
     assert len(store.images) == 53
@@ -99,11 +125,11 @@ def test_patches_hold_what_their_index_says(rows: pd.DataFrame, tmp_path: Path) 
 
 
 def test_only_what_is_annotated_is_prepared(tmp_path: Path) -> None:
-    rows = pd.DataFrame([row_of(tmp_path / "raw", "a", 100, 120, region="30:40:62:72")])
-    prepare(rows, tmp_path / "raw", PATCHES.model_copy(update={"stride": 16}), MACHINE, tmp_path / "train")
+    image = gradient(tmp_path / "raw", "a", 100, 120, region=Region(30, 40, 62, 72))
+    prepare([image], PATCHES.model_copy(update={"stride": 16}), MACHINE, tmp_path / "train")
     store = open_packed(tmp_path / "train")
     assert [tuple(corner) for corner in store.index[["top", "left"]].to_numpy()] == [(0, 0), (0, 16), (16, 0), (16, 16)]
-    assert [image[0, 0, :2].tolist() for image in store.images] == [[30, 40], [30, 56], [46, 40], [46, 56]]
+    assert [patch[0, 0, :2].tolist() for patch in store.images] == [[30, 40], [30, 56], [46, 40], [46, 56]]
     assert store.images[..., 0].min() == 30
     assert store.images[..., 0].max() == 61
 
@@ -118,31 +144,33 @@ def whole(patches: Pixels, index: pd.DataFrame, height: int, width: int) -> Pixe
 
 def test_tissue_is_cut_inside_its_annotated_window_alone(samples: Path, tmp_path: Path) -> None:
     root = samples / "ucsb"
-    table, _ = measure(scan_ucsb(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE)
+    table, _ = measure(
+        UcsbParams.layout().scan(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE
+    )
     geometry = Patchify(name="patchify", channels=3, patch=128, stride=64, border="pad")
-    prepare(table.head(2), root, geometry, MACHINE, tmp_path)
+    images = images_of(table.assign(split="train").head(2), root)
+    prepare(images, geometry, MACHINE, tmp_path)
     store = open_packed(tmp_path)
-    row: Any
-    for row in table.head(2).itertuples():
-        mine = (store.index["file"] == row.file).to_numpy()
-        image, mask = (crop(pixels, region_of(row)) for pixels in read_pair(row, root))
+    for image in images:
+        mine = (store.index["file"] == image.file).to_numpy()
+        pixels, mask = image.read_region()
         index = store.index[mine]
-        np.testing.assert_array_equal(whole(store.images[mine], index, *mask.shape), image)
+        np.testing.assert_array_equal(whole(store.images[mine], index, *mask.shape), pixels)
         np.testing.assert_array_equal(whole(store.masks[mine], index, *mask.shape), mask)
 
 
 def test_images_smaller_than_a_patch_are_left_out_and_none_at_all_is_a_mistake(
-    rows: pd.DataFrame, tmp_path: Path
+    images: list[Image], tmp_path: Path
 ) -> None:
     dropping = Patchify(name="patchify", channels=1, patch=32, stride=32, border="drop")
-    prepare(rows, tmp_path / "raw", dropping, MACHINE, tmp_path / "train")
+    prepare(images, dropping, MACHINE, tmp_path / "train")
     assert list(open_packed(tmp_path / "train").index["file"]) == ["a.png", "c.png"]
     with pytest.raises(UserError, match="prepare: no image is as large as a patch"):
-        prepare(rows[rows["file"] == "b.png"], tmp_path / "raw", dropping, MACHINE, tmp_path / "val")
+        prepare([image for image in images if image.file == "b.png"], dropping, MACHINE, tmp_path / "val")
     assert not (tmp_path / "val").exists()
 
 
-def test_an_image_that_is_gone_since_is_named(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_since_is_named(images: list[Image], tmp_path: Path) -> None:
     (tmp_path / "raw" / "b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png: no such file"):
-        prepare(rows, tmp_path / "raw", RESIZE, MACHINE, tmp_path / "train")
+        prepare(images, RESIZE, MACHINE, tmp_path / "train")

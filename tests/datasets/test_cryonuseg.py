@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from medseg.core.errors import UserError
-from medseg.datasets.cryonuseg import CryonusegParams, scan_cryonuseg
+from medseg.datasets.cryonuseg import CryonusegParams
 from medseg.datasets.record import Record
 
 
@@ -13,7 +13,7 @@ def params(images: str = "tissue_images", masks: str = "mask binary") -> Cryonus
 
 def test_labels_and_pairs_of_the_real_sample(samples: Path) -> None:
     names = [("0", "01"), ("2", "01"), ("3", "02"), ("6", "02"), ("7", "03")]
-    assert scan_cryonuseg(params(), samples / "cryonuseg") == [
+    assert params().scan(samples / "cryonuseg") == [
         Record(
             file=f"tissue_images/Human_Tissue{organ}_{number}.tif",
             masks=(f"mask binary/Human_Tissue{organ}_{number}.png",),
@@ -28,8 +28,8 @@ def test_one_annotator_is_chosen_by_the_path_of_the_masks(tmp_path: Path) -> Non
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "tissue images" / "Human_Liver_01.tif").touch()
     (tmp_path / "Annotator 1" / "mask binary" / "Human_Liver_01.png").touch()
-    first = scan_cryonuseg(params("tissue images", "Annotator 1/mask binary"), tmp_path)
-    second = scan_cryonuseg(params("tissue images", "Annotator 2/mask binary"), tmp_path)
+    first = params("tissue images", "Annotator 1/mask binary").scan(tmp_path)
+    second = params("tissue images", "Annotator 2/mask binary").scan(tmp_path)
     assert [record.masks for record in first] == [("Annotator 1/mask binary/Human_Liver_01.png",)]
     assert [record.masks for record in second] == [()]
 
@@ -37,7 +37,7 @@ def test_one_annotator_is_chosen_by_the_path_of_the_masks(tmp_path: Path) -> Non
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "tissue_images").mkdir()
     with pytest.raises(UserError, match=r"mask binary: no such folder; correct 'data\.masks'"):
-        scan_cryonuseg(params(), tmp_path)
+        params().scan(tmp_path)
     (tmp_path / "mask binary").mkdir()
     with pytest.raises(UserError, match="tissue_images: holds no image"):
-        scan_cryonuseg(params(), tmp_path)
+        params().scan(tmp_path)

@@ -10,13 +10,10 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
-from medseg.datasets import DataParams, fetch, scan
+from medseg.datasets import LAYOUTS, SOURCES, DataParams
 from medseg.datasets.download import Address
 from medseg.datasets.layout import files_below, find_folder, natural, shortened
 from medseg.datasets.tables import read_table
-
-PUBLISHED = ("busi", "isic2017", "cryonuseg", "ucsb")
-SOURCES = (*PUBLISHED, "folder", "phantom")
 
 
 def params_of(project: Path, name: str, **changes: Any) -> Any:
@@ -32,12 +29,18 @@ def touch(root: Path, *files: str) -> None:
 
 class TestConfiguration:
     def test_each_file_is_named_after_its_source_and_every_key_has_a_comment(self, project: Path) -> None:
+        assert {path.stem for path in (project / "conf" / "data").glob("*.yaml")} >= set(SOURCES)
         for name in SOURCES:
             assert params_of(project, name).name == name
             lines = (project / "conf" / "data" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
             for above, line in pairwise(lines):
                 if line[:1].isalpha():
                     assert "#" in line or above.startswith("#"), line
+
+    def test_a_layout_is_the_configuration_but_for_where_the_files_come_from(self, project: Path) -> None:
+        assert set(LAYOUTS) == {"busi", "isic2017", "cryonuseg", "ucsb"}
+        for name, layout in LAYOUTS.items():
+            assert layout == params_of(project, name, path=None, archives=[])
 
     @pytest.mark.parametrize(("name", "addresses"), [("busi", 2), ("isic2017", 9), ("cryonuseg", 0), ("ucsb", 0)])
     def test_every_known_address_has_a_checksum(self, project: Path, name: str, addresses: int) -> None:
@@ -63,22 +66,22 @@ class TestRealSamples:
     ) -> None:
         monkeypatch.setenv("MEDSEG_DATA", str(samples))
         params = params_of(project, name)
-        fetch(params, tmp_path, tiny.CPU)
-        records = scan(params, tmp_path)
+        params.fetch(tmp_path, tiny.CPU)
+        records = params.scan(tmp_path)
         assert len(records) == images
         assert sum(len(record.masks) for record in records) == masks
-        assert records == scan(params, samples / name)
+        assert records == params.scan(samples / name)
         assert all((tmp_path / file).is_file() for record in records for file in (record.file, *record.masks))
         assert len({file for record in records for file in (record.file, *record.masks)}) == images + masks
         assert {record.patient for record in records} == {None}
 
-    @pytest.mark.parametrize("name", PUBLISHED)
+    @pytest.mark.parametrize("name", LAYOUTS)
     def test_found_in_a_deeper_folder(self, project: Path, samples: Path, tmp_path: Path, name: str) -> None:
         (tmp_path / "some" / "wrapping").mkdir(parents=True)
-        fetch(params_of(project, name, path=str(samples / name)), tmp_path / "some" / "wrapping", tiny.CPU)
+        params_of(project, name, path=str(samples / name)).fetch(tmp_path / "some" / "wrapping", tiny.CPU)
         touch(tmp_path, "some/readme.txt", "__MACOSX/some/._readme.txt")
-        here, there = params_of(project, name), scan(params_of(project, name), samples / name)
-        assert [record.file.removeprefix("some/wrapping/") for record in scan(here, tmp_path)] == [
+        here, there = params_of(project, name), params_of(project, name).scan(samples / name)
+        assert [record.file.removeprefix("some/wrapping/") for record in here.scan(tmp_path)] == [
             record.file for record in there
         ]
 
@@ -86,7 +89,7 @@ class TestRealSamples:
     def test_an_empty_or_missing_folder_is_named(self, project: Path, tmp_path: Path, name: str) -> None:
         for root in (tmp_path, tmp_path / "gone"):
             with pytest.raises(UserError, match=str(root)):
-                scan(params_of(project, name), root)
+                params_of(project, name).scan(root)
 
 
 class TestLayout:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.datasets.busi import scan_busi_layout
-from medseg.datasets.folder import FolderParams, scan_folder
+from medseg.datasets.folder import FolderParams
 from medseg.datasets.record import Record
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.datasets.ucsb import UcsbParams
 
 TABLE = {"name": "table", "file": "labels.csv", "image": "image", "column": "class"}
 
@@ -20,7 +20,14 @@ def text(pattern: str) -> dict[str, str]:
 
 
 def params(images: str, masks: str, label: Any = None, patient: Any = None) -> FolderParams:
-    value: dict[str, Any] = {"name": "folder", "path": None, "archives": [], "images": images, "masks": masks}
+    value: dict[str, Any] = {
+        "name": "folder",
+        "path": None,
+        "archives": [],
+        "images": images,
+        "masks": masks,
+        "official": None,
+    }
     checked: FolderParams = validate({**value, "label": label or text("x"), "patient": patient}, FolderParams, "data")
     return checked
 
@@ -32,17 +39,17 @@ def touch(root: Path, *files: str) -> None:
 
 
 def masks_of(params: FolderParams, root: Path) -> dict[str, tuple[str, ...]]:
-    return {record.file: record.masks for record in scan_folder(params, root)}
+    return {record.file: record.masks for record in params.scan(root)}
 
 
 class TestPatterns:
     def test_describe_busi_as_its_own_module_does(self, samples: Path) -> None:
         names = params("{top}/{label}/{stem}.png", "{top}/{label}/{stem}_mask*.png", text("{label}"))
-        assert scan_folder(names, samples / "busi") == scan_busi_layout(samples / "busi")
+        assert names.scan(samples / "busi") == scan_busi_layout(samples / "busi")
 
     def test_describe_ucsb_but_for_the_window(self, samples: Path) -> None:
         names = params("Images/{stem}_ccd.tif", "Masks/{stem}.TIF")
-        expected = {record.file: record.masks for record in scan_ucsb(samples / "ucsb")}
+        expected = {record.file: record.masks for record in UcsbParams.layout().scan(samples / "ucsb")}
         assert masks_of(names, samples / "ucsb") == expected
 
     def test_fields_become_labels_and_patients(self, tmp_path: Path) -> None:
@@ -53,7 +60,7 @@ class TestPatterns:
             text("{organ} x"),
             text("{patient}"),
         )
-        assert scan_folder(names, tmp_path) == [
+        assert names.scan(tmp_path) == [
             Record("human liver/images/P2_07_a.tif", ("human liver/masks/P2_07_a.png",), "human liver x", "P2")
         ]
 
@@ -94,7 +101,7 @@ class TestPatterns:
     def test_no_match_shows_what_is_there(self, tmp_path: Path) -> None:
         touch(tmp_path, "img/a.jpg")
         with pytest.raises(UserError, match=r"'data\.images', images/\{stem\}\.png; .*img/a\.jpg"):
-            scan_folder(params("images/{stem}.png", "masks/{stem}.png"), tmp_path)
+            params("images/{stem}.png", "masks/{stem}.png").scan(tmp_path)
 
     def test_unknown_fields_are_refused(self) -> None:
         with pytest.raises(UserError, match=r"'images'.* name, organ"):
@@ -111,7 +118,7 @@ class TestTables:
 
     def labels(self, root: Path, table: str, encoding: str = "utf-8") -> list[tuple[str, str | None]]:
         (root / "labels.csv").write_text(table, encoding=encoding, newline="")
-        records = scan_folder(params("i/{stem}.png", "m/{stem}.png", TABLE, {**TABLE, "column": "who"}), root)
+        records = params("i/{stem}.png", "m/{stem}.png", TABLE, {**TABLE, "column": "who"}).scan(root)
         return [(record.label, record.patient) for record in records]
 
     @pytest.mark.parametrize("name", ["i/a.png", "a.png", "a"])
@@ -133,11 +140,11 @@ class TestTables:
         touch(tmp_path, "i/x/a.png", "i/y/a.png")
         (tmp_path / "labels.csv").write_text("image,class\na,benign\n")
         with pytest.raises(UserError, match=r"labels\.csv: a "):
-            scan_folder(params("i/**/{stem}.png", "m/{stem}.png", TABLE), tmp_path)
+            params("i/**/{stem}.png", "m/{stem}.png", TABLE).scan(tmp_path)
         (tmp_path / "labels.csv").write_text("image,class\ni/x/a.png,benign\ni/y/a.png,normal\n")
-        records = scan_folder(params("i/**/{stem}.png", "m/{stem}.png", TABLE), tmp_path)
+        records = params("i/**/{stem}.png", "m/{stem}.png", TABLE).scan(tmp_path)
         assert [record.label for record in records] == ["benign", "normal"]
 
     def test_a_missing_table_is_named(self, root: Path) -> None:
         with pytest.raises(UserError, match=r"labels\.csv: not read: No such file"):
-            scan_folder(params("i/{stem}.png", "m/{stem}.png", TABLE), root)
+            params("i/{stem}.png", "m/{stem}.png", TABLE).scan(root)

@@ -13,8 +13,7 @@ from skimage.filters import threshold_otsu
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.core.params import read_yaml, validate
-from medseg.datasets.busi import scan_busi_layout
-from medseg.datasets.phantom import PhantomParams, fetch
+from medseg.datasets.phantom import PhantomParams
 
 MACHINE = MachineParams(workers=1, backend="threading", accelerator="cpu")
 VALUES: dict[str, Any] = {
@@ -52,7 +51,7 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("phantom")
-    fetch(params(), root, MACHINE)
+    params().fetch(root, MACHINE)
     return root
 
 
@@ -68,15 +67,15 @@ def test_the_layout_is_busi(written: Path) -> None:
 
 
 def test_scan_finds_what_fetch_wrote(written: Path) -> None:
-    records = scan_busi_layout(written)
+    records = params().scan(written)
     assert [record.label for record in records] == ["benign"] * 2 + ["malignant"] * 2 + ["normal"] * 2
     assert records[0].file == "Dataset_BUSI_with_GT/benign/benign (1).png"
     assert all(record.masks for record in records)
 
 
 def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
-    fetch(params(benign=16, malignant=1, normal=1), tmp_path, MACHINE)
-    doubles = [record for record in scan_busi_layout(tmp_path) if len(record.masks) == 2]
+    params(benign=16, malignant=1, normal=1).fetch(tmp_path, MACHINE)
+    doubles = [record for record in params().scan(tmp_path) if len(record.masks) == 2]
     assert doubles
     for record in doubles:
         first, second = (read(tmp_path / mask) > 0 for mask in record.masks)
@@ -84,15 +83,15 @@ def test_a_second_lesion_has_a_mask_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_images(written: Path, tmp_path: Path) -> None:
-    fetch(params(), tmp_path / "same", MACHINE)
-    fetch(params(seed=4), tmp_path / "other", MACHINE)
+    params().fetch(tmp_path / "same", MACHINE)
+    params(seed=4).fetch(tmp_path / "other", MACHINE)
     assert digests(tmp_path / "same") == digests(written)
     same, other = digests(written), digests(tmp_path / "other")
     assert all(same[name] != other[name] for name in same if "_mask" not in name)
 
 
 def test_workers_and_other_images_change_no_byte(written: Path, tmp_path: Path) -> None:
-    fetch(params(benign=3), tmp_path, MACHINE.model_copy(update={"workers": 2, "backend": "loky"}))
+    params(benign=3).fetch(tmp_path, MACHINE.model_copy(update={"workers": 2, "backend": "loky"}))
     more = digests(tmp_path)
     assert {name: more[name] for name in digests(written)} == digests(written)
 
@@ -112,10 +111,10 @@ def lesions(
     root = tmp_path_factory.mktemp("default")
     values = {**read_yaml(project / "conf" / "data" / "phantom.yaml"), "benign": 8, "malignant": 8, "normal": 1}
     chosen = validate(values, PhantomParams, "data")
-    fetch(chosen, root, MACHINE)
+    chosen.fetch(root, MACHINE)
     return [
         (read(root / record.file), np.any([read(root / mask) > 0 for mask in record.masks], axis=0))
-        for record in scan_busi_layout(root)
+        for record in params().scan(root)
         if record.label != "normal"
     ]
 

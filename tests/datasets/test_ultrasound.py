@@ -1,4 +1,4 @@
-"""The simulated scanner obeys speckle statistics; the simulated lesions show the signs by which they are told apart."""
+"""The simulated scanner obeys speckle statistics; simulated lesions show the signs of their kind."""
 
 from typing import Any
 

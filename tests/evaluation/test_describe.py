@@ -8,14 +8,13 @@ import pytest
 import tiny
 
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
+from medseg.datasets import title_of
 from medseg.evaluation.describe import (
     ABSENT,
-    DATA_IN_WORDS,
     MODEL_IN_WORDS,
     WEIGHTS_IN_WORDS,
     counted,
     counting_in_words,
-    data_in_words,
     initial_weights_in_words,
     network_in_words,
     prediction_in_words,
@@ -27,16 +26,15 @@ from medseg.models.model_yaml import InitialNetwork, InitialWeights
 from medseg.models.params import Encoded, Library
 
 
-def test_every_data_set_network_and_origin_of_weights_has_words(project: Path) -> None:
-    assert {path.stem for path in (project / "conf" / "data").glob("*.yaml")} == set(DATA_IN_WORDS)
+def test_every_network_and_origin_of_weights_has_words(project: Path) -> None:
     models = {path.stem for path in (project / "conf" / "model").glob("*.yaml")} - {"library"}
     assert models | set(get_args(Library.model_fields["arch"].annotation)) == set(MODEL_IN_WORDS)
     assert set(get_args(InitialWeights)) - {"initial_network"} == set(WEIGHTS_IN_WORDS)
 
 
 def test_what_has_no_words_stands_for_itself() -> None:
-    assert data_in_words("busi") == "BUSI breast ultrasound"
-    assert data_in_words("mine") == "mine"
+    assert title_of("busi") == "BUSI breast ultrasound"
+    assert title_of("mine") == "mine"
 
 
 def test_a_network_is_named_with_its_encoder() -> None:

@@ -27,7 +27,7 @@ from medseg.core.params import read_yaml, validate
 from medseg.data.geometry import Geometry
 from medseg.data.image_io import Pixels, read_image
 from medseg.data.manifest import ManifestParams, measure, read_pair, region_of
-from medseg.datasets.ucsb import scan_ucsb
+from medseg.datasets.ucsb import UcsbParams
 from medseg.evaluation.evaluate import Evaluation, evaluate, scored_split
 from medseg.evaluation.per_image import COLUMNS
 from medseg.evaluation.tuning import EvaluateParams
@@ -121,7 +121,7 @@ def test_the_curve_at_the_threshold_is_that_of_the_masks(evaluation: Evaluation)
 
 
 def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path: Path) -> None:
-    records = scan_ucsb(samples / "ucsb")[:2]
+    records = UcsbParams.layout().scan(samples / "ucsb")[:2]
     table, _ = measure(records, samples / "ucsb", ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
     table = table.assign(split="test")
     segmenter = Predictor(tiny.segmenter(tiny.resize(side=128)), bright)

@@ -20,17 +20,14 @@ from medseg.core.errors import UserError
 from medseg.data.image_io import write_png
 from medseg.data.manifest import read_manifest
 from medseg.data.task import Multiclass, logit_count
-from medseg.datasets import scan
+from medseg.datasets import LAYOUTS
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.external import (
     BATCH_SIZE,
     DUPLICATE_DISTANCE,
-    LAYOUTS,
     WRITTEN,
-    Layout,
     evaluate_external,
     folder_data,
-    layout_data,
 )
 from medseg.inference.onnx_export import export
 from medseg.inference.predictor import Predictor
@@ -232,9 +229,6 @@ def test_its_values_are_the_pipeline_s_defaults(project: Path) -> None:
 
     assert default("manifest/default.yaml")["duplicate_distance"] == DUPLICATE_DISTANCE
     assert default("evaluate/default.yaml")["batch_size"] == BATCH_SIZE
-    for layout, values in LAYOUTS.items():
-        section = default(f"data/{layout}.yaml")
-        assert {key: section[key] for key in section if key not in ("name", "path", "archives")} == values
 
 
 def test_real_images_are_scored_in_their_own_layout(samples: Path, tmp_path: Path) -> None:
@@ -244,7 +238,7 @@ def test_real_images_are_scored_in_their_own_layout(samples: Path, tmp_path: Pat
         for path in source.glob(f"{label}/{label} ({number})*.png"):
             shutil.copy(path, root / label)
     model = write_model(tmp_path / "model", threshold=0.45)
-    text = evaluate_external(model, layout_data("busi"), root, tmp_path / "out", False, "cpu")
+    text = evaluate_external(model, LAYOUTS["busi"], root, tmp_path / "out", False, "cpu")
     assert "busi: 4 images" in text
     table = pd.read_csv(tmp_path / "out" / "per_image.csv").set_index("file")
     manifest = read_manifest(tmp_path / "out" / "manifest.csv")
@@ -257,8 +251,8 @@ def test_real_images_are_scored_in_their_own_layout(samples: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_finds_the_images_of_its_data_set(samples: Path, layout: Layout) -> None:
-    records = scan(layout_data(layout), samples / layout)
+def test_every_layout_finds_the_images_of_its_data_set(samples: Path, layout: str) -> None:
+    records = LAYOUTS[layout].scan(samples / layout)
     assert len(records) > 1
     assert all(record.masks for record in records)
 

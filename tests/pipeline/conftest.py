@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
-from clone import TINY, Clone, copy_project
+from clone import Clone
+from crash import Site
 
 
 @pytest.fixture(scope="session")
-def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in which the whole pipeline ran on a few small phantoms, committed."""
-    clone = copy_project(project, tmp_path_factory.mktemp("end") / "to end")  # a path with a space
-    clone.run("medseg", "params", *TINY)
-    clone.run("dvc", "repro")
-    clone.run("git", "add", "-A")
-    clone.run("git", "commit", "-qm", "a tiny run", "--allow-empty")
-    return clone
+def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A clone in which a tiny run is complete and committed, and what to kill and watch it with."""
+    return Site(project, tmp_path_factory.mktemp("end") / "to end")  # a path with a space
+
+
+@pytest.fixture(scope="session")
+def clone(site: Site) -> Clone:
+    """The same clone, to run commands in."""
+    return site.clone

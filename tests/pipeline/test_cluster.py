@@ -21,7 +21,7 @@ from medseg.data.augment import AugmentParams, augment
 from medseg.data.geometry import Patchify
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.prepare import prepare
-from medseg.datasets.phantom import PhantomParams, fetch
+from medseg.datasets.phantom import PhantomParams
 from medseg.datasets.record import Record
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -97,7 +97,7 @@ def test_augment(project: Path, cluster: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_phantom(cluster: Any, tmp_path: Path) -> None:
     params = validate(PHANTOM | {"contrast": [8.0, 20.0], "looks": 2}, PhantomParams, "data")
-    assert_same_everywhere(lambda way, out: fetch(params, out, way), cluster, tmp_path)
+    assert_same_everywhere(lambda way, out: params.fetch(out, way), cluster, tmp_path)
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ class Digest:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "PATIENCE", 1)
+    monkeypatch.setattr(machine, "TIMEOUT", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -164,7 +164,7 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "PATIENCE", 1)
+    monkeypatch.setattr(machine, "TIMEOUT", 1)
     with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty:
         address = empty.scheduler_address
         with pytest.raises(UserError, match=rf"no worker; start some by `dask worker {address}`"):

@@ -8,21 +8,14 @@ from pathlib import Path
 import pytest
 from crash import Site, Victims, Way
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-@pytest.fixture(scope="module")
-def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return Site(project, tmp_path_factory.mktemp("crash") / "site")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "stage", "victims"),
     [
         ("dvc repro", "download", "all"),
         ("dvc repro", "manifest", "stage"),
-        ("dvc repro", "prepare", "all"),
         ("dvc repro", "augment", "stage"),
         ("dvc repro", "evaluate", "all"),
         ("dvc repro", "report", "stage"),
@@ -41,10 +34,9 @@ def test_a_stage_that_was_killed_leaves_nothing_half_done_and_ends_right_when_ru
 @pytest.mark.parametrize(
     ("way", "victims", "epoch"),
     [
-        ("dvc repro", "all", 1),
-        pytest.param("dvc repro", "stage", 3, marks=pytest.mark.slow),
-        pytest.param("dvc exp run", "all", 2, marks=pytest.mark.slow),
-        pytest.param("queue", "stage", 2, marks=pytest.mark.slow),
+        ("dvc repro", "stage", 3),
+        ("dvc exp run", "all", 2),
+        ("queue", "stage", 2),
     ],
 )
 def test_training_that_was_killed_goes_on_and_ends_right(site: Site, way: Way, victims: Victims, epoch: int) -> None:
@@ -55,7 +47,6 @@ def test_training_that_was_killed_goes_on_and_ends_right(site: Site, way: Way, v
     assert not site.has_finished(1)  # removed on success
 
 
-@pytest.mark.slow
 def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: Site) -> None:
     name = site.new_name("dvc repro", "train")
     with site.start("dvc repro", "train", name) as process:
@@ -71,7 +62,6 @@ def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: 
     assert site.faults_of_end("train", "dvc repro", name) == []
 
 
-@pytest.mark.slow
 def test_a_second_dvc_repro_says_why_it_does_not_run_and_leaves_the_first_alone(site: Site) -> None:
     name = site.new_name("dvc repro", "train")
     site.start("dvc repro", "train", name)
@@ -83,12 +73,10 @@ def test_a_second_dvc_repro_says_why_it_does_not_run_and_leaves_the_first_alone(
     assert site.faults_of_end("train", "dvc repro", name) == []
 
 
-@pytest.mark.slow
 def test_a_queue_with_several_workers_ends_with_all_results_right(site: Site) -> None:
     assert site.faults_of_queue(experiments=4, workers=2, alone=1) == []
 
 
-@pytest.mark.slow
 def test_odd_surroundings_change_no_byte(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path with spaces and letters of other alphabets, no home, a locale that is not there, a clock far away."""
     odd_values = {"HOME": str(tmp_path / "gone"), "LC_ALL": "tr_TR.ISO8859-9", "TZ": "Asia/Kathmandu"}

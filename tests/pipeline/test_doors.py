@@ -301,7 +301,7 @@ def parameters(folder: Path, **changes: Any) -> Path:
         "masks": "masks/{name}.*",
     }
     sections: dict[str, Any] = {
-        "data": data | {"label": label, "patient": None},
+        "data": data | {"label": label, "patient": None, "official": None},
         "manifest": {"bad_files": "fail", "duplicate_distance": 0},
         "split": {"name": "fraction", "seed": 0, "val": 0.2, "test": 0.2},
         "prepare": tiny.resize().model_dump(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from clone import TINY, Clone, copy_project
+from crash import Site
 from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.timeout(1500)
@@ -37,6 +38,20 @@ def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:
     assert clone.run("git", "status", "--porcelain") == ""
 
 
+def test_a_stage_that_was_killed_leaves_nothing_half_done_and_ends_right_when_run_again(site: Site) -> None:
+    kill = site.strike("prepare", "dvc repro", "all", lambda _: site.has_worked("prepare", 0.5))
+    assert kill.running
+    assert kill.faults == ()
+
+
+def test_training_that_was_killed_goes_on_and_ends_right(site: Site) -> None:
+    kill = site.strike("train", "dvc repro", "all", lambda _: site.has_finished(1))
+    assert kill.faults == ()
+    assert kill.resumed is not None
+    assert kill.resumed >= 1
+    assert not site.has_finished(1)  # removed on success
+
+
 @pytest.mark.slow
 def test_another_clone_elsewhere_makes_the_same_bytes(clone: Clone, project: Path, tmp_path: Path) -> None:
     """Every out, report included: another folder, number of workers, time zone, locale, umask and order of hashes."""
@@ -48,6 +63,7 @@ def test_another_clone_elsewhere_makes_the_same_bytes(clone: Clone, project: Pat
     assert json.loads((other.folder / "metrics/environment.json").read_text()).keys() == {"train", "evaluate"}
 
 
+@pytest.mark.slow
 def test_provenance_leads_back_from_the_bundle_and_names_what_was_changed(clone: Clone) -> None:
     printed = clone.run("medseg", "provenance", "models/segmenter")
     assert "made by: stage evaluate\n" in printed

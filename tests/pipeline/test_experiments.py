@@ -26,6 +26,12 @@ from medseg.training.trainer import Places, Recipe, Trained, TrainParams, fit
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+QUICK = {  # tested at every change: an initial network, several classes, patches of tissue
+    "busi_encoder_upsampled_three_class",
+    "isic2017_improved_unet_continued",
+    "sample_busi_cmunext",
+    "sample_tissue_pspnet",
+}
 NOT_DETERMINISTIC = {  # on a GPU, by the documentation of torch.use_deterministic_algorithms: they refuse to run
     f"aten::{name}"
     for name in (
@@ -102,7 +108,9 @@ def save(recipe: Recipe, trained: Trained, folder: Path) -> None:
     save_state(folder, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
+)
 def test_every_experiment_trains_and_its_network_can_be_saved(experiment: str, tmp_path: Path) -> None:
     recipe, trained, val = train(experiment, tmp_path)
     save(recipe, trained, tmp_path / "network")

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
-from clone import STAGES
-from crash import LIVE, SETTINGS, digest, outputs
+from clone import STAGES, TINY
+from crash import LIVE, digest, outputs
 
 from medseg.experiments.compose import compose
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> list[Path]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages ran undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    compose(PROJECT / "conf", folder / "params.yaml", [*SETTINGS, *SMALL])
+    compose(PROJECT / "conf", folder / "params.yaml", [*TINY, *SMALL])
     (folder / "weights").mkdir()
     for stage in STAGES:
         run(stage, folder, folder)
@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_message_and_more_room_is_all_that_it_takes(whole: Pa
             command("train", whole, disk), env=environment(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
-        assert "No space left on device: see to room" in done.stderr
+        assert "No space left on device: check space" in done.stderr
         assert "Traceback" not in done.stderr
         assert not (disk / "models/network").exists()
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
@@ -159,7 +159,7 @@ def test_a_folder_that_can_only_be_read_is_read_and_its_refusal_to_be_written_is
         )
         assert done.returncode == 1
         assert re.fullmatch(
-            rf"error: {disk}/.*: Read-only file system: see to room and rights there, .*\n", done.stderr
+            rf"error: {disk}/.*: Read-only file system: check space and permissions there, .*\n", done.stderr
         )
 
 

@@ -12,6 +12,8 @@ import pytest
 from clone import TINY, Clone, copy_project
 from moto.server import ThreadedMotoServer
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "medseg"
 LAST = "augment"
 OUTS = ["data/raw", "data/manifest.csv", "data/splits", "data/prepared", "data/augmented", "plots/prepare"]

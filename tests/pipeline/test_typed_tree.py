@@ -23,10 +23,11 @@ from medseg.core.errors import UserError
 from medseg.core.params import Seed, read_yaml, validate
 from medseg.data.augment import build_transform, vary
 from medseg.data.duplicates import group_names
-from medseg.data.geometry import Patchify, Resize, sample_count, to_samples
+from medseg.data.geometry import Patchify, Resize, sample_count
+from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
 from medseg.data.task import class_codes
-from medseg.datasets.folder import FolderParams, scan_folder
+from medseg.datasets.folder import FolderParams
 from medseg.evaluation.tuning import select
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
@@ -174,7 +175,7 @@ def use_data(section: Any, folder: Path) -> None:
     for name in ("images/a.png", "masks/a.png", "images/b.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    for record in scan_folder(section, root):
+    for record in section.scan(root):
         assert (root / record.file).is_file()
 
 
@@ -189,10 +190,12 @@ def use_geometry(section: Any) -> None:
     if max(sides, default=0) > LARGEST or (isinstance(section, Patchify) and section.patch > LARGEST):
         return
     image, mask = tiny.square(0, 20, 30, section.channels)
-    images, masks = to_samples(image, mask, section)
-    assert len(images) == len(masks) == sample_count(20, 30, section)
-    assert images.shape[-1] == section.channels
-    assert set(np.unique(masks)) <= {0, 1}
+    parts = list(samples_of(image, mask, section))
+    assert sum(len(images) for images, _ in parts) == sample_count(20, 30, section)
+    for images, masks in parts:
+        assert len(images) == len(masks)
+        assert images.shape[-1] == section.channels
+        assert set(np.unique(masks)) <= {0, 1}
 
 
 def use_transforms(section: Any) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import tiny
 
 from medseg.data.manifest import Fault
+from medseg.datasets.record import Region
 from medseg.previews.audit import audit, inverted_masks
 
 
@@ -76,13 +77,13 @@ def test_masks_that_mark_the_background_are_found_by_their_border(tmp_path: Path
     whole[:] = 1
     masks = {"inverted.png": 1 - lesion, "right.png": lesion, "large.png": large, "whole.png": whole}
     image = np.zeros((20, 30, 1), np.uint8)
-    table = pd.DataFrame([tiny.row(tmp_path, file, image, mask) for file, mask in masks.items()])
-    assert inverted_masks(table, tmp_path) == ["inverted.png"]
+    images = [tiny.image(tmp_path, file, image, mask) for file, mask in masks.items()]
+    assert inverted_masks(images) == ["inverted.png"]
 
 
 def test_a_mask_is_looked_at_inside_its_region(tmp_path: Path) -> None:
     mask = np.zeros((20, 30), np.uint8)
     mask[5:15, 5:15] = 1
     mask[9, 9] = 0
-    row = tiny.row(tmp_path, "a.png", np.zeros((20, 30, 1), np.uint8), mask, region="5:5:15:15")
-    assert inverted_masks(pd.DataFrame([row | {"foreground": 0.99}]), tmp_path) == ["a.png"]
+    image = tiny.image(tmp_path, "a.png", np.zeros((20, 30, 1), np.uint8), mask, region=Region(5, 5, 15, 15))
+    assert inverted_masks([image]) == ["a.png"]

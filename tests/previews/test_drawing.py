@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from medseg.data.colours import CLASSES, PREDICTION, TRUTH, Colour, class_colours
+from medseg.data.colours import CLASSES, TRUTH, Colour
 from medseg.data.image_io import Pixels
 from medseg.data.packed import evenly_spaced
 from medseg.previews.drawing import contact_sheet, outlined, sample_sheet, titled, within
@@ -119,12 +119,6 @@ def seen(colour: Colour, sight: NDArray[np.float64]) -> NDArray[np.float64]:
 @pytest.mark.parametrize(("count", "least"), [(2, 20), (4, 12), (6, 10)])
 def test_truth_and_classes_are_told_apart_whatever_the_eye(count: int, least: float) -> None:
     for name, sight in SIGHTS.items():
-        colours = [seen(colour, sight) for colour in (TRUTH, *class_colours(count))]
+        colours = [seen(colour, sight) for colour in (TRUTH, *CLASSES[:count])]
         first, second = (np.array(lab) for lab in zip(*combinations(colours, 2), strict=True))
         assert deltaE_ciede2000(first, second).min() >= least, name  # type: ignore[no-untyped-call]
-
-
-def test_one_class_is_red_and_more_than_the_palette_begin_anew() -> None:
-    assert class_colours(1) == [PREDICTION]
-    assert class_colours(3) == list(CLASSES[:3])
-    assert class_colours(len(CLASSES) + 2) == [*CLASSES, *CLASSES[:2]]

@@ -51,7 +51,8 @@ def test_a_fetch_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
 
 def test_runs_as_a_command_with_the_data_folder(project: Path, samples: Path, tmp_path: Path) -> None:
     done = run(project, write_params(tmp_path, name="ucsb", path=None), tmp_path / "raw", MEDSEG_DATA=str(samples))
-    assert (done.returncode, done.stdout) == (0, "")
+    assert done.returncode == 0
+    assert "MEDSEG_DATA" in done.stdout  # said whenever it decides
     assert len(list((tmp_path / "raw").glob("*/*"))) == 12
 
 

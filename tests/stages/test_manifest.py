@@ -23,6 +23,7 @@ SECTIONS: dict[str, Any] = {
         "masks": "masks/{stem}.png",
         "label": {"name": "text", "text": "lesion"},
         "patient": None,
+        "official": None,
     },
     "manifest": {"bad_files": "fail", "duplicate_distance": 8},
     "split": {"name": "fraction", "seed": 0, "val": 0.25, "test": 0.25},

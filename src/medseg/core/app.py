@@ -1,4 +1,4 @@
-"""Running one function as a command: arguments from its signature, errors in words, exit codes."""
+"""Running a function as a command: arguments from its signature, error messages, exit codes."""
 
 import errno
 import sys
@@ -9,20 +9,18 @@ import typer
 
 from medseg.core.errors import UserError
 
+# Errors of the system that the user can put right: full disks and missing rights.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 INTERRUPTED = 130  # exit code after Ctrl-C
 
 
 def new_app(**options: Any) -> typer.Typer:
-    """A Typer application that shows defects as plain tracebacks and offers no shell completion."""
+    """A Typer application without shell completion, which shows plain tracebacks."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown", **options)
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run `app` and exit: 0 done, 1 a user's mistake (told in one message); by Typer, 2 wrong usage, 130 Ctrl-C.
-
-    What the system refuses, on a full disk or for lack of rights, is told in one message, too.
-    """
+    """Run `app` and exit with 0 (done), 1 (`UserError` or `REFUSED`, with one message), 2 (usage) or 130 (Ctrl-C)."""
     try:
         app()
     except UserError as error:
@@ -31,7 +29,7 @@ def run_app(app: typer.Typer) -> None:
         if error.errno not in REFUSED:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror}: see to room and rights there, then run the same command again")
+        _fail(f"{place}{error.strerror}: check space and permissions there, then run the same command again")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run is made with and where: package versions, a hash of the code, and `metrics/environment.json`."""
+"""The environment of a run: package versions, a hash of the code, and `metrics/environment.json`."""
 
 import hashlib
 import importlib.metadata
@@ -12,25 +12,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medseg.core.errors import UserError
 from medseg.core.files import write_text
 
-WRITTEN = ("dvc.lock", "metrics", "plots", "reports")  # by the stages: no sign of changed sources
+WRITTEN = ("dvc.lock", "metrics", "plots", "reports")  # by the stages, so they do not make a revision dirty
 
 
 def record_environment(path: Path, stage: str) -> None:
-    """Write to the JSON file `path` what `stage` runs on, under its name; what other stages wrote there stays."""
+    """Write the environment of `stage` to the JSON file `path`, under its name; entries of other stages stay."""
     write_text(path, json.dumps(_recorded(path) | {stage: environment()}, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
-    """This moment (UTC), the git revision, the versions of Python and of direct dependencies, and the machine.
+    """The time (UTC), the git revision, the versions of Python and of direct dependencies, and the machine.
 
-    `git.changed` lists the files that differ from the revision, new ones too, but for what stages write; both are None
-    outside a git repository. `devices` are the GPUs that torch sees, `threads` those of its operations on the CPU.
+    `git.changed` lists the files that differ from the revision, untracked ones included and `WRITTEN` left out; all of
+    `git` is None outside a repository. `devices` are the GPUs that torch sees, `threads` its threads on the CPU.
     """
+    import torch  # seconds to import: what reads records or hashes code does not wait for it
+
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _revision(),
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
 def _recorded(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or one cut short: nothing is made from it
+    except (OSError, ValueError):  # none yet, or one that was cut short
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -67,7 +67,7 @@ def _revision() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str | None:
-    """What git prints; None where there is no git, no repository or no commit."""
+    """The output of a git command; None without git, a repository or a commit."""
     try:
         done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", check=False)
     except OSError:
@@ -76,7 +76,7 @@ def _git(*words: str) -> str | None:
 
 
 def _processor() -> str:
-    """Its name as Linux tells it, else its architecture."""
+    """The name of the CPU on Linux, elsewhere its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -89,7 +89,7 @@ PROJECT = "medseg"
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that this project depends on directly, by name."""
+    """The installed versions of this project's direct dependencies, by name."""
     needed = [line for line in importlib.metadata.requires(PROJECT) or [] if "extra ==" not in line]
     names = [match.group() for line in needed if (match := re.match(r"[\w.-]+", line))]
     return {name: importlib.metadata.version(name) for name in sorted(names, key=str.lower)}
@@ -99,16 +99,16 @@ SUFFIXES = frozenset({".py", ".html", ".css", ".js", ".md"})
 
 
 def code_sha256(folders: Iterable[Path]) -> str:
-    """SHA-256, in hexadecimal, of the names and bytes of all source files in `folders`, whatever the folders' order.
+    """SHA-256, in hexadecimal, of the names and bytes of all source files (`SUFFIXES`) in `folders`, in any order.
 
-    A file counts where its suffix is one of `SUFFIXES`. Its name begins with that of its folder, so that it does not
-    matter where the folders lie. Raises `UserError` for a folder that is missing or holds no source file.
+    Names are relative to the parents of the folders, so it does not matter where the folders lie. Raises `UserError`
+    for a folder that is missing or holds no source file.
     """
     files = sorted((name, path) for folder in folders for name, path in _source_files(folder))
     digest = hashlib.sha256()
     for name, path in files:
         for part in (name.encode(), path.read_bytes()):
-            digest.update(len(part).to_bytes(8, "big"))  # or the end of one part could pass for the start of the next
+            digest.update(len(part).to_bytes(8, "big"))  # keeps name and content apart
             digest.update(part)
     return digest.hexdigest()
 
@@ -116,7 +116,7 @@ def code_sha256(folders: Iterable[Path]) -> str:
 def _source_files(folder: Path) -> Iterator[tuple[str, Path]]:
     found = [path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
     if not found:
-        raise UserError(f"{folder}: no source file lies here, so there is no code to take the fingerprint of")
+        raise UserError(f"{folder}: no source file in this folder, so there is no code to hash")
     root = folder.resolve().name
     for path in found:
         yield f"{root}/{path.relative_to(folder).as_posix()}", path

@@ -1,4 +1,4 @@
-"""Reading files with messages that name them, and writing outputs that are whole or absent."""
+"""Reading files with errors that name them, and atomic writes."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from typing import Any
 
 from medseg.core.errors import UserError
 
-PARTIAL_PREFIX = ".partial-"  # ignored by git and by DVC
+PARTIAL_PREFIX = ".partial-"  # of what is being written; ignored by git and by DVC
 LONGEST_NAME = 255  # bytes, on every common file system
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; it takes the name `path` when the block ends well, and vanishes when not."""
+    """Yield an empty folder that becomes `path` when the block succeeds, and is removed when it raises."""
     partial = _partial(path)
     partial.mkdir(parents=True)
     try:
@@ -31,7 +31,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a path to write one file to; it becomes `path` when the block ends well, and vanishes when not."""
+    """Yield the path of a file to write that becomes `path` when the block succeeds, and is removed when it raises."""
     partial = _partial(path)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,27 +42,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def _partial_name(name: str) -> str:
-    partial = PARTIAL_PREFIX + name
-    if len(os.fsencode(partial)) <= LONGEST_NAME:
-        return partial
-    return PARTIAL_PREFIX + hashlib.sha256(os.fsencode(name)).hexdigest()
-
-
 def _partial(path: Path) -> Path:
-    partial = path.with_name(_partial_name(path.name))
+    """The place beside `path` to write to; what an earlier attempt left there is removed."""
+    name = path.name
+    if len(os.fsencode(PARTIAL_PREFIX + name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    partial = path.with_name(PARTIAL_PREFIX + name)
     shutil.rmtree(partial, ignore_errors=True)
     partial.unlink(missing_ok=True)
     return partial
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file. Raises `UserError` that names it where it is missing."""
+    """Read a file. Raises `UserError` that names it where it can't be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""GPUs of its own for each run of this project on a machine: `dvc queue start -j N` gives all runs the same.
+"""Distinct GPUs for runs of this project at the same time: `dvc queue start -j N` shows all GPUs to all runs.
 
-A run that has a card holds a lock (flock(2)) on a file named after the card, below `.dvc/tmp/medseg/cards/` of the main
-checkout, which all experiments of the queue share. The system frees it when the process ends, however it does.
+A run locks (flock(2)) a file per GPU in `.dvc/tmp/medseg/gpus/` of the main checkout, which all experiments of the
+queue share. The system releases the lock when the process ends, however it ends.
 """
 
 import fcntl
@@ -19,86 +19,83 @@ from medseg.core.errors import UserError
 from medseg.core.paths import common_folder
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-WAIT = 1.0  # seconds between looks for a free card
+WAIT = 1.0  # seconds between attempts to lock GPUs
 _UUID = re.compile(r"\(UUID: ([\w-]+)\)")
 
 
 @contextmanager
 def own_gpus(accelerator: str, count: int) -> Iterator[None]:
-    """While the block runs, this process sees `count` cards that no other run of this project has, and no further one.
+    """Lock `count` GPUs and make them the only visible ones while the block runs; wait until enough are free.
 
-    Waits while too few are free. To be entered before torch looks for GPUs. A `CUDA_VISIBLE_DEVICES` that is set limits
-    the choice; its numbers are those of `nvidia-smi`. Nothing happens without a card, with `accelerator` = "cpu",
-    outside a DVC project, and in a process that torchrun, SLURM or another rank started: those are given theirs.
-    Raises `UserError` where there are fewer cards than `count`.
+    Enter it before torch initialises CUDA. An existing `CUDA_VISIBLE_DEVICES` limits the choice; its numbers are those
+    of `nvidia-smi`. Does nothing without a GPU, with `accelerator` = "cpu", outside a DVC project, and in processes
+    that torchrun, SLURM or another rank started, which get their GPUs from there. Raises `UserError` where the machine
+    has fewer GPUs than `count`.
     """
     common = common_folder()
-    if accelerator == "cpu" or common is None or _is_one_of_several():
+    is_rank = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    if accelerator == "cpu" or common is None or is_rank:
         yield
         return
-    cards = _choice(_listed(), os.environ.get(VISIBLE))
-    if not cards:
+    gpus = _choice(_listed(), os.environ.get(VISIBLE))
+    if not gpus:
         yield
         return
-    if len(cards) < count:
-        raise UserError(f"params.yaml: train.devices = {count}: there are {len(cards)} GPUs to choose from; lower it")
-    with _locked(common / "cards", cards, count) as mine, _visible(mine):
+    if len(gpus) < count:
+        raise UserError(f"params.yaml: train.devices = {count}: there are {len(gpus)} GPUs to choose from; lower it")
+    with _locked(common / "gpus", gpus, count) as mine, _visible(mine):
         yield
-
-
-def _is_one_of_several() -> bool:
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _listed() -> list[str]:
-    """The UUIDs of the machine's cards in nvidia-smi's order; of a divided card (MIG) those of its parts."""
+    """The UUIDs of the machine's GPUs in the order of nvidia-smi; of a partitioned GPU (MIG) those of its instances."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     done = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    cards: list[list[str]] = []
+    gpus: list[list[str]] = []
     for line in done.stdout.splitlines():
         if found := _UUID.search(line):
             if line.startswith("GPU"):
-                cards.append([])
-            cards[-1].append(found[1])
-    return [part for card in cards for part in (card[1:] or card)]
+                gpus.append([])
+            gpus[-1].append(found[1])
+    return [part for gpu in gpus for part in (gpu[1:] or gpu)]
 
 
 def _choice(listed: list[str], allowed: str | None) -> list[str]:
-    """Those of the cards that `CUDA_VISIBLE_DEVICES` allows, by number or the beginning of a UUID, in its order."""
+    """The GPUs that `CUDA_VISIBLE_DEVICES` allows, by number or the beginning of a UUID, in its order."""
     if allowed is None:
         return listed
     chosen = []
     for word in filter(None, map(str.strip, allowed.split(","))):
         named = listed[int(word) : int(word) + 1] if word.isdigit() else [c for c in listed if c.startswith(word)]
-        if not named:  # CUDA, too, heeds nothing from the first unknown card on
+        if not named:  # CUDA, too, ignores everything from the first unknown GPU on
             break
         chosen.append(named[0])
     return list(dict.fromkeys(chosen))
 
 
 @contextmanager
-def _locked(folder: Path, cards: list[str], count: int) -> Iterator[list[str]]:
+def _locked(folder: Path, gpus: list[str], count: int) -> Iterator[list[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        mine = _lock_free(folder, cards, count, held)
+        mine = _lock_free(folder, gpus, count, held)
         if not mine:
-            print(f"waiting for {count} of {len(cards)} GPUs to become free", flush=True)
+            print(f"waiting for {count} of {len(gpus)} GPUs to become free", flush=True)
         while not mine:
             time.sleep(WAIT)
-            mine = _lock_free(folder, cards, count, held)
+            mine = _lock_free(folder, gpus, count, held)
         yield mine
 
 
-def _lock_free(folder: Path, cards: list[str], count: int, held: ExitStack) -> list[str]:
-    """Lock the first `count` free cards and give them, or none where fewer are free; `held` keeps the locks."""
+def _lock_free(folder: Path, gpus: list[str], count: int, held: ExitStack) -> list[str]:
+    """Lock and return the first `count` free GPUs, or none where fewer are free; `held` keeps the locks."""
     mine: list[str] = []
     with ExitStack() as tried, (folder / "choosing").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # one process chooses at a time: else two could each hold what the other lacks
-        for card in cards:
-            if len(mine) < count and _is_locked(tried.enter_context((folder / card).open("w"))):
-                mine.append(card)
+        fcntl.flock(turn, fcntl.LOCK_EX)  # one process at a time, or two could each hold a GPU that the other needs
+        for gpu in gpus:
+            if len(mine) < count and _is_locked(tried.enter_context((folder / gpu).open("w"))):
+                mine.append(gpu)
         if len(mine) < count:
             return []
         held.push(tried.pop_all())
@@ -106,7 +103,7 @@ def _lock_free(folder: Path, cards: list[str], count: int, held: ExitStack) -> l
 
 
 def _is_locked(file: IO[str]) -> bool:
-    """Try to lock a file; whether it worked."""
+    """Try to lock a file; return whether it worked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -115,9 +112,9 @@ def _is_locked(file: IO[str]) -> bool:
 
 
 @contextmanager
-def _visible(cards: list[str]) -> Iterator[None]:
+def _visible(gpus: list[str]) -> Iterator[None]:
     before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = ",".join(cards)
+    os.environ[VISIBLE] = ",".join(gpus)
     try:
         yield
     finally:

@@ -1,10 +1,9 @@
-"""What the machine at hand can do: workers and the accelerator. Nothing here may change a result's bytes.
+"""Parallel work on many images: threads, processes of this machine, or a dask cluster. No result depends on which.
 
-All work on many images goes through `run_parallel`: on threads, on processes of this machine, or on a dask cluster.
-A cluster's workers must see the project's folder (and `MEDSEG_DATA`'s images, once downloaded, are in it) under the
-same path, as on a shared file system, and have this version of the project and its packages installed: they are asked
-for it before any work, for a worker keeps the code that it loaded first. Start them by `dask scheduler` on one machine
-and `dask worker tcp://HOST:8786` on each, with the extra `medseg[cluster]` installed.
+A cluster's workers must see the project's folder under the same path, as on a shared file system, and have the same
+version of the project and of its packages. This is checked before any work, since a worker keeps the code that it
+loaded first. Start `dask scheduler` on one machine and `dask worker tcp://HOST:8786` on each, with the extra
+`medseg[cluster]` installed.
 """
 
 import hashlib
@@ -34,7 +33,8 @@ Result = TypeVar("Result")
 _LOCAL = ("auto", "threading", "loky")
 _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 _WORTH_PROCESSES = 10.0  # seconds of work: new processes take seconds to import what they need
-PATIENCE = 10  # seconds for a scheduler to answer and for its first worker
+TIMEOUT = 10  # seconds for a scheduler to answer and for its first worker
+# Packages of which another version may give other bytes.
 _COMPUTING = ("numpy", "opencv-python-headless", "pillow", "scipy", "ImageHash", "patchify", "albumentations")
 
 
@@ -47,7 +47,7 @@ def _known_backend(value: str) -> str:
 
 
 class MachineParams(Section):
-    """The section `machine`: it changes speed alone, so no stage lists it in `dvc.yaml`."""
+    """The section `machine`: it changes speed, never bytes, so no stage lists it in `dvc.yaml`."""
 
     workers: int = Field(ge=0, le=1024)  # 0: one per core; a dask cluster uses all it has
     backend: Annotated[str, AfterValidator(_known_backend)]
@@ -55,18 +55,18 @@ class MachineParams(Section):
 
 
 def worker_count(machine: MachineParams) -> int:
-    """The number of workers to start: as many as cores that this process may use where `workers` is 0."""
+    """The number of workers; where `workers` is 0, that of the cores that this process may use."""
     return machine.workers or int(cpu_count())
 
 
 def run_parallel(
     machine: MachineParams, function: Callable[[Item], Result], items: Iterable[Item], title: str
 ) -> list[Result]:
-    """Call `function` on every item, on all workers, and return the results in the order of the items.
+    """Call `function` on every item, on all workers; return the results in the order of the items.
 
-    The function, the items and the results must pickle, and paths in them be absolute: workers may run elsewhere.
-    What `function` raises is raised here. Raises `UserError` where a dask cluster is asked for and the package is
-    missing, the scheduler does not answer, or its workers have other code than this process.
+    `title` names the progress bar. Function, items and results must be picklable, with absolute paths: workers may run
+    in another folder. Exceptions of `function` are raised here. Raises `UserError` where a dask cluster is asked for
+    and the package is missing, the scheduler does not answer, or its workers have other code than this process.
     """
     todo = list(items)
     return list(tqdm(_results(machine, function, todo), desc=title, total=len(todo), disable=None))
@@ -81,7 +81,7 @@ def _results(machine: MachineParams, function: Callable[[Item], Result], items: 
 
 
 def _tried_results(workers: int, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Threads start at once, but Python code holds them up: where the first items show long work, processes go on."""
+    """Threads start at once but share the GIL: where the first items show long work, processes do the rest."""
     start = time.perf_counter()
     yield from _local_results("threading", workers, function, items[:workers])
     seconds = (time.perf_counter() - start) / workers * (len(items) - workers)
@@ -111,7 +111,7 @@ def _client(address: str) -> "Iterator[Client]":
     except ImportError:
         raise UserError(f"{where}: a dask cluster needs the extra `cluster`: pip install 'medseg[cluster]'") from None
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(address, timeout=TIMEOUT, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError) as error:
         raise UserError(f"{where}: no dask scheduler answers there: {error}") from None
     with client:
@@ -119,10 +119,10 @@ def _client(address: str) -> "Iterator[Client]":
 
 
 def _check_workers(client: "Client", address: str) -> None:
-    """A worker keeps the code that it loaded first, and its packages may differ: either could change bytes."""
+    """Raise `UserError` where a worker has loaded other code or packages, which could change bytes."""
     where = f"params.yaml: machine.backend = {address!r}"
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=TIMEOUT)
         codes = client.run(code_digest)
     except TimeoutError:
         raise UserError(f"{where}: the scheduler has no worker; start some by `dask worker {address}`") from None
@@ -138,7 +138,7 @@ def _check_workers(client: "Client", address: str) -> None:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 over the project's modules as they were when this process first asked, and the packages that compute."""
+    """SHA-256 of the project's modules, as they were at the first call, and of the versions of `_COMPUTING`."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())

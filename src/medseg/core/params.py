@@ -1,7 +1,4 @@
-"""Reading one section of `params.yaml` into its class.
-
-The classes stand in the modules that use them; this module knows none of them.
-"""
+"""Reading sections of `params.yaml` into typed classes, which stand in the modules that use them."""
 
 import copy
 import json
@@ -19,13 +16,13 @@ T = TypeVar("T")
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-MAX_VALUES = 100_000  # of a file; the longest that the project writes has some hundreds
+MAX_VALUES = 100_000  # in a file; the longest that the project writes has some hundreds
 
 MACHINE_SECTION = "machine"  # changes speed but no bytes, so no stage lists it under `params:`
 
 
 class Section(BaseModel):
-    """Base of every parameter class: strict types, no unknown keys, no NaN or infinity, immutable."""
+    """Base of every parameter class: strict types, no unknown keys, no NaN or infinity, immutable, no defaults."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -50,7 +47,7 @@ def read_section(path: Path, name: str, kind: Any) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read all sections that can change a result, as plain values for the record: all but `machine`."""
+    """Read all sections that can change a result (all but `machine`) as plain values."""
     return {name: section for name, section in read_yaml(path).items() if name != MACHINE_SECTION}
 
 
@@ -61,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: no such file")
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         _check_tree(content)
-    # Of a number or a date that can't be, and of lists in lists in lists, the library tells by the last two.
+    # ValueError: an impossible number or date; RecursionError: deep nesting.
     except (YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(content, dict):
@@ -72,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _check_tree(content: Any) -> None:
     """Raise `ValueError` for what no section can hold, and for more than `MAX_VALUES` values, aliases followed.
 
-    So a few lines of aliases of aliases can't fill the memory, and a value that holds itself ends.
+    Aliases of aliases could fill the memory, and a value can contain itself.
     """
     waiting, count = [content], 0
     while waiting:
@@ -92,7 +89,7 @@ def _check_tree(content: Any) -> None:
 
 def _check_value(value: Any) -> None:
     if isinstance(value, str):
-        value.encode()  # half a character, as "\ud800" in quotes, is a `ValueError`
+        value.encode()  # a lone surrogate, such as "\ud800", is a `ValueError`
     elif isinstance(value, int) and value.bit_length() > 64:
         raise ValueError(f"a number of {value.bit_length()} bits")
     elif not isinstance(value, int | float | date | None):
@@ -100,7 +97,7 @@ def _check_value(value: Any) -> None:
 
 
 def validate(value: Any, kind: Any, where: str) -> Any:
-    """Check `value` against `kind`; `where` leads each message. Raises `UserError` that lists every fault."""
+    """Check `value` against `kind`, a class or a union. Raises `UserError` with every fault, each after `where`."""
     try:
         return _parse(value, kind)
     except ValidationError as error:
@@ -125,15 +122,13 @@ def _describe(fault: Any, value: Any, kind: Any, where: str) -> str:
             return f"{key}.name = {fault['ctx']['tag']!r}: must be one of {fault['ctx']['expected_tags']}"
         case "extra_forbidden":
             return f"{key} is no known key; known are {', '.join(_known_keys(fault['loc'], keys[:-1], value, kind))}"
-    return f"{key} = {_shown(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
-
-
-def _shown(value: Any) -> str:
-    return repr(value.get("name")) if isinstance(value, dict) and "name" in value else repr(value)
+    given = fault["input"]
+    shown = given["name"] if isinstance(given, dict) and "name" in given else given
+    return f"{key} = {shown!r}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _existing_keys(location: tuple[int | str, ...], value: Any) -> list[int | str]:
-    """The parts of pydantic's location that are keys of the YAML; the others are tags of a union, or missing."""
+    """The parts of pydantic's location that are keys of the YAML; other parts are tags of a union, or missing keys."""
     keys: list[int | str] = []
     inside_union = False
     for part in location:
@@ -151,9 +146,9 @@ def _holds(value: Any, part: int | str) -> bool:
 
 
 def _known_keys(location: tuple[int | str, ...], parents: list[int | str], value: Any, kind: Any) -> list[str]:
-    """The keys that may stand beside the unknown one at `location`, which lies in the mapping at `parents`.
+    """The keys that the mapping at `parents` may have; `location` is pydantic's of an unknown key in it.
 
-    No section has defaults: they are the keys that are missed where nothing but the union's tag stands there.
+    No section has defaults, so they are the keys that pydantic misses in a mapping that holds the union's tag alone.
     """
     bare = copy.deepcopy(value)
     mapping = bare

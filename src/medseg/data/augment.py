@@ -1,7 +1,7 @@
-"""What augmentation means: variants of training samples, each drawn from a random stream of its own.
+"""Augmentation: random variants of training samples, each from a random stream of its own.
 
-The stream of a written variant is seeded by (augment.seed, sample, variant), so any variant can be made again alone,
-and any number of workers writes the same bytes. Variants drawn while training have streams of epochs.
+The stream of a written variant is seeded by (augment.seed, sample, variant), so each variant can be reproduced alone,
+and any number of workers writes the same bytes. Variants drawn during training are seeded by the epoch, too.
 """
 
 import os
@@ -18,9 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version at import
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks the network for its newest version at import
 if "torch" not in sys.modules:
-    sys.modules["torch"] = None  # type: ignore[assignment]  # seconds to import, for a conversion that we don't use
+    sys.modules["torch"] = None  # type: ignore[assignment]  # takes seconds to import, for a conversion that is not used
 import albumentations as A  # noqa: N812
 
 if sys.modules["torch"] is None:
@@ -36,12 +36,12 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 _MIRROR = cv2.BORDER_REFLECT_101
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-_CHUNK = 64  # samples a task at most: enough to hide the cost of starting it
+_CHUNK = 64  # samples per task at most: enough to hide the cost of starting it
 _CHUNK_BYTES = 16 * 2**20  # of a task's output, which is held in memory until it is written
 
 
 class Rotate(Section):
-    """Rotation about the centre; the corners are filled by mirroring."""
+    """Rotation about the centre; corners are filled by reflection."""
 
     p: Probability
     degrees: float = Field(ge=0, le=180)  # drawn from -degrees to +degrees
@@ -57,8 +57,8 @@ class Scaling(Section):
 class Elastic(Section):
     """Smooth random deformation (Simard et al., ICDAR 2003): noise within -1..1, smoothed by `sigma`, times `alpha`.
 
-    Smoothing takes most of the noise away: pixels move by about alpha / (15 sigma) in the root mean square along each
-    axis, so 10 times sigma squared is a strong deformation and 30 at a sigma of 6 hardly a third of a pixel.
+    Smoothing removes most of the noise: pixels move by about alpha / (15 sigma) (root mean square along each axis), so
+    alpha = 10 sigma^2 is a strong deformation, and alpha = 30 with sigma = 6 moves pixels by a third of a pixel.
     """
 
     p: Probability
@@ -96,7 +96,7 @@ class Blur(Section):
 
 
 class Transforms(Section):
-    """What may happen to a sample; also the section `online`, which is drawn anew in every epoch."""
+    """The transforms and their probabilities; also the section `online`, which is drawn anew in every epoch."""
 
     horizontal_flip: Probability
     vertical_flip: Probability
@@ -111,14 +111,14 @@ class Transforms(Section):
 
 
 class AugmentParams(Transforms):
-    """The section `augment`: how many variants of each training sample are written, and what may happen to one."""
+    """The section `augment`: how many variants of each training sample are written, and their transforms."""
 
     seed: Seed
     factor: int = Field(ge=1, le=100)  # rows per sample; variant 0 is the sample as it was
 
 
 def is_active(params: Transforms) -> bool:
-    """Whether anything can happen at all."""
+    """Whether any transform has a probability above 0."""
     values = (getattr(params, name) for name in Transforms.model_fields)
     return any((value if isinstance(value, float) else value.p) > 0 for value in values)
 
@@ -133,9 +133,9 @@ def check_shape(params: Transforms, section: str, height: int, width: int) -> No
 
 
 def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pixels:
-    """What albumentations makes of (H, W[, C]) and a (3, 3) matrix, bit for bit.
+    """Warp (H, W[, C]) by a (3, 3) matrix, bit for bit as albumentations does.
 
-    Its own checks (`np.allclose` with the identity, images of many channels) take longer than the warp of a patch.
+    Its own checks (`np.allclose` with the identity, images of many channels) take longer than warping a patch.
     """
     if all(
         abs(value - one) <= 1e-8 + 1e-5 * one for value, one in zip(matrix.ravel().tolist(), _IDENTITY, strict=True)
@@ -147,9 +147,9 @@ def _warp(pixels: Pixels, matrix: NDArray[np.float64], interpolation: int) -> Pi
 
 
 def _matrix(shape: Sequence[int], angle: float, scale: float) -> NDArray[np.float64]:
-    """(3, 3): a turn by `angle` degrees and a zoom by `scale` about the centre, bit for bit as albumentations has it.
+    """The (3, 3) matrix of a rotation by `angle` degrees and a scaling about the centre, bit for bit albumentations'.
 
-    It multiplies six such matrices, most of them the identity, and again for boxes, which we have none of.
+    It multiplies six such matrices, most of them the identity, and does so again for bounding boxes.
     """
     x, y = shape[1] / 2 - 0.5, shape[0] / 2 - 0.5
     turn = np.deg2rad(angle % 360)
@@ -171,10 +171,12 @@ class _Rotate(A.Rotate):  # type: ignore[misc]  # albumentations has no types he
 
 
 class _Zoom(A.Affine):  # type: ignore[misc]  # albumentations has no types here
-    """Of all that `Affine` can do, the scale alone, the same for both axes."""
+    """`Affine` reduced to one scale for both axes."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], **_: Any) -> dict[str, Any]:
-        self._get_translate_params(params["shape"][:2])  # nothing, but it and the next draw before the scale is drawn
+        self._get_translate_params(
+            params["shape"][:2]
+        )  # unused, but this and the next line draw before the scale is drawn
         self._get_shear_params()
         return {"matrix": _matrix(params["shape"], 0.0, self.py_random.uniform(*self.scale["x"]))}
 
@@ -186,10 +188,10 @@ class _Zoom(A.Affine):  # type: ignore[misc]  # albumentations has no types here
 
 
 def build_transform(params: Transforms) -> A.Compose:
-    """The transforms in the order in which they are applied: where pixels lie, then what value they have.
+    """The transforms in the order in which they are applied: geometric ones, then those of pixel values.
 
-    All stand in it, also those that never act: a transform's place decides its random stream, so that turning one off
-    leaves the draws of the others as they were.
+    Those of probability 0 are in it, too: a transform's place decides its random stream, so that turning one off
+    leaves the draws of the others unchanged.
     """
     steps = [
         A.HorizontalFlip(p=params.horizontal_flip),
@@ -218,15 +220,15 @@ def build_transform(params: Transforms) -> A.Compose:
 
 
 def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int]) -> tuple[Pixels, Pixels]:
-    """Transform a sample: image (H, W, C) and mask (H, W), uint8, same shapes.
+    """Transform an image (H, W, C) and its mask (H, W), both uint8, and keep their shapes.
 
-    `stream` are the numbers that name its random stream: equal ones give equal results.
+    `stream` seeds the random stream: equal numbers give equal results.
     """
-    # Compose.set_random_seed would give every transform the same seed, hence the same first draw: those of equal
-    # probability would act all together or not at all.
+    # Compose.set_random_seed would give every transform the same seed, hence the same first draw: transforms of equal
+    # probability would all act or none would.
     states = np.random.SeedSequence(stream).generate_state(len(transform.transforms))
-    # The steps are called as Compose calls them, but those that won't act are not, and of generators only those that
-    # are asked are made: on a patch, all that would cost half as much as the transforms themselves.
+    # As Compose calls the steps, but steps that do not act are skipped and generators are made on demand: on a patch,
+    # both would cost half as much as the transforms themselves.
     data = {"image": image, "mask": mask}
     for step, state in zip(transform.transforms, states.tolist(), strict=True):
         if step.p > 0:
@@ -238,7 +240,7 @@ def vary(transform: A.Compose, image: Pixels, mask: Pixels, stream: Sequence[int
 
 
 class _LateGenerator:
-    """`np.random.default_rng(state)`, made when it is first used: few steps do."""
+    """`np.random.default_rng(state)`, made at its first use: few steps use it."""
 
     def __init__(self, state: int) -> None:
         self._state = state
@@ -256,16 +258,16 @@ class _LateGenerator:
 def make_variant(
     transform: A.Compose, image: Pixels, mask: Pixels, seed: int, sample: int, variant: int
 ) -> tuple[Pixels, Pixels]:
-    """Variant number `variant` of a sample: image (H, W, C) and mask (H, W), uint8, same shapes; 0 is the original."""
+    """Variant number `variant` of an image (H, W, C) and its mask (H, W), uint8, same shapes; 0 is the original."""
     if variant == 0:
         return image, mask
     return vary(transform, image, mask, (seed, sample, variant))
 
 
 def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folder: Path) -> None:
-    """Write `factor` variants of every sample in `prepared` to packed arrays in `folder`, a sample's together.
+    """Write `factor` variants of every sample in `prepared` to packed arrays in `folder`, those of a sample in a row.
 
-    Raises `UserError` where the prepared arrays are not whole, or quarter turns are asked for and the samples are not
+    Raises `UserError` where the prepared arrays are incomplete, or where there are quarter turns and samples are not
     square.
     """
     store = open_packed(prepared)
@@ -284,7 +286,7 @@ def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folde
 def _write_variants(samples: range, prepared: Path, params: AugmentParams, folder: Path) -> None:
     sources = open_arrays(prepared)
     images, masks = (np.empty((len(samples) * params.factor, *part.shape[1:]), np.uint8) for part in sources)
-    transform = build_transform(params)  # one for each task: its random state is not to be shared
+    transform = build_transform(params)  # one per task: its random state must not be shared
     for row in range(len(images)):
         sample, variant = divmod(samples.start * params.factor + row, params.factor)
         image, mask = (np.asarray(part[sample]) for part in sources)

@@ -4,8 +4,8 @@ Colour = tuple[int, int, int]  # RGB, 0..255
 
 TRUTH: Colour = (46, 204, 113)  # green
 PREDICTION: Colour = (255, 99, 71)  # red
-# Of the classes 1, 2, ... where there are several. Told apart, and from the truth's green, with normal sight and with
-# each kind of colour blindness; the first two best.
+# Of the classes 1, 2, ... where there are several. Distinct from each other and from the green of the truth with normal
+# sight and with each kind of colour blindness; the first two most of all.
 CLASSES: tuple[Colour, ...] = (
     (51, 120, 255),  # blue
     (220, 38, 127),  # magenta

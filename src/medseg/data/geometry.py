@@ -1,4 +1,4 @@
-"""How an image of any size becomes arrays of the network's size: resized whole, scaled, or cut into patches."""
+"""Fitting an image of any size to the network and back: resized to one size, scaled, or cut into patches."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 
 from medseg.core.params import Section
 from medseg.data.image_io import Pixels, to_channels
-from medseg.data.patches import Border, cut, origins
+from medseg.data.patches import Border, origins
 
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
 Channels = Literal[1, 3]  # 1: grey, 3: RGB
 
-_HALF = 0.5 - 1e-5  # averages in float32 leave some exact halves a hair below
+_HALF = 0.5 - 1e-5  # averages in float32 may fall just below an exact half
 
 
 class Resize(Section):
@@ -28,7 +28,7 @@ class Resize(Section):
 
 
 class Scale(Section):
-    """Every image by one factor; smaller ones are padded to the largest."""
+    """Every image by one factor; smaller results are padded to the largest."""
 
     name: Literal["scale"]
     channels: Channels
@@ -36,7 +36,7 @@ class Scale(Section):
 
 
 class Patchify(Section):
-    """Pieces of one size at the image's own resolution."""
+    """Square patches at the image's own resolution."""
 
     name: Literal["patchify"]
     channels: Channels
@@ -47,7 +47,9 @@ class Patchify(Section):
     @model_validator(mode="after")
     def _leave_no_gaps(self) -> Self:
         if self.stride > self.patch:
-            raise ValueError(f"stride {self.stride} must be at most patch {self.patch}, or pixels between are lost")
+            raise ValueError(
+                f"stride {self.stride} must be at most patch {self.patch}, or pixels between patches are lost"
+            )
         return self
 
 
@@ -55,14 +57,14 @@ Geometry = Annotated[Resize | Scale | Patchify, Field(discriminator="name")]
 
 
 def sample_count(height: int, width: int, geometry: Geometry) -> int:
-    """How many samples a (height, width) image gives."""
+    """The number of samples of a (height, width) image."""
     if isinstance(geometry, Patchify):
         return len(origins(height, width, geometry.patch, geometry.stride, geometry.border))
     return 1
 
 
 def fitted_size(height: int, width: int, geometry: Resize | Scale) -> tuple[int, int]:
-    """The height and width in pixels that an image's content takes after resizing, without padding."""
+    """The height and width in pixels of an image after resizing, without padding."""
     if isinstance(geometry, Scale):
         return _at_least_one(height * geometry.factor), _at_least_one(width * geometry.factor)
     if geometry.aspect == "squash":
@@ -71,32 +73,36 @@ def fitted_size(height: int, width: int, geometry: Resize | Scale) -> tuple[int,
     return _at_least_one(height * factor), _at_least_one(width * factor)
 
 
-def fit(image: Pixels, geometry: Resize | Scale) -> Pixels:
-    """Resize (H, W, 1 or 3) uint8 to the network's size and channels; with `keep`, padded with 0 below and right."""
+def fit(image: Pixels, geometry: Geometry) -> Pixels:
+    """Turn (H, W, 1 or 3) uint8 into what the network sees, (h, w, channels) uint8.
+
+    The only way from an image to the network: training and validation samples, evaluation and prediction all take it.
+    `Resize` and `Scale` change the size; with `keep`, 0 is padded below and right. `Patchify` keeps the size, and
+    patches or tiles are then cut from the result. Regions are cropped by the caller, before: prepare passes annotated
+    regions, evaluation and prediction whole images.
+    """
+    image = to_channels(image, geometry.channels)
+    if isinstance(geometry, Patchify):
+        return image
     size = fitted_size(image.shape[0], image.shape[1], geometry)
-    resized = _resize(to_channels(image, geometry.channels), size)
-    return _pad_to_frame(resized.reshape(*size, geometry.channels), geometry)
+    return _pad_to_frame(_resize(image, size).reshape(*size, geometry.channels), geometry)
 
 
-def fit_mask(mask: Pixels, geometry: Resize | Scale) -> Pixels:
-    """Resize a (H, W) mask of 0 and 1 as `fit` resizes its image; a pixel is 1 where at least half of it was."""
+def fit_mask(mask: Pixels, geometry: Geometry) -> Pixels:
+    """Fit a mask (H, W) of 0 and 1, uint8, as `fit` its image; a pixel is 1 where at least half of it was."""
+    if isinstance(geometry, Patchify):
+        return mask
     share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
     return _pad_to_frame((share >= _HALF).astype(np.uint8), geometry)
 
 
-def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry: Resize | Scale) -> NDArray[np.float32]:
-    """The inverse of `fit` for (C, h, w) probabilities: padding cut off, resized to (C, height, width)."""
+def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry: Geometry) -> NDArray[np.float32]:
+    """The inverse of `fit` for probabilities (K, h, w) float32: padding cut off, resized to (K, height, width)."""
+    if isinstance(geometry, Patchify):
+        return probabilities
     inner_height, inner_width = fitted_size(height, width, geometry)
     planes = probabilities[:, :inner_height, :inner_width]
     return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes])
-
-
-def to_samples(image: Pixels, mask: Pixels, geometry: Geometry) -> tuple[Pixels, Pixels]:
-    """One image and mask to (N, h, w, C) and (N, h, w), uint8; patches stand in the order of `patches.origins`."""
-    if not isinstance(geometry, Patchify):
-        return fit(image, geometry)[None], fit_mask(mask, geometry)[None]
-    arguments = (geometry.patch, geometry.stride, geometry.border)
-    return cut(to_channels(image, geometry.channels), *arguments), cut(mask, *arguments)
 
 
 def _resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

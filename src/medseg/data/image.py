@@ -1,4 +1,4 @@
-"""One image of a data set: which files it has, what is known of it, and reading it."""
+"""One image of a data set: its files, its facts from the manifest, and reading it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ MASK_SEPARATOR = ";"  # between the names of several masks in the manifest
 
 @dataclass(frozen=True)
 class Image:
-    """An image with its masks. Paths are relative to `root`; nothing is read before it is asked for."""
+    """An image with its masks. Paths are relative to `root`; files are read on demand."""
 
     root: Path
     file: str
@@ -28,8 +28,8 @@ class Image:
     split: str
     height: int  # pixels
     width: int
-    region: Region  # that is annotated
-    foreground: float  # share of the region, 0..1
+    region: Region  # the annotated part
+    foreground: float  # share of foreground in the region, 0..1
 
     def read(self) -> tuple[Pixels, Pixels]:
         """Read the whole image (H, W, 1 or 3) and its united mask (H, W; 0 or 1), both uint8.
@@ -39,7 +39,7 @@ class Image:
         image, mask = read_image(self.root / self.file), self.read_mask()
         if not image.shape[:2] == mask.shape == (self.height, self.width):
             raise UserError(
-                f"{self.root / self.file}: it or its mask has another size than the manifest says; run that stage"
+                f"{self.root / self.file}: it or its mask differs in size from the manifest; run that stage"
             )
         return image, mask
 
@@ -53,7 +53,7 @@ class Image:
         return read_mask([self.root / name for name in self.masks])
 
     def crop(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """The annotated part of any (H, W, ...) of this image, without a copy."""
+        """The annotated region of any array (H, W, ...) of this image, without a copy."""
         return self.region.crop(pixels)
 
     def at(self, root: Path) -> "Image":

@@ -13,9 +13,9 @@ from medseg.core.files import atomic_file
 
 Pixels = NDArray[np.uint8]
 
-# Of the others that Pillow knows, some start programs (EPS) and one reads a file that was cut off (JPEG 2000).
+# Others that Pillow knows start programs (EPS) or accept truncated files (JPEG 2000).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-MAX_PIXELS = 1 << 26  # 8192x8192; prediction takes some 30 bytes for each, so 2 GB
+MAX_PIXELS = 1 << 26  # 8192x8192; prediction takes some 30 bytes per pixel, so 2 GB
 
 _GREY_MODES = {"1", "L", "LA"}
 _DEEP_MODES = {"I;16", "I;16L", "I;16B", "I"}
@@ -24,7 +24,7 @@ _WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2  # their values
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image as (H, W, 1) grey or (H, W, 3) RGB, uint8, turned upright as its EXIF data say.
+    """Read an image as (H, W, 1) grey or (H, W, 3) RGB, uint8, rotated as its EXIF data say.
 
     Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255, of 16-bit colours the higher 8 bits are kept.
     Raises `UserError` that names the file where it is no image of one of the `FORMATS`, is cut off, has more than
@@ -53,8 +53,8 @@ def write_png(path: Path, image: Pixels) -> None:
 
 
 def open_image(path: Path, is_mask: bool = False) -> Image.Image:
-    """Open, check and turn upright an image or mask file. Raises `UserError` that names the file."""
-    if not path.is_file():  # a pipe would never end
+    """Open and check an image or mask file, and apply its EXIF rotation. Raises `UserError` that names the file."""
+    if not path.is_file():  # a pipe might never end
         raise UserError(f"{path}: {'no plain file' if path.exists() else 'no such file'}")
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -66,13 +66,13 @@ def open_image(path: Path, is_mask: bool = False) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # on damaged files Pillow raises nearly anything: SyntaxError, TypeError, struct.error ...
+    except Exception as error:  # on damaged files Pillow raises nearly anything: SyntaxError, struct.error ...
         raise UserError(f"{path}: not readable as an image: {error}") from None
     if fault or frames > 1:
         raise UserError(f"{path}: {fault or f'holds {frames} images; give one file for each'}")
-    return _inverted(upright) if negative else upright
+    if negative:  # Pillow inverts 8-bit images alone
+        return Image.fromarray((65535 - np.asarray(upright).astype(np.int32)).astype(np.int32))
+    return upright
 
 
 def _refuse_size(image: Image.Image, path: Path) -> None:
@@ -89,7 +89,7 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 
 def _misread(image: ImageFile.ImageFile, is_mask: bool) -> str:
-    """What Pillow takes for something else without a word; empty where it reads the file right."""
+    """What Pillow would silently read wrong; empty where it reads the file right."""
     deep = _is_deep_colour(image)
     if deep and is_mask:
         return "16-bit colours or alpha are not read in a mask, small values would vanish; convert it to 8 bits"
@@ -101,17 +101,12 @@ def _misread(image: ImageFile.ImageFile, is_mask: bool) -> str:
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Whether an image that is not loaded yet has more than 8 bits a colour, of which Pillow keeps the higher 8."""
+    """Whether an image that is not loaded yet has more than 8 bits per colour, of which Pillow keeps the higher 8."""
     if image.mode in _DEEP_MODES or image.mode == "F":
         return False
-    if image.format == "PPM":  # whose greatest value stands there, not its depth
+    if image.format == "PPM":  # where this is the largest value, not the depth
         return any(isinstance(part.args, tuple) and part.args[-1] > 255 for part in image.tile)
     return (_tag(image, _BITS) or 0) > 8 or any(";16" in str(part.args) for part in image.tile)
-
-
-def _inverted(image: Image.Image) -> Image.Image:
-    """16-bit grey in which 0 is white: Pillow turns 8 bits alone."""
-    return Image.fromarray((65535 - np.asarray(image).astype(np.int32)).astype(np.int32))
 
 
 def pixel_values(image: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
@@ -131,7 +126,7 @@ def _as_16_bit(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint1
 
 
 def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
-    """0..65535 to the nearest of 0..255: a fraction of exactly one half can't be."""
+    """0..65535 to the nearest of 0..255; a fraction of exactly one half is impossible."""
     if values.min() < (most := values.max()) < 256:
         raise UserError(f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8")
     quotient: Pixels = (values // 257).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The table of images: one row per image with its masks, facts, group and split, and the schema it obeys."""
+"""The manifest: a table with one row per image (masks, facts, group, split), its schema, and how it is made."""
 
 import hashlib
 import unicodedata
@@ -24,12 +24,12 @@ from medseg.data.mask_io import read_mask
 from medseg.datasets.record import Record, Region
 
 SHOWN_FAULTS = 20
-# Controls, ends of lines and paragraphs, and what stands for bytes of a name that are no UTF-8.
+# Unicode categories: controls, line and paragraph separators, surrogates (bytes of a name that are not UTF-8).
 _UNWRITABLE = {"Cc", "Zl", "Zp", "Cs"}
 
 
 class ManifestParams(Section):
-    """The section `manifest`: what to do with bad files, and which images count as the same."""
+    """The section `manifest`: what to do with bad files, and which images are near-duplicates."""
 
     bad_files: Literal["fail", "skip"]
     duplicate_distance: int = Field(ge=0, le=16)  # bits of 64; looser thresholds chain unlike images together
@@ -48,19 +48,19 @@ SCHEMA = pa.DataFrameSchema(
         "file": pa.Column(str, unique=True),
         "mask": pa.Column(str, pa.Check.str_length(min_value=1)),  # several joined by `;`
         "label": pa.Column(str, pa.Check.str_length(min_value=1)),
-        "group": pa.Column(str),  # never parted by a split that we draw
+        "group": pa.Column(str),  # whole in every split that is drawn here
         "split": pa.Column(str, pa.Check.isin(["train", "val", "test", "dropped"])),
         "height": pa.Column(int, pa.Check.ge(1)),  # pixels
         "width": pa.Column(int, pa.Check.ge(1)),  # pixels
         "channels": pa.Column(int, pa.Check.isin([1, 3])),
         "foreground": pa.Column(float, pa.Check.in_range(0, 1)),  # share of the region's pixels
         "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the image's file
-        "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the mask files' bytes, one after the other
+        "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the concatenated mask files
         "phash": pa.Column(str, pa.Check.str_length(16, 16)),  # perceptual hash, 64 bits
         # `top:left:bottom:right` in pixels; the whole image where nothing narrower is known
         "region": pa.Column(str, pa.Check.str_matches(r"^\d+:\d+:\d+:\d+$")),
         "patient": pa.Column(str),  # empty: unknown
-        "official": pa.Column(str, pa.Check.isin(["", "train", "val", "test"])),  # where the publisher put it
+        "official": pa.Column(str, pa.Check.isin(["", "train", "val", "test"])),  # in the publisher's own split
     },
     ordered=True,
     strict=True,
@@ -70,7 +70,7 @@ SCHEMA = pa.DataFrameSchema(
 def measure(
     records: list[Record], root: Path, params: ManifestParams, machine: MachineParams
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read every image and mask under `root` and tabulate them, without `split`; the faults come beside.
+    """Read every image and mask under `root`; return their table, without `split`, and the faults.
 
     Raises `UserError` that lists the faults where there are any and `bad_files` is `fail`, or where no image
     is left.
@@ -120,8 +120,8 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     names = [record.file, *record.masks]
     if not record.masks:
         return Fault(record.file, "has no mask")
-    if unfit := [fault for name in names if (fault := _unfit(name))]:
-        return Fault(_shown(record.file), f"a name with {unfit[0]} can't stand in the manifest; rename the file")
+    if bad := [part for name in names if (part := _bad_part(name))]:
+        return Fault(_shown(record.file), f"a name with {bad[0]} can't stand in the manifest; rename the file")
     try:
         image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
     except UserError as error:
@@ -129,27 +129,29 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     if image.shape[:2] != mask.shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}"
         return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
-    return _row(record, root, image, mask)
+    region = Region.around(mask) if record.region == "foreground" else record.region or Region(0, 0, *mask.shape)
+    if region is None:
+        return Fault(record.file, f"the mask {record.masks[0]} is empty, so nothing says which region is annotated")
+    return _row(record, root, image, mask, region)
 
 
-def _unfit(name: str) -> str:
-    """What in a file's name the manifest and the lists of the split could not give back; empty where nothing is."""
+def _bad_part(name: str) -> str:
+    """What in a file's name does not survive in the manifest or in lists of a split; empty where all does."""
     if MASK_SEPARATOR in name:
         return f"'{MASK_SEPARATOR}'"
     if name != name.strip():
-        return "a blank at its end"
+        return "a blank at its start or end"
     if any(unicodedata.category(letter) in _UNWRITABLE for letter in name):
-        return "a line break or another letter that can't be written"
+        return "a line break or another character that can't be written"
     return ""
 
 
 def _shown(name: str) -> str:
-    """A file's name with the letters that can't be written as numbers."""
+    """A file's name with escapes for characters that can't be written."""
     return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in _UNWRITABLE else letter for letter in name)
 
 
-def _row(record: Record, root: Path, image: Pixels, mask: Pixels) -> dict[str, Any]:
-    region = record.region or Region(0, 0, *mask.shape)
+def _row(record: Record, root: Path, image: Pixels, mask: Pixels, region: Region) -> dict[str, Any]:
     return {
         "file": record.file,
         "mask": MASK_SEPARATOR.join(record.masks),

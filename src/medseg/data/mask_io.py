@@ -8,20 +8,15 @@ from PIL import Image
 
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
-from medseg.data.image_io import (
-    Pixels,
-    open_image,
-    pixel_values,
-    size_text,
-)
+from medseg.data.image_io import Pixels, open_image, pixel_values, size_text
 
 
 def read_mask(paths: Iterable[Path]) -> Pixels:
     """Read one or more mask files as their union, (H, W) uint8, 0 background and 1 foreground.
 
-    1-bit, grey, palette, RGB and RGBA files are taken; a pixel is foreground where it is not black, alpha is
+    1-bit, grey, palette, RGB and RGBA files are read; a pixel is foreground where its colour is not black, alpha is
     ignored. Raises `UserError` where a file is unreadable, holds more than one colour beside black, differs in size,
-    or shows one mask by its colours and another by its alpha channel or the numbers behind its palette.
+    or where its alpha channel or palette indices show another mask than its colours.
     """
     union: Pixels | None = None
     for path in paths:
@@ -73,9 +68,9 @@ def _read_one_mask(path: Path) -> Pixels:
 
 
 def _other_mask(image: Image.Image, mask: Pixels) -> str:
-    """What beside a mask's colours shows a mask, too, and another one; empty where nothing does."""
+    """What in the file shows another mask than its colours; empty where nothing does."""
     if image.mode == "P" and _parts_more(np.asarray(image), mask):
-        return "the numbers behind its palette part the pixels in another way"
+        return "its palette indices separate the pixels in another way"
     if "A" in image.getbands() and _parts_more(np.asarray(image.getchannel("A")), mask):
         return "its alpha channel shows another mask"
     return ""

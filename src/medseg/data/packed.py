@@ -1,12 +1,12 @@
-"""The packed arrays: `images.npy`, `masks.npy`, `index.csv`, and `about.yaml` that says how they were made.
+"""Packed arrays: the samples of one split as `images.npy`, `masks.npy`, `index.csv` and `about.yaml`.
 
 images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
 masks.npy   (N, H, W) uint8, 0 background, 1 foreground
-index.csv   one row per sample: file, label, group, top, left (of a patch in its region; pixels), variant (0: as it was)
+index.csv   one row per sample: file, label, group, top, left (of a patch in its region, pixels), variant (0: original)
 about.yaml  the geometry that made the samples
 
-One large file a split costs the disk, the cache and the loader next to nothing, whatever the number of samples, and
-a memory map lets every stage work on more than fits in memory.
+One large file per split costs DVC's cache and the loader next to nothing, whatever the number of samples, and with
+memory maps every stage works on more than fits in memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Packed:
 
 
 def create_arrays(folder: Path, count: int, height: int, width: int, channels: int) -> tuple[Pixels, Pixels]:
-    """Make the empty `images.npy` and `masks.npy` of `count` samples in `folder` and map them for writing."""
+    """Create `images.npy` and `masks.npy` of `count` samples, all 0, in `folder` and map them for writing."""
     folder.mkdir(parents=True, exist_ok=True)
     return (
         _create(folder / "images.npy", (count, height, width, channels)),
@@ -52,11 +52,11 @@ def create_arrays(folder: Path, count: int, height: int, width: int, channels: i
 
 @contextmanager
 def sample_writer(folder: Path) -> Iterator[Write]:
-    """Give `write(first, images, masks)`, which writes (n, h, w, C) and (n, h, w) from sample `first` on.
+    """Yield `write(first, images, masks)`, which writes (n, h, w, C) and (n, h, w) from sample `first` on.
 
-    Samples smaller than the arrays' are padded with 0 below and right. `create_arrays` made the files; any number of
-    threads, processes or machines may write to them at a time, each through a writer of its own, as long as their
-    samples differ. Plain writes, since pages of a memory map would stay in the process.
+    `create_arrays` made the files. Samples smaller than the arrays' are padded with 0 below and right. Threads,
+    processes and machines may write at the same time, each through a writer of its own, as long as their samples
+    differ. These are plain writes, because pages of a memory map would stay in the process's memory.
     """
     with ExitStack() as stack:
         write_images, write_masks = (_row_writer(folder / f"{name}.npy", stack) for name in ("images", "masks"))
@@ -80,7 +80,7 @@ def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
 
 
 def open_packed(folder: Path) -> Packed:
-    """Open what `create_arrays` and `describe_arrays` wrote. Raises `UserError` where a part is missing or cut."""
+    """Open packed arrays for reading. Raises `UserError` where a part is missing, truncated or does not fit."""
     try:
         images, masks = open_arrays(folder)
         index = pd.read_csv(folder / "index.csv", dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
@@ -114,7 +114,7 @@ def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
 
 
 def _mapped(path: Path) -> Pixels:
-    # Not `np.load`, which takes more kinds of files than this one.
+    # Not `np.load`, which reads other kinds of files, too.
     array: Pixels = open_memmap(path, "r")  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
     return array
 
@@ -125,5 +125,5 @@ def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
 
 
 def evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
-    """Up to `wanted` indices spread evenly over `count` items, each once."""
+    """Up to `wanted` distinct indices, evenly spaced over `count` items."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.int64))

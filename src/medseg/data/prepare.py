@@ -1,4 +1,4 @@
-"""From the manifest's images to packed arrays of one split."""
+"""Images to packed arrays of one split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams, run_parallel
-from medseg.data.geometry import Geometry, Patchify, Scale, fitted_size, sample_count, to_samples
+from medseg.data.geometry import Geometry, Patchify, Scale, fit, fit_mask, fitted_size, sample_count
 from medseg.data.image import Image
-from medseg.data.image_io import Pixels, to_channels
+from medseg.data.image_io import Pixels
 from medseg.data.packed import create_arrays, describe_arrays, sample_writer
-from medseg.data.patches import Origin, origins, pad_to, padded_size
+from medseg.data.patches import Origin, cut, origins, pad_to, padded_size
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the samples of one image go."""
+    """Where the samples of one image go in the arrays."""
 
     image: Image
-    first: int
+    first: int  # row of its first sample
     count: int
 
 
 def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> None:
-    """Write the samples of `images` to `folder`, in their order, inside their annotated regions only.
+    """Write the samples of the images' annotated regions to packed arrays in `folder`, in the order of `images`.
 
-    Any number of workers writes the same bytes: each image's place is known from the manifest before work begins.
-    Raises `UserError` where no sample results.
+    Any number of workers writes the same bytes: the place of each image follows from the manifest. Raises `UserError`
+    where there is no sample.
     """
     places = _places(images, geometry)
     total = sum(place.count for place in places)
@@ -52,18 +52,21 @@ def _places(images: Sequence[Image], geometry: Geometry) -> list[_Place]:
 
 
 def _write_samples(place: _Place, geometry: Geometry, folder: Path) -> None:
-    image, mask = place.image.read_region()
     first = place.first
     with sample_writer(folder) as write:
-        for images, masks in _parts(to_channels(image, geometry.channels), mask, geometry):
+        for images, masks in samples_of(*place.image.read_region(), geometry):
             write(first, images, masks)
             first += len(images)
 
 
-def _parts(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pixels, Pixels]]:
-    """The samples of an image in turn; patches row by row: all those of a large image might not fit in memory."""
+def samples_of(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pixels, Pixels]]:
+    """The samples of an image (H, W, 1 or 3) and its mask (H, W), as parts (n, h, w, C) and (n, h, w), all uint8.
+
+    Patches come in the order of `patches.origins`, a row at a time: those of a large image may not fit in memory.
+    """
+    image, mask = fit(image, geometry), fit_mask(mask, geometry)
     if not isinstance(geometry, Patchify):
-        yield to_samples(image, mask, geometry)
+        yield image[None], mask[None]
         return
     height, width = mask.shape
     if geometry.border == "pad":
@@ -73,7 +76,8 @@ def _parts(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pi
         return
     for top in range(0, height - geometry.patch + 1, geometry.stride):
         band = slice(top, top + geometry.patch)
-        yield to_samples(image[band], mask[band], geometry)
+        images, masks = (cut(part[band], geometry.patch, geometry.stride, geometry.border) for part in (image, mask))
+        yield images, masks
 
 
 def _index(places: list[_Place], geometry: Geometry) -> pd.DataFrame:
@@ -102,7 +106,7 @@ def _corners(image: Image, geometry: Geometry) -> list[Origin]:
 
 
 def _frame(images: Sequence[Image], geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the arrays: the largest scaled image, so that smaller ones are padded with 0."""
+    """Height and width of the arrays; with `Scale`, of the largest scaled image."""
     if isinstance(geometry, Patchify):
         return geometry.patch, geometry.patch
     if isinstance(geometry, Scale):

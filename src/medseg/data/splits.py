@@ -1,4 +1,4 @@
-"""What counts as independent: which images train, which choose, which are judged."""
+"""Splitting images into train, val and test."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Fraction(Section):
-    """Drawn here: groups stay whole, labels keep their shares."""
+    """Random: groups stay whole, labels keep their shares."""
 
     name: Literal["fraction"]
     seed: Seed
@@ -29,7 +29,7 @@ class Fraction(Section):
 
 
 class Folds(Section):
-    """Drawn here: test is fold `fold` of `folds`, val a share of the rest; groups stay whole."""
+    """Random: test is fold `fold` of `folds`, val a share of the rest; groups stay whole."""
 
     name: Literal["folds"]
     seed: Seed
@@ -39,7 +39,7 @@ class Folds(Section):
 
 
 class Official(Section):
-    """The publisher's folders."""
+    """The publisher's own split."""
 
     name: Literal["official"]
     straddling: Straddling
@@ -55,7 +55,7 @@ class Pattern(Section):
 
 
 class Lists(Section):
-    """Text files `train.txt`, `val.txt` and, if there is a test set, `test.txt`, one file name a line."""
+    """Text files `train.txt`, `val.txt` and, if there is a test set, `test.txt`, one file name per line."""
 
     name: Literal["lists"]
     folder: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
@@ -69,7 +69,7 @@ def assign(table: pd.DataFrame, params: SplitParams, lists: Path) -> pd.Series:
     """Give each row of the manifest its split: train, val, test, or dropped.
 
     `table` has the columns file, label, group and official. `lists` holds the folders that `Lists` names.
-    Raises `UserError` where a part that is asked for would be empty, or an image has no place.
+    Raises `UserError` where one that the parameters ask for would be empty, or where an image has no official split.
     """
     match params:
         case Fraction():
@@ -122,10 +122,10 @@ def _with_train(table: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.
 
 
 def _deal(table: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
-    """Whole groups, label by label, each to the part that is owed most; what is owed carries over to the next label.
+    """Assign whole groups, label by label, each to the part that lacks most images; deficits carry over between labels.
 
-    So every label keeps its shares as nearly as whole groups allow, and so does the sum, however rare the labels. A
-    group of several labels counts for its commonest.
+    So every label keeps its shares as nearly as whole groups allow, and so does the total, however rare the labels. A
+    group of several labels counts for its most frequent one.
     """
     rng = np.random.default_rng(seed)
     groups = table.groupby("group").agg(size=("file", "size"), label=("label", lambda labels: labels.mode()[0]))
@@ -172,7 +172,7 @@ def _by_pattern(table: pd.DataFrame, params: Pattern) -> pd.Series:
 
 
 def _from_lists(table: pd.DataFrame, folder: Path) -> pd.Series:
-    """What no list names is dropped; a listed name that no image has, or that two lists hold, is a mistake."""
+    """Images in no list are dropped. Raises `UserError` for a name without an image, or in the lists twice."""
     placed: dict[str, str] = {}
     known = set(table["file"])
     for split in SPLITS:

@@ -1,54 +1,38 @@
-"""The data sets: one module per source, each of which knows where its files come from and what they mean.
+"""The data sets: one module per source, which knows where its files come from and how they are laid out.
 
-A new source is one module, one file in `conf/data`, and its line in `DataParams` and `scan`.
+A new source is one module with a class of `SourceParams`, one file in `conf/data`, and one line in `DataParams`.
 """
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
-from medseg.core.parallel import MachineParams
-from medseg.datasets import phantom
-from medseg.datasets.busi import BusiParams, scan_busi_layout
-from medseg.datasets.cryonuseg import CryonusegParams, scan_cryonuseg
-from medseg.datasets.download import fetch_archives
-from medseg.datasets.folder import FolderParams, scan_folder
-from medseg.datasets.isic2017 import Isic2017Params, scan_isic2017
+from medseg.datasets.busi import BusiParams
+from medseg.datasets.cryonuseg import CryonusegParams
+from medseg.datasets.folder import FolderParams
+from medseg.datasets.isic2017 import Isic2017Params
 from medseg.datasets.phantom import PhantomParams
-from medseg.datasets.record import Record
-from medseg.datasets.ucsb import UcsbParams, scan_ucsb
+from medseg.datasets.source import SourceParams
+from medseg.datasets.ucsb import UcsbParams
 
 DataParams = Annotated[
     PhantomParams | BusiParams | Isic2017Params | CryonusegParams | UcsbParams | FolderParams,
     Field(discriminator="name"),
 ]
 
+# By the value of `data.name`, which is also the name of the YAML file in conf/data.
+SOURCES: dict[str, type[SourceParams]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(get_args(DataParams)[0])
+}
+# The sources with a published archive, as sections for a folder that lies as their archive unpacks.
+LAYOUTS: dict[str, SourceParams] = {name: section for name, kind in SOURCES.items() if (section := kind.layout())}
 
-def fetch(params: DataParams, destination: Path, machine: MachineParams) -> None:
-    """Fill the existing empty folder `destination` with the files of the data set. Raises `UserError`."""
-    if isinstance(params, PhantomParams):
-        phantom.fetch(params, destination, machine)
-    else:
-        fetch_archives(params, destination)
+
+def title_of(name: str) -> str:
+    """The title of the data set of this name; one that is not known here stands for itself."""
+    return SOURCES[name].title if name in SOURCES else name
 
 
-def scan(params: DataParams, root: Path) -> list[Record]:
-    """One record per image below `root`, always in the same order.
-
-    An image without a mask is recorded without. Raises `UserError` where the files are not laid out as the source's
-    module describes.
-    """
-    match params:
-        case PhantomParams():
-            return scan_busi_layout(root)
-        case BusiParams():
-            return scan_busi_layout(root, params.labels)
-        case Isic2017Params():
-            return scan_isic2017(root)
-        case CryonusegParams():
-            return scan_cryonuseg(params, root)
-        case UcsbParams():
-            return scan_ucsb(root)
-        case FolderParams():
-            return scan_folder(params, root)
+def is_simulated(name: str) -> bool:
+    """Whether the images of the data set of this name are simulated."""
+    return name in SOURCES and SOURCES[name].simulated

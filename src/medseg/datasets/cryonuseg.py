@@ -5,45 +5,50 @@ number (organ) is the label. The published archive holds the masks of two annota
 folders are parameters.
 
 The three images of one organ may come from one patient or from three: nothing says which, so `patient` stays
-unknown. A split by the number of the image (`*03.tif`) puts the same organ on both sides on purpose.
+unknown. A split by the number of the image (`*03.tif`) has each organ on both sides on purpose.
 
 Source: Mahbod et al., "CryoNuSeg", Computers in Biology and Medicine 132 (2021) 104349.
 """
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from medseg.core.errors import UserError
-from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import existing, files_in, find_folder, require_images
 from medseg.datasets.record import Record
+from medseg.datasets.source import ArchiveParams
 
 NUMBER = re.compile(r"_[0-9]+$")
 
 
 class CryonusegParams(ArchiveParams):
-    """Where CryoNuSeg comes from, and its folders: `images` by name, `masks` by its path from beside `images`."""
+    """Where CryoNuSeg comes from, and its folders: `masks` is a path from the parent of `images`."""
 
     name: Literal["cryonuseg"]
+    title = "nuclei in CryoNuSeg tissue"
     images: str = Field(pattern=r"^[^/]+$")
     masks: str = Field(pattern=r"^[^/]+(/[^/]+)*$")
 
+    def scan(self, root: Path) -> list[Record]:
+        """One record per image below `root`, in the order of the names. Raises `UserError`."""
+        top = find_folder(root, [self.images])
+        if not (top / self.masks).is_dir():
+            raise UserError(f"{top / self.masks}: no such folder; correct 'data.masks'")
+        images = files_in(top / self.images, ".tif")
+        require_images(images, top / self.images, "'Human_Tissue3_02.tif'")
+        return [
+            Record(
+                file=path.relative_to(root).as_posix(),
+                masks=existing(root, top / self.masks / f"{path.stem}.png"),
+                label=NUMBER.sub("", path.stem),
+            )
+            for path in images
+        ]
 
-def scan_cryonuseg(params: CryonusegParams, root: Path) -> list[Record]:
-    """One record per image below `root`, in the order of the names. Raises `UserError`."""
-    top = find_folder(root, [params.images])
-    if not (top / params.masks).is_dir():
-        raise UserError(f"{top / params.masks}: no such folder; correct 'data.masks'")
-    images = files_in(top / params.images, ".tif")
-    require_images(images, top / params.images, "'Human_Tissue3_02.tif'")
-    return [
-        Record(
-            file=path.relative_to(root).as_posix(),
-            masks=existing(root, top / params.masks / f"{path.stem}.png"),
-            label=NUMBER.sub("", path.stem),
-        )
-        for path in images
-    ]
+    @classmethod
+    def layout(cls) -> Self:
+        """One mask per image, in the folder `mask binary`."""
+        return cls(name="cryonuseg", path=None, archives=(), images="tissue_images", masks="mask binary")

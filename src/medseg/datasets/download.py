@@ -1,7 +1,8 @@
-"""Bringing the files of a data set into a folder: from a local folder, from local archives, or from the network.
+"""Fetching the files of a data set: from a local folder, from local archives, or from the network.
 
-Nothing that an archive says is trusted: its members are written by this module, below the destination or not at all,
-as plain files with the permissions that the user's own new files have.
+`tarfile`'s data filter and `zipfile` keep members below the destination and set plain permissions. What they let
+through is refused here: links (the filter of Python before 3.11.13 could be led out of the folder by them), names that
+are taken, members that a damaged archive loses silently, and archives that would fill the disk or the memory.
 """
 
 import bz2
@@ -17,11 +18,11 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import pooch
@@ -31,26 +32,26 @@ from tqdm import tqdm
 from medseg.core.errors import UserError
 from medseg.core.params import Section
 
-DATA_VARIABLE = "MEDSEG_DATA"  # the environment variable that names a folder with data sets that are already here
-PLAIN = (".csv", ".txt")  # published beside the archives and kept as they are
+DATA_VARIABLE = "MEDSEG_DATA"  # environment variable: a folder with local data sets
+TABLES = (".csv", ".txt")  # published beside the archives and kept as they are
 
-TIMEOUT = 30.0  # seconds that a server may take to answer, or between two pieces
-ATTEMPTS = 3  # per address, where the connection failed; a wrong checksum is not asked for again
+TIMEOUT = 30.0  # seconds to wait for an answer, and between two pieces
+ATTEMPTS = 3  # per address, where the connection fails; not for a wrong checksum
 PAUSE = 1.0  # seconds before the second attempt, twice that before the third
-GRACE = 60.0  # seconds after which a transfer must have had a mean of `SLOWEST` bytes a second
-SLOWEST = 1024  # a server that sends a byte now and then never times out
-PIECE = 1 << 20  # bytes that are moved at once
+GRACE = 60.0  # seconds after which the mean rate must be at least `SLOWEST`
+SLOWEST = 1024  # bytes per second; a server that sends a byte now and then never times out
+PIECE = 1 << 20  # bytes read at a time
 
 MAX_BYTES = 200 << 30  # unpacked; ISIC 2017, the largest data set in use, has about 12 GiB
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 500  # unpacked to packed: images reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
-HARMLESS_BYTES = 1 << 30  # up to this size any ratio is taken
-MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096, a bomb fills the memory before any limit above is met
+HARMLESS_BYTES = 1 << 30  # up to this size any ratio is accepted
+MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096; a longer one could fill the memory
 
-_END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the record that ends a zip archive, and of what may follow
-_TOLD_ELSEWHERE = 0xFFFF  # the count of members, where a zip archive has as many or more
+_END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the end record of a zip archive, and of the comment behind it
+_ZIP64 = 0xFFFF  # in place of the number of members, where there are as many or more
 
-_COMPRESSED: dict[bytes, Any] = {  # how a file begins, and what opens it
+_COMPRESSED: dict[bytes, Any] = {  # the first bytes of a file, and what opens it
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
@@ -59,52 +60,54 @@ _COMPRESSED: dict[bytes, Any] = {  # how a file begins, and what opens it
 
 
 class Address(Section):
-    """One place on the network that serves an archive; mirrors may serve other bytes, so each has its checksum."""
+    """A URL that serves an archive. Mirrors may serve other bytes, so each has its own checksum."""
 
     url: str = Field(pattern=r"^https?://")
     checksum: str | None = Field(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")
 
 
 class Archive(Section):
-    """One file to fetch, and the addresses that are asked for it, in turn."""
+    """One file to fetch, and its addresses, which are tried in turn."""
 
     file: str = Field(pattern=r"^[^/\\]+$")
     addresses: tuple[Address, ...]
 
 
-class ArchiveParams(Section):
-    """Where a published data set comes from. `path` is a local folder or archive."""
+def fetch_archives(name: str, path: str | None, archives: Sequence[Archive], destination: Path) -> list[Path]:
+    """Fill the existing empty folder `destination` with the files of the data set `name`, as their archives hold them.
 
-    name: str
-    path: str | None
-    archives: tuple[Archive, ...]
-
-
-def fetch_archives(params: ArchiveParams, destination: Path) -> None:
-    """Fill the existing empty folder `destination` with the data set's files, as their archives hold them.
-
-    Looked for in this order: the folder `$MEDSEG_DATA/NAME`, the archives in `$MEDSEG_DATA`, `params.path`, the
-    addresses. What lies here already is taken as it is; a download must have its checksum. Raises `UserError`.
+    Looked for in this order: the folder `$MEDSEG_DATA/NAME`, the archives in `$MEDSEG_DATA`, the local folder or
+    archive `path`, the addresses. Local files are taken as they are; a download must have its checksum. Returns the
+    local files and folders that were read. Raises `UserError`.
     """
-    here = _data_folder()
-    if here is not None and (here / params.name).is_dir():
-        copy_folder(here / params.name, destination)
-    elif params.path is not None and not _has_archives(params, here):
-        _take(params.path, destination)
-    elif params.archives:
-        for archive in params.archives:
-            _place(_find(archive, here), archive.file, destination)
-    else:
-        raise UserError(
-            f"{params.name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
-            f"its folder at {params.name}/ in a folder that the environment variable {DATA_VARIABLE} names"
-        )
+    local = _data_folder()
+    if local is not None and (local / name).is_dir():
+        print(f"{name}: taken from {local / name}, which {DATA_VARIABLE} names{', not from data.path' if path else ''}")
+        copy_folder(local / name, destination)
+        return [local / name]
+    if path is not None and not any(_is_in(local, archive) for archive in archives):
+        _take(path, destination)
+        return [Path(path).expanduser()]
+    if archives:
+        files = [
+            local / archive.file if local and _is_in(local, archive) else retrieve(archive) for archive in archives
+        ]
+        for archive, file in zip(archives, files, strict=True):
+            if archive.file.lower().endswith(TABLES):
+                shutil.copyfile(file, destination / archive.file)
+            else:
+                unpack(file, destination)
+        return [file for file in files if local and file.is_relative_to(local)]
+    raise UserError(
+        f"{name}: no address of this data set is known. Name its folder or archive in 'data.path', or put "
+        f"its folder at {name}/ in a folder that the environment variable {DATA_VARIABLE} names"
+    )
 
 
 def copy_folder(source: Path, destination: Path) -> None:
     """Copy all files below `source` (links followed) to the same places below `destination`.
 
-    Raises `UserError` where there is none, or where one can't be copied: a pipe, a device, a broken link.
+    Raises `UserError` where there is no file, or where one can't be copied: a pipe, a device, a broken link.
     """
     if destination.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{source}: holds the folder to copy to, {destination}; name the data set's own folder")
@@ -113,7 +116,8 @@ def copy_folder(source: Path, destination: Path) -> None:
         raise UserError(f"{source}: holds no file")
     try:
         for file in tqdm(files, desc=f"copy {source.name}", unit="file", disable=None):
-            _require_plain(file)
+            if not file.is_file():  # a pipe or a device might never end
+                raise UserError(f"{file}: no plain file, or a broken link; remove it")
             target = destination / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)  # the contents alone: the copy of a read-only file can be written
@@ -122,7 +126,7 @@ def copy_folder(source: Path, destination: Path) -> None:
 
 
 def walk_folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, links followed; names removed from the list of folders are not entered.
+    """As `os.walk`, following links; folders that are removed from the list are not entered.
 
     Raises `UserError` where a folder can't be read, or a link leads back to a folder that it lies in.
     """
@@ -132,13 +136,16 @@ def walk_folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield folder, folders, files
 
 
-def download(archive: Archive) -> Path:
-    """The archive's file in the user's cache, from the first address that gives it whole. Raises `UserError`."""
+def retrieve(archive: Archive) -> Path:
+    """Download an archive into the user's cache, unless it is there, from the first address that gives it whole.
+
+    Raises `UserError`.
+    """
     known = sorted(archive.addresses, key=lambda address: not _cached(archive, address).is_file())
     failures = []
     for address in known:
         try:
-            return _retrieve(archive, address)
+            return _retrieve_from(archive, address)
         except (OSError, ValueError) as error:
             failures.append(f"{address.url}: {error}")
     reasons = "\n       ".join(failures or ["no address is known"])
@@ -152,17 +159,24 @@ def download(archive: Archive) -> Path:
 def unpack(file: Path, destination: Path) -> None:
     """Write the members of a zip or tar archive (plain, gz, bz2, xz) below the existing folder `destination`.
 
-    Raises `UserError` where the file is no archive, is damaged or encrypted, or holds what a data set never does: an
-    absolute name, `..`, a link, a device, a name that is there already, or more than `MAX_BYTES`, `MAX_MEMBERS`,
-    `MAX_RATIO` or `MAX_HEADER` allow.
+    Raises `UserError` where the file is no archive, is damaged or encrypted, or holds what a data set never does: a
+    link, a device, a name that is taken, or more than `MAX_BYTES`, `MAX_MEMBERS`, `MAX_RATIO` or `MAX_HEADER` allow.
     """
+    # Tar first: a tar archive that ends with a zip file looks like a zip file.
+    members = _tar_members(file, destination) if _is_tar(file) else _zip_members(file, destination)
+    total = 0
     try:
-        total = 0
-        members = tqdm(_members(file), desc=f"unpack {file.name}", unit="file", disable=None)
-        for count, member in enumerate(members, 1):
+        for count, member in enumerate(tqdm(members, desc=f"unpack {file.name}", unit="file", disable=None), 1):
             total += member.size
-            _refuse_bomb(file, count, total)
-            _write(file, member, destination / _safe_name(file, member))
+            _check_size(file, count, total)
+            if not member.is_plain:
+                raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
+            if (destination / member.name).is_file():
+                raise UserError(
+                    f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the "
+                    "data set"
+                )
+            member.extract()
     except UserError:
         raise
     except Exception as error:  # the readers raise nearly anything on damaged files: IndexError, UnicodeDecodeError ...
@@ -170,10 +184,10 @@ def unpack(file: Path, destination: Path) -> None:
 
 
 def _fault(error: Exception) -> str:
-    """What an error of unpacking says of the archive: no space, a long name and an encrypted zip are not its damage."""
+    """What to say of an archive after this error: a full disk, a long name or encryption is no damage."""
     # These two are damage, though the one is an OSError and the other a RuntimeError.
     is_damage = isinstance(error, gzip.BadGzipFile | NotImplementedError)
-    if isinstance(error, OSError | RuntimeError) and not is_damage:
+    if isinstance(error, OSError | RuntimeError | tarfile.FilterError) and not is_damage:
         return "not unpacked"
     return "damaged, or no archive that can be read"
 
@@ -187,14 +201,8 @@ def _data_folder() -> Path | None:
     return Path(named)
 
 
-def _has_archives(params: ArchiveParams, here: Path | None) -> bool:
-    return here is not None and any((here / archive.file).is_file() for archive in params.archives)
-
-
-def _find(archive: Archive, here: Path | None) -> Path:
-    if here is not None and (here / archive.file).is_file():
-        return here / archive.file
-    return download(archive)
+def _is_in(local: Path | None, archive: Archive) -> bool:
+    return local is not None and (local / archive.file).is_file()
 
 
 def _take(name: str, destination: Path) -> None:
@@ -211,64 +219,57 @@ def _take(name: str, destination: Path) -> None:
         raise UserError(f"{path}: no folder and no plain file; correct 'data.path'")
 
 
-def _place(file: Path, name: str, destination: Path) -> None:
-    if name.lower().endswith(PLAIN):
-        shutil.copyfile(file, destination / name)
-    else:
-        unpack(file, destination)
-
-
 def _cached(archive: Archive, address: Address) -> Path:
-    """Each address has its own file in the cache, because two may serve different bytes."""
+    """The file of an address in the cache. Each has its own, because two may serve different bytes."""
     origin = hashlib.sha256(address.url.encode()).hexdigest()[:12]
     return Path(pooch.os_cache("medseg")) / f"{origin}-{archive.file}"
 
 
-def _retrieve(archive: Archive, address: Address) -> Path:
+def _retrieve_from(archive: Archive, address: Address) -> Path:
     for attempt in range(1, ATTEMPTS):
         try:
-            return _retrieve_once(archive, address)
+            return _attempt(archive, address)
         except OSError as error:
             # A server that answered (404) or an address that cannot be asked (ValueError) will not change its mind.
             if isinstance(error, ValueError) or getattr(error, "response", None) is not None:
                 raise
             time.sleep(PAUSE * attempt)
-    return _retrieve_once(archive, address)
+    return _attempt(archive, address)
 
 
-def _retrieve_once(archive: Archive, address: Address) -> Path:
+def _attempt(archive: Archive, address: Address) -> Path:
     target = _cached(archive, address)
     pooch.retrieve(address.url, address.checksum, fname=target.name, path=target.parent, downloader=_transfer)
     if address.checksum is None and not _is_plausible(target):
         target.unlink()
-        raise ValueError("what came is not the file but perhaps a web page")
+        raise ValueError("this is not the file but perhaps a web page")
     return target
 
 
 def _transfer(url: str, output_file: str, _: object) -> None:
-    """Write what an address serves to a file, as pooch asks. Raises `OSError` where it does not come, or too slowly."""
-    import requests  # slow, and seldom needed
+    """A downloader for pooch: write what `url` serves to a file. Raises `OSError` where it fails or is too slow."""
+    import requests  # slow to import, and seldom needed
     from urllib3.exceptions import HTTPError
 
     with ExitStack() as stack:
         response = stack.enter_context(requests.get(url, stream=True, timeout=TIMEOUT))
         response.raise_for_status()
         out = stack.enter_context(Path(output_file).open("wb"))
-        told = response.headers.get("content-length", "")
-        total = int(told) if told.isdecimal() else None
+        length = response.headers.get("content-length", "")
+        total = int(length) if length.isdecimal() else None
         bar = stack.enter_context(tqdm(desc=url, total=total, unit="B", unit_scale=True, disable=None))
         start, received = time.monotonic(), 0
         try:
-            while piece := response.raw.read1(PIECE, decode_content=True):  # what is there, without waiting for more
+            while piece := response.raw.read1(PIECE, decode_content=True):  # what has arrived, without waiting for more
                 received += len(piece)
-                _refuse_transfer(received, time.monotonic() - start)
+                _check_transfer(received, time.monotonic() - start)
                 out.write(piece)
                 bar.update(len(piece))
         except HTTPError as error:
             raise OSError(str(error)) from error
 
 
-def _refuse_transfer(received: int, seconds: float) -> None:
+def _check_transfer(received: int, seconds: float) -> None:
     if seconds > GRACE and received < SLOWEST * seconds:
         raise OSError(f"only {received} bytes came in {seconds:.0f} seconds")
     if received > MAX_BYTES:
@@ -276,7 +277,7 @@ def _refuse_transfer(received: int, seconds: float) -> None:
 
 
 def _is_plausible(file: Path) -> bool:
-    if file.name.lower().endswith(PLAIN):
+    if file.name.lower().endswith(TABLES):
         with file.open("rb") as content:
             return not content.read(PIECE).lstrip().startswith(b"<")
     return _is_tar(file) or zipfile.is_zipfile(file)
@@ -288,17 +289,12 @@ class _Member:
 
     name: str
     size: int  # bytes when unpacked
-    kind: int  # the file type bits of `stat`
-    open: Callable[[], IO[bytes] | None]
-
-
-def _members(file: Path) -> Iterator[_Member]:
-    # Tar first: a tar archive that ends with a zip file looks like a zip file.
-    return _tar_members(file) if _is_tar(file) else _zip_members(file)
+    is_plain: bool  # a file or a folder
+    extract: Callable[[], object]
 
 
 class _Bounded(io.RawIOBase):
-    """A file that gives no more than `MAX_HEADER` bytes at once: `tarfile` reads names whole, however long."""
+    """A file that reads at most `MAX_HEADER` bytes at once: `tarfile` reads names whole, however long."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -333,11 +329,11 @@ def _is_tar(file: Path) -> bool:
         return False
 
 
-def _tar_members(file: Path) -> Iterator[_Member]:
+def _tar_members(file: Path, destination: Path) -> Iterator[_Member]:
     with _opened_tar(file) as archive:
         for info in archive:
-            kind = stat.S_IFDIR if info.isdir() else stat.S_IFREG if info.isreg() else stat.S_IFLNK
-            yield _Member(info.name, info.size, kind, partial(archive.extractfile, info))
+            extract = partial(archive.extract, info, destination, filter="data")
+            yield _Member(info.name, info.size, info.isreg() or info.isdir(), extract)
         _require_end(archive)
 
 
@@ -352,18 +348,19 @@ def _require_end(archive: tarfile.TarFile) -> None:
             raise tarfile.ReadError("a header is damaged, or the end is missing")
         while content.read(PIECE):
             if content.tell() > archive.offset + HARMLESS_BYTES:
-                raise tarfile.ReadError("it goes on behind its end")
+                raise tarfile.ReadError("it goes on after its end")
 
 
-def _zip_members(file: Path) -> Iterator[_Member]:
+def _zip_members(file: Path, destination: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         _require_all(file, archive)
         for info in archive.infolist():
+            info.filename = info.filename.replace("\\", "/")  # some zip programs write backslashes
             if info.is_dir() and info.file_size:
                 raise zipfile.BadZipFile(f"'{info.orig_filename}' is a folder that holds bytes")
-            unix_kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
-            kind = stat.S_IFDIR if info.is_dir() else unix_kind or stat.S_IFREG
-            yield _Member(info.filename, info.file_size, kind, partial(archive.open, info))
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            yield _Member(info.filename, info.file_size, is_plain, partial(archive.extract, info, destination))
 
 
 def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
@@ -375,50 +372,18 @@ def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
         content.seek(-min(_END + _LONGEST_COMMENT, file.stat().st_size), io.SEEK_END)
         tail = content.read()
     record = tail.rindex(b"PK\x05\x06")
-    (told,) = struct.unpack("<H", tail[record + 10 : record + 12])
-    if told not in (_TOLD_ELSEWHERE, found := len(archive.infolist())):
-        raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {told}")
+    (count,) = struct.unpack("<H", tail[record + 10 : record + 12])
+    if count not in (_ZIP64, found := len(archive.infolist())):
+        raise zipfile.BadZipFile(f"its table of members has {found} entries and should have {count}")
 
 
-def _refuse_bomb(file: Path, count: int, total: int) -> None:
+def _check_size(file: Path, count: int, total: int) -> None:
     ratio = total / max(file.stat().st_size, 1)
     if count > MAX_MEMBERS or total > MAX_BYTES or (total > HARMLESS_BYTES and ratio > MAX_RATIO):
         raise UserError(
             f"{file}: refused: its first {count} members unpack to {total} bytes, {ratio:.0f} times its size. If it is "
             "sound, unpack it by hand and name the folder in 'data.path'"
         )
-
-
-def _safe_name(file: Path, member: _Member) -> PurePosixPath:
-    name = PurePosixPath(member.name.replace("\\", "/"))  # some zip programs write backslashes
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{file}: refused: its member '{member.name}' lies outside the archive's own folder")
-    if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
-        raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
-    return name
-
-
-def _write(file: Path, member: _Member, target: Path) -> None:
-    folder = target if member.kind == stat.S_IFDIR else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if member.kind == stat.S_IFREG and (source := member.open()):
-        with source, _created(file, member, target) as out:
-            shutil.copyfileobj(source, out, PIECE)
-
-
-def _created(file: Path, member: _Member, target: Path) -> IO[bytes]:
-    try:
-        return target.open("xb")
-    except FileExistsError:
-        raise UserError(
-            f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the data set"
-        ) from None
-
-
-def _require_plain(file: Path) -> None:
-    """A pipe or a device might never end."""
-    if not file.is_file():
-        raise UserError(f"{file}: no plain file, or a broken link; remove it")
 
 
 def _refuse_unreadable(error: OSError) -> None:

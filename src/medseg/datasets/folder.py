@@ -1,15 +1,15 @@
-"""A folder of one's own: images and masks paired by their names, labels and patients from names or a table.
+"""A folder of images and masks paired by their names, with labels and patients from names or a table.
 
-Names are described by patterns, which are paths below the data folder with `/` between their parts. `images` names
-fields in braces, and the other patterns use them:
+Patterns describe names: paths below the data folder with `/` between their parts. `images` defines fields in braces,
+and the other patterns use them:
 
     images: "{organ}/tissue images/{stem}.tif"
     masks:  "{organ}/mask binary/{stem}*.png"
     label:  {name: text, text: "{organ}"}
 
 A field is one or more characters of one part of the path. Where two fields share a part, the earlier is as short as
-possible; a field that stands twice must hold the same text. `*` is any text within one part, `**/` any number of
-folders. An image's mask is the union of all files that its `masks` pattern finds. A file that is the mask of
+possible; a field that occurs twice must match the same text. `*` is any text within one part, `**/` any number of
+folders. The mask of an image is the union of all files that match its `masks` pattern. A file that is the mask of
 another image is no image, so both may lie in one folder (`{stem}.png`, `{stem}_mask*.png`).
 """
 
@@ -24,13 +24,13 @@ from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
 from medseg.core.params import Section
-from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_below, natural, shortened
 from medseg.datasets.record import Record, Split
+from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table
 
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches stand at odd places of what `split` gives
+TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches are the odd items of `TOKEN.split`
 WILDCARDS = {"**/": "(?:.*/)?", "*": "[^/]*"}
 SPLIT_WORDS: dict[str, Split] = {  # names of folders that say where the publisher put an image
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -43,14 +43,14 @@ Fields = dict[str, str]
 
 
 class TextParams(Section):
-    """A text that may name fields of `images`; without fields it is the same for all."""
+    """A text that may contain fields of `images`; without fields it is the same for all images."""
 
     name: Literal["text"]
     text: str = Field(min_length=1)
 
 
 class TableParams(Section):
-    """A column of a CSV table. `image` is the column with an image's path, its file name, or that without ending."""
+    """A column of a CSV table. `image` is the column with an image's path, its file name, or its stem."""
 
     name: Literal["table"]
     file: str
@@ -58,17 +58,18 @@ class TableParams(Section):
     column: str
 
 
-Source = Annotated[TextParams | TableParams, Field(discriminator="name")]
+ValueParams = Annotated[TextParams | TableParams, Field(discriminator="name")]
 
 
 class FolderParams(ArchiveParams):
-    """Where the files come from, how images and masks are named, and what labels and patients they have."""
+    """Where the files come from, how images and masks are named, and where labels and patients are found."""
 
     name: Literal["folder"]
+    title = "images from a folder"
     images: str = Field(min_length=1)
     masks: str
-    label: Source
-    patient: Source | None
+    label: ValueParams
+    patient: ValueParams | None
     official: str | None  # a text with fields whose value is one of `SPLIT_WORDS`: for split=official
 
     @model_validator(mode="after")
@@ -83,42 +84,40 @@ class FolderParams(ArchiveParams):
             raise ValueError("'masks' names no field of 'images', so all images would have the same masks")
         return self
 
+    def scan(self, root: Path) -> list[Record]:
+        """One record per file below `root` that `images` describes, in natural order of the paths.
 
-def scan_folder(params: FolderParams, root: Path) -> list[Record]:
-    """One record per file below `root` that `params.images` describes, in natural order of the paths.
+        Raises `UserError` where no image is found, or where a table lacks some images.
+        """
+        files = files_below(root)
+        images = _images(files, self.images)
+        masks = {file: _masks(files, self.masks, file, fields) for file, fields in images.items()}
+        taken = {mask for found in masks.values() for mask in found}
+        images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
+        if not images:
+            raise UserError(
+                f"{root}: no file matches 'data.images', {self.images}; files here: {shortened(files) or 'none'}"
+            )
+        labels = _values(self.label, root, images)
+        patients = _values(self.patient, root, images) if self.patient else {}
+        return [
+            Record(
+                file=file,
+                masks=masks[file],
+                label=labels[file],
+                patient=patients.get(file),
+                official=self._official(file, fields),
+            )
+            for file, fields in images.items()
+        ]
 
-    Raises `UserError` where no image is found, or where a table says nothing of some images.
-    """
-    files = files_below(root)
-    images = _images(files, params.images)
-    masks = {file: _masks(files, params.masks, file, fields) for file, fields in images.items()}
-    taken = {mask for found in masks.values() for mask in found}
-    images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
-    if not images:
-        raise UserError(
-            f"{root}: no file matches 'data.images', {params.images}; files here: {shortened(files) or 'none'}"
-        )
-    labels = _values(params.label, root, images)
-    patients = _values(params.patient, root, images) if params.patient else {}
-    return [
-        Record(
-            file=file,
-            masks=masks[file],
-            label=labels[file],
-            patient=patients.get(file),
-            official=_official(params, file, fields),
-        )
-        for file, fields in images.items()
-    ]
-
-
-def _official(params: FolderParams, file: str, fields: Fields) -> Split | None:
-    if params.official is None:
-        return None
-    word = _fill(params.official, fields)
-    if word.lower() not in SPLIT_WORDS:
-        raise UserError(f"{file}: data.official gives '{word}', which is none of {', '.join(SPLIT_WORDS)}")
-    return SPLIT_WORDS[word.lower()]
+    def _official(self, file: str, fields: Fields) -> Split | None:
+        if self.official is None:
+            return None
+        word = _fill(self.official, fields)
+        if word.lower() not in SPLIT_WORDS:
+            raise UserError(f"{file}: data.official gives '{word}', which is none of {', '.join(SPLIT_WORDS)}")
+        return SPLIT_WORDS[word.lower()]
 
 
 def _images(files: list[str], pattern: str) -> dict[str, Fields]:
@@ -143,7 +142,7 @@ def _image_regex(pattern: str) -> str:
 
 
 def _masks(files: list[str], pattern: str, image: str, fields: Fields) -> tuple[str, ...]:
-    """The files that `pattern` describes for one image; `files` are sorted, so only a few are compared."""
+    """The files that match `pattern` with the fields of one image; `files` are sorted, so only a few are compared."""
     pieces = [(_fill(piece, fields), piece in WILDCARDS) for piece in TOKEN.split(pattern)]
     start = "".join(text for text, _ in takewhile(lambda piece: not piece[1], pieces))
     regex = re.compile("".join(WILDCARDS[text] if is_wild else re.escape(text) for text, is_wild in pieces))
@@ -155,10 +154,11 @@ def _fill(text: str, fields: Fields) -> str:
     return FIELD.sub(lambda match: fields[match[1]], text)
 
 
-def _values(source: TextParams | TableParams, root: Path, images: dict[str, Fields]) -> dict[str, str]:
-    if isinstance(source, TextParams):
-        return {file: _fill(source.text, fields) for file, fields in images.items()}
-    return _table_values(source, root, list(images))
+def _values(params: TextParams | TableParams, root: Path, images: dict[str, Fields]) -> dict[str, str]:
+    """The value of each image."""
+    if isinstance(params, TextParams):
+        return {file: _fill(params.text, fields) for file, fields in images.items()}
+    return _table_values(params, root, list(images))
 
 
 def _table_values(table: TableParams, root: Path, files: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finding one's way in a folder of images: where a layout begins, which files it holds, in which order."""
+"""Finding the folders and files of a data set's layout, in a fixed order."""
 
 import re
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from pathlib import Path
 from medseg.core.errors import UserError
 from medseg.datasets.download import walk_folders
 
-SHOWN = 10  # so many names stand in a message, the rest is counted
+SHOWN = 10  # names in a message at most; more are counted
 DEBRIS = "__MACOSX"  # the folder with file attributes that macOS adds to its archives
 
 
 def find_folder(root: Path, children: Iterable[str]) -> Path:
     """The one folder at or below `root` that holds all the folders `children`.
 
-    Archives differ in how many folders they wrap around a data set. Raises `UserError` where no folder or more than
-    one has the layout.
+    Archives differ in the number of folders around a data set. Raises `UserError` where no folder or more than one
+    has the layout.
     """
     wanted = set(children)
     found = [Path(folder) for folder, names, _ in _walk(root) if wanted <= set(names)]
@@ -27,7 +27,7 @@ def find_folder(root: Path, children: Iterable[str]) -> Path:
 
 
 def files_below(root: Path) -> list[str]:
-    """Every file at or below `root` but hidden ones, relative to it with `/` between the parts, in plain order."""
+    """All files below `root` except hidden ones: their paths relative to it, with `/` between the parts, sorted."""
     return sorted(
         (Path(folder) / name).relative_to(root).as_posix()
         for folder, _, names in _walk(root)
@@ -43,24 +43,24 @@ def files_in(folder: Path, ending: str) -> list[Path]:
 
 
 def existing(root: Path, mask: Path) -> tuple[str, ...]:
-    """The path of a mask relative to `root`, or nothing where there is no such file."""
+    """The path of a mask relative to `root`; empty where there is no such file."""
     return (mask.relative_to(root).as_posix(),) if mask.is_file() else ()
 
 
 def natural(text: str) -> tuple[list[int | str], str]:
-    """A sorting key that puts `benign (2)` before `benign (10)`."""
+    """A sort key in natural order: `benign (2)` before `benign (10)`."""
     parts = re.split(r"([0-9]+)", text)
     return [int(part) if position % 2 else part for position, part in enumerate(parts)], text
 
 
 def require_images(found: list[Path], folder: Path, expected: str) -> None:
-    """Raise `UserError` where no image was found; `expected` says what their names look like."""
+    """Raise `UserError` where no image was found; `expected` gives examples of their names."""
     if not found:
         raise UserError(f"{folder}: holds no image; expected files like {expected}")
 
 
 def shortened(names: Iterable[str]) -> str:
-    """The first ten names, and how many there are in all where there are more."""
+    """The first ten names, and the total number where there are more."""
     names = list(names)
     more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,6 +1,6 @@
-"""Simulated breast ultrasound in BUSI's layout: a data set that the project makes by itself, with no download.
+"""Simulated breast ultrasound in BUSI's layout, which needs no download.
 
-It is there to try the pipeline, not to stand for patients: a score on it says nothing of a score on BUSI.
+It serves to try the pipeline: a score on it says nothing about a score on patients' images.
 """
 
 from functools import partial
@@ -12,8 +12,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from medseg.core.parallel import MachineParams, run_parallel
-from medseg.core.params import Section
-from medseg.datasets.busi import LABELS
+from medseg.datasets.busi import LABELS, scan_busi_layout
+from medseg.datasets.record import Record
+from medseg.datasets.source import SourceParams
 from medseg.datasets.ultrasound import Kind, simulate
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
@@ -23,10 +24,12 @@ Width = Annotated[int, Field(ge=64, le=1024)]
 Decibels = Annotated[float, Field(ge=0, le=40)]
 
 
-class PhantomParams(Section):
-    """How many images of which difficulty."""
+class PhantomParams(SourceParams):
+    """The number of images per label, and how hard they are."""
 
     name: Literal["phantom"]
+    title = "simulated breast ultrasound"
+    simulated = True
     seed: Annotated[int, Field(ge=0)]
     benign: Count
     malignant: Count
@@ -42,17 +45,21 @@ class PhantomParams(Section):
                 raise ValueError(f"{name} = [{low}, {high}] must be [lowest, highest]")
         return self
 
+    def fetch(self, destination: Path, machine: MachineParams) -> list[Path]:
+        """Write the images and masks below `destination`, which is made where it is missing.
 
-def fetch(params: PhantomParams, destination: Path, machine: MachineParams) -> None:
-    """Write the images and masks below `destination`, which is made where it is missing.
+        Every image has a random stream of its own, so its bytes depend on `seed`, label and number alone, and neither
+        on the other images nor on `machine`.
+        """
+        todo = [(label, number) for label in LABELS for number in range(1, getattr(self, label) + 1)]
+        for label in LABELS:
+            (destination / TOP_FOLDER / label).mkdir(parents=True, exist_ok=True)
+        run_parallel(machine, partial(_write, params=self, top=destination.absolute() / TOP_FOLDER), todo, "phantom")
+        return []
 
-    Every image draws from a random stream of its own, so its bytes depend on `seed`, label and number alone:
-    neither on the other images nor on `machine`.
-    """
-    todo = [(label, number) for label in LABELS for number in range(1, getattr(params, label) + 1)]
-    for label in LABELS:
-        (destination / TOP_FOLDER / label).mkdir(parents=True, exist_ok=True)
-    run_parallel(machine, partial(_write, params=params, top=destination.absolute() / TOP_FOLDER), todo, "phantom")
+    def scan(self, root: Path) -> list[Record]:
+        """As `scan_busi_layout`, with all labels."""
+        return scan_busi_layout(root)
 
 
 def _write(place: tuple[Kind, int], params: PhantomParams, top: Path) -> None:

@@ -1,7 +1,7 @@
-"""What a data source says of one image."""
+"""One image as a source of data describes it."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class Region:
         """The inverse of `str`."""
         return cls(*(int(part) for part in text.split(":")))
 
+    @classmethod
+    def around(cls, mask: NDArray[Any]) -> "Region | None":
+        """The bounding box of the pixels of (H, W) that are not zero; None where there are none."""
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            return None
+        return cls(top=int(rows[0]), left=int(columns[0]), bottom=int(rows[-1]) + 1, right=int(columns[-1]) + 1)
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -48,12 +56,13 @@ class Record:
     """One image with its masks, as a source's `scan` found it.
 
     Paths are relative to the folder that was scanned, with `/` between their parts. An image for which no mask
-    was found has an empty `masks`: the manifest reports it with all other faults.
+    was found has an empty `masks`: the manifest reports it with all other faults. `region` is the part of the image
+    that is annotated: a window, the bounding box of the mask's foreground, or None for the whole image.
     """
 
     file: str
     masks: tuple[str, ...]
     label: str
-    patient: str | None = None  # images of one patient never part
-    official: Split | None = None  # where the publisher put it
-    region: Region | None = None  # where it is annotated; None: everywhere
+    patient: str | None = None  # None: not known. Images of one patient get the same group
+    official: Split | None = None  # in the publisher's own split
+    region: Region | Literal["foreground"] | None = None

@@ -1,4 +1,4 @@
-"""Reading a CSV table that says something of each image."""
+"""Reading CSV tables about images: labels, patients, diagnoses."""
 
 import csv
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from medseg.core.errors import UserError
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, reduced to `columns`, without the blanks around each value.
+    """The rows of a CSV file with a header, reduced to `columns`, each value stripped.
 
-    Takes UTF-8 with or without a byte order mark, and any line ends. Raises `UserError` where the file is no such
-    table, a quote is never closed, a column stands twice, or a row has more cells than the header.
+    Reads UTF-8 with or without a byte order mark, and any line ends. Raises `UserError` where the file is no such
+    table, a quote is never closed, a column occurs twice, or a row has more cells than the header.
     """
     rows = _rows(path)
     header = [name.strip() for name in rows[0]] if rows else []
@@ -22,7 +22,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(f"{path}: the column {twice[0]} stands twice")
     for row in rows[1:]:
         _check_row(row, len(header), path)
-    return [_cells(row, header, columns) for row in rows[1:] if any(row)]
+    # A row that is too short has empty values at its end.
+    cells = [dict(zip(header, row, strict=False)) for row in rows[1:] if any(row)]
+    return [{name: row.get(name, "").strip() for name in columns} for row in cells]
 
 
 def read_header(path: Path) -> list[str]:
@@ -45,9 +47,3 @@ def _check_row(row: list[str], columns: int, path: Path) -> None:
         raise UserError(f"{path}: a row of more cells than the header ({', '.join(row)}); put texts in quotes")
     if torn := [cell for cell in row if "\n" in cell or "\r" in cell]:
         raise UserError(f"{path}: a cell of several lines ({torn[0]!r:.80}); is a quote not closed?")
-
-
-def _cells(row: list[str], header: list[str], columns: Sequence[str]) -> dict[str, str]:
-    """A row that is too short has empty values at its end."""
-    values = dict(zip(header, row, strict=False))
-    return {name: values.get(name, "").strip() for name in columns}

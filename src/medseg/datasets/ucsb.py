@@ -1,53 +1,53 @@
 """UCSB breast cancer cells: nuclei in H&E-stained tissue, 58 images of 896x768.
 
-`Images/ytma10_010704_benign1_ccd.tif` has the mask `Masks/ytma10_010704_benign1.TIF`: no `_ccd`, and letters of
-another case. The label, benign or malignant, is part of the name. Nothing says which images show one patient.
+`Images/ytma10_010704_benign1_ccd.tif` has the mask `Masks/ytma10_010704_benign1.TIF`: no `_ccd`, and another
+case of letters. The label, benign or malignant, is part of the name. Nothing says which images show one patient.
 
 Only one window of each image is annotated; nuclei outside it are zero in the mask although they are there. Nothing
-says where the window lies, so a record's `region` is the box around all foreground of its mask. In six images
-looked at, these boxes were 184 to 256 pixels high and 223 to 245 wide, began at no common multiple, and met the nuclei
+says where the window lies, so the region of an image is the bounding box of its mask's foreground. In six images
+examined, these boxes were 184 to 256 pixels high and 223 to 245 wide, began at no common multiple, and touched nuclei
 only in a few pixels on each side: the window has no fixed size, and its nuclei are whole. The box is at most as large
-as the window. A strip of unknown width between the two, in which no nucleus was annotated, is left out: false
-detections there are not counted, and the share of foreground in the region is overestimated.
+as the window. The strip of unknown width between the two holds no annotated nucleus and is left out: false positives
+there are not counted, and the share of foreground is overestimated.
 
 Source: Drelie Gelasca et al., "Evaluation and benchmark for biological image segmentation", ICIP 2008.
 """
 
 import re
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
+from typing import Literal, Self
 
 from medseg.core.errors import UserError
-from medseg.datasets.download import ArchiveParams
 from medseg.datasets.layout import files_in, find_folder, require_images
-from medseg.datasets.record import Record, Region
+from medseg.datasets.record import Record
+from medseg.datasets.source import ArchiveParams
 
 LABEL = re.compile(r"benign|malignant")
-CAMERA = "_ccd"  # ends the names of images, not those of masks
+CAMERA = "_ccd"  # suffix of the names of images, not of masks
 
 
 class UcsbParams(ArchiveParams):
     """Where the UCSB breast cancer cells come from."""
 
     name: Literal["ucsb"]
+    title = "nuclei in UCSB breast tissue"
 
+    def scan(self, root: Path) -> list[Record]:
+        """One record per image below `root`, in the order of the names.
 
-def scan_ucsb(root: Path) -> list[Record]:
-    """One record per image below `root`, in the order of the names.
+        Raises `UserError` where the layout differs, a name holds no label, or the names of two masks differ in case
+        alone.
+        """
+        top = find_folder(root, ("Images", "Masks"))
+        images = files_in(top / "Images", ".tif")
+        require_images(images, top / "Images", "'ytma10_010704_benign1_ccd.tif'")
+        masks = _by_name(files_in(top / "Masks", ".tif"))
+        return [_record(root, path, masks.get(path.stem.lower().removesuffix(CAMERA))) for path in images]
 
-    Raises `UserError` where the layout is another, a name holds no label, two masks have names that differ in case
-    alone, or a mask is empty, so that it says of no window that it was annotated.
-    """
-    top = find_folder(root, ("Images", "Masks"))
-    images = files_in(top / "Images", ".tif")
-    require_images(images, top / "Images", "'ytma10_010704_benign1_ccd.tif'")
-    masks = _by_name(files_in(top / "Masks", ".tif"))
-    progress = tqdm(images, desc="annotated windows", unit="file", disable=None)
-    return [_record(root, path, masks.get(path.stem.lower().removesuffix(CAMERA))) for path in progress]
+    @classmethod
+    def layout(cls) -> Self:
+        """`Images` and `Masks`."""
+        return cls(name="ucsb", path=None, archives=())
 
 
 def _by_name(masks: list[Path]) -> dict[str, Path]:
@@ -62,7 +62,7 @@ def _record(root: Path, image: Path, mask: Path | None) -> Record:
         file=image.relative_to(root).as_posix(),
         masks=(mask.relative_to(root).as_posix(),) if mask else (),
         label=_label(image),
-        region=_foreground_box(mask) if mask else None,
+        region="foreground",
     )
 
 
@@ -71,17 +71,3 @@ def _label(image: Path) -> str:
     if match is None:
         raise UserError(f"{image}: the name holds neither 'benign' nor 'malignant'")
     return match[0]
-
-
-def _foreground_box(mask: Path) -> Region | None:
-    """The smallest window that holds every pixel that is not zero; None where the file cannot be read."""
-    try:
-        with Image.open(mask) as image:
-            values = np.asarray(image if image.mode.startswith("I") else image.convert("RGB"))
-    except Exception:  # of Pillow's on damaged files there is no end
-        return None  # the manifest names every file that cannot be read
-    foreground = values.reshape(*values.shape[:2], -1).any(axis=2)  # (height, width)
-    rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
-    if not rows.size:
-        raise UserError(f"{mask}: empty, so nothing says which window is annotated; remove it and its image")
-    return Region(top=int(rows[0]), left=int(columns[0]), bottom=int(rows[-1]) + 1, right=int(columns[-1]) + 1)

@@ -50,7 +50,7 @@ SECOND_LESION = 0.07  # share of the images with a lesion that have two
 CALLIPERS = 0.15  # share of the lesions that are annotated with callipers
 CYSTS = 0.3  # share of the benign lesions
 CYST_DEPTH = 14.0  # contrast of a cyst beyond that of a solid lesion
-MARK_GREY = 235
+CALLIPER_GREY = 235
 ANGLES = np.linspace(-np.pi, np.pi, 361)
 
 
@@ -89,7 +89,7 @@ class _Grid:
 
 @dataclass
 class _Tissue:
-    """What the sound meets: scatterers' level (dB), coherent reflectors (amplitude), attenuation (dB per mm)."""
+    """Acoustic properties: scatterers' level (dB), coherent reflectors (amplitude), attenuation (dB per mm)."""
 
     level: Field
     reflectors: Field
@@ -111,7 +111,7 @@ class _Outline:
 
 @dataclass(frozen=True)
 class _Nature:
-    """How a lesion looks, apart from its outline."""
+    """The appearance of a lesion, apart from its outline."""
 
     contrast: float  # dB below what surrounds it
     texture: float  # dB, standard deviation
@@ -140,7 +140,7 @@ def simulate(kind: Kind, width: int, contrast: tuple[float, float], looks: int, 
     masks = tuple(grid.cropped(distance < 0) for distance in distances)
     for mask in masks:
         if rng.random() < CALLIPERS:
-            _mark(image, mask)
+            _draw_callipers(image, mask)
     return Scan(np.ascontiguousarray(image), masks)
 
 
@@ -162,8 +162,8 @@ def envelope(amplitude: Field, reflectors: Field, beam: Field, pulse: float, rng
     echo = gaussian_filter1d(echo, pulse, axis=0) * np.sqrt(2 * np.sqrt(np.pi) * pulse)
     frequency = fft.fftfreq(echo.shape[1]).astype(np.float32)[None, :]
     transfer = np.sqrt(2 * np.sqrt(np.pi) * beam) * np.exp(-2 * (np.pi * beam * frequency) ** 2)
-    heard: Field = np.abs(fft.ifft(fft.fft(echo, axis=1) * transfer.astype(np.float32), axis=1))
-    return heard
+    received: Field = np.abs(fft.ifft(fft.fft(echo, axis=1) * transfer.astype(np.float32), axis=1))
+    return received
 
 
 def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint8]:
@@ -171,7 +171,9 @@ def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint
     focus = rng.uniform(0.25, 0.6) * grid.depth
     beam = BEAM / grid.spacing * np.sqrt(1 + ((grid.z - focus) / FOCAL_RANGE) ** 2)
     loss = np.cumsum(tissue.attenuation, axis=0) * grid.spacing
-    loss = gaussian_filter1d(loss, 0.35 / grid.spacing, axis=1)  # a beam is no line: shadows have soft borders
+    loss = gaussian_filter1d(
+        loss, 0.35 / grid.spacing, axis=1
+    )  # a beam is wider than a line, so shadows have soft borders
     passed = _amplitude(-loss)
     amplitude, reflectors = _amplitude(tissue.level) * passed, tissue.reflectors * passed
     power = np.zeros(grid.shape, np.float32)
@@ -186,7 +188,7 @@ def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint
 
 
 def _gain(grid: _Grid, rng: Rng) -> Field:
-    """What the operator left uneven, dB: a fall with depth, a band, and poor contact at one side."""
+    """Uneven gain, dB: a decrease with depth, a band, and poor contact at one side."""
     depth = grid.z / grid.depth
     fall = -rng.uniform(2, 20) * np.clip((depth - rng.uniform(0.3, 0.6)) / 0.5, 0, None)
     band = rng.uniform(-3, 3) * np.exp(-(((depth - rng.uniform(0.1, 0.9)) / 0.2) ** 2))
@@ -258,7 +260,7 @@ def _gland(grid: _Grid, rng: Rng) -> tuple[Field, Field]:
 
 
 def _fat_lobules(grid: _Grid, rng: Rng) -> Field:
-    """Up to three islands of fat, which are taken for lesions most easily: dark, but crossed by strands."""
+    """Up to three islands of fat, the structures most like lesions: dark, but crossed by strands."""
     level, warp = np.zeros(grid.shape, np.float32), 0.15 * _noise(rng, grid, 0.8, 1.5)
     for _ in range(rng.integers(0, 4)):
         half_width, ratio = rng.uniform(1.5, 5), rng.uniform(0.25, 0.5)
@@ -302,7 +304,7 @@ def _ligament_shadows(grid: _Grid, top: Field, rng: Rng) -> Field:
 def _draw_lesions(
     kind: Literal["benign", "malignant"], tissue: _Tissue, grid: _Grid, contrast: tuple[float, float], rng: Rng
 ) -> list[Field]:
-    """Put one lesion, seldom two, into `tissue`; returns the signed distance (mm) from each, negative inside."""
+    """Put one lesion, rarely two, into `tissue`; return the signed distance (mm) from each, negative inside."""
     outline = _draw_outline(kind, grid, rng)
     distances = [_distance(outline, grid, rng)]
     if rng.random() < SECOND_LESION:
@@ -355,7 +357,7 @@ def _spiculated_radius(rng: Rng) -> NDArray[np.float64]:
 
 
 def _harmonics(rng: Rng, orders: range, deviation: float) -> NDArray[np.float64]:
-    """A random periodic function whose amplitudes fall with the order, with the given standard deviation."""
+    """A random periodic function with amplitudes that decrease with the order, and the given standard deviation."""
     waves = np.zeros_like(ANGLES)
     for order in orders:
         waves += rng.normal() / order * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi))
@@ -434,16 +436,16 @@ def _calcifications(distance: Field, nature: _Nature, around: float, rng: Rng) -
     return points
 
 
-def _mark(image: NDArray[np.uint8], mask: Mask) -> None:
-    """Burn callipers into `image`: crosses at the ends of height and width, joined by dots."""
+def _draw_callipers(image: NDArray[np.uint8], mask: Mask) -> None:
+    """Draw callipers into `image`: crosses at the ends of height and width, joined by dots."""
     rows, columns = np.nonzero(mask)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
     middle_row, middle_column = int(rows.mean()), int(columns.mean())
-    image[top:bottom:4, middle_column] = MARK_GREY
-    image[middle_row, left:right:4] = MARK_GREY
+    image[top:bottom:4, middle_column] = CALLIPER_GREY
+    image[middle_row, left:right:4] = CALLIPER_GREY
     for row, column in [(top, middle_column), (bottom, middle_column), (middle_row, left), (middle_row, right)]:
-        image[max(row - 3, 0) : row + 4, column] = MARK_GREY
-        image[row, max(column - 3, 0) : column + 4] = MARK_GREY
+        image[max(row - 3, 0) : row + 4, column] = CALLIPER_GREY
+        image[row, max(column - 3, 0) : column + 4] = CALLIPER_GREY
 
 
 def _noise(rng: Rng, grid: _Grid, axial: float, lateral: float, tilt: float = 0) -> Field:

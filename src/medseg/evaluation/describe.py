@@ -9,14 +9,6 @@ from medseg.models.model_yaml import Training
 from medseg.models.params import Encoded, Library, ModelParams
 
 ABSENT = "\N{EN DASH}"  # for a figure that is not defined
-DATA_IN_WORDS = {
-    "phantom": "simulated breast ultrasound",
-    "busi": "BUSI breast ultrasound",
-    "isic2017": "ISIC 2017 skin lesions",
-    "cryonuseg": "nuclei in CryoNuSeg tissue",
-    "ucsb": "nuclei in UCSB breast tissue",
-    "folder": "images from a folder",
-}
 MODEL_IN_WORDS = {
     "unet": "U-Net",
     "unet_plain": "plain U-Net",
@@ -46,11 +38,6 @@ ORIENTATIONS_IN_WORDS: dict[Augmentation, str] = {
     "flips": "mean over 4 flips",
     "flips_and_turns": "mean over 8 flips and quarter turns",
 }
-
-
-def data_in_words(name: str) -> str:
-    """A data set by what it shows; one that has no words here stands for itself."""
-    return DATA_IN_WORDS.get(name, name)
 
 
 def architecture_in_words(name: str) -> str:

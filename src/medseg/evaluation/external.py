@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -13,8 +13,9 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
 from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
-from medseg.datasets import DataParams, scan
+from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
+from medseg.datasets.source import SourceParams
 from medseg.evaluation.describe import spread
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.plots import write_plots
@@ -23,15 +24,7 @@ from medseg.inference.backends import Accelerator, open_model
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks
 
-Layout = Literal["busi", "isic2017", "cryonuseg", "ucsb"]
-
-# What the pipeline does by default, in conf/data, conf/manifest and conf/evaluate.
-LAYOUTS: dict[Layout, dict[str, Any]] = {
-    "busi": {"labels": ["benign", "malignant", "normal"]},
-    "isic2017": {},
-    "cryonuseg": {"images": "tissue_images", "masks": "mask binary"},
-    "ucsb": {},
-}
+# What the pipeline does by default, in conf/manifest and conf/evaluate.
 DUPLICATE_DISTANCE = 8  # bits of 64
 BATCH_SIZE = 16  # tiles at a time
 
@@ -43,25 +36,27 @@ SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
 
 
-def layout_data(layout: Layout) -> DataParams:
-    """A published data set in its own layout, as the section `data` would have it."""
-    return _data({"name": layout} | LAYOUTS[layout], f"--layout {layout}")
-
-
-def folder_data(images: str, masks: str, label: str | None) -> DataParams:
+def folder_data(images: str, masks: str, label: str | None) -> FolderParams:
     """Images and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
 
     Raises `UserError` where the patterns do not fit each other.
     """
     named = {"name": "text", "text": LABEL if label is None else label}
-    return _data(
-        {"name": "folder", "images": images, "masks": masks, "label": named, "patient": None},
-        "--images, --masks, --label",
-    )
+    section = {
+        "name": "folder",
+        "path": None,
+        "archives": (),
+        "images": images,
+        "masks": masks,
+        "label": named,
+        "official": None,
+    }
+    data: FolderParams = validate(section | {"patient": None}, FolderParams, "--images, --masks, --label")
+    return data
 
 
 def evaluate_external(
-    model: Path, data: DataParams, root: Path, out: Path, skip_bad: bool, accelerator: Accelerator
+    model: Path, data: SourceParams, root: Path, out: Path, skip_bad: bool, accelerator: Accelerator
 ) -> str:
     """Score a model folder, or an ONNX file of `medseg export`, on all images of `data` below `root`.
 
@@ -117,11 +112,6 @@ def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tole
     return "\n\n".join(part for part in parts if part)
 
 
-def _data(values: dict[str, Any], where: str) -> DataParams:
-    data: DataParams = validate({"path": None, "archives": ()} | values, DataParams, where)
-    return data
-
-
 def _check_out(out: Path, root: Path) -> None:
     """Refuse what writing `out` would destroy; what this command wrote has all its names, and no others."""
     if not out.exists():
@@ -136,14 +126,14 @@ def _check_out(out: Path, root: Path) -> None:
 
 
 def _measured(
-    data: DataParams, root: Path, skip_bad: bool, accelerator: Accelerator
+    data: SourceParams, root: Path, skip_bad: bool, accelerator: Accelerator
 ) -> tuple[pd.DataFrame, list[Fault]]:
     """The manifest of all images, in the split test, and what had to be left out."""
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
     settings = ManifestParams(bad_files="skip", duplicate_distance=DUPLICATE_DISTANCE)
     machine = MachineParams(workers=0, backend="threading", accelerator=accelerator)
-    images, faults = measure(scan(data, root), root, settings, machine)
+    images, faults = measure(data.scan(root), root, settings, machine)
     if faults and not skip_bad:
         lines = [f"{fault.file}: {fault.reason}" for fault in faults]
         head = f"{root}: {len(faults)} images can't be used (mend them, or say --skip-bad to go on without them):"

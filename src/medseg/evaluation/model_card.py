@@ -13,11 +13,11 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
+from medseg.datasets import is_simulated, title_of
 from medseg.evaluation.describe import (
     choices_in_words,
     counted,
     counting_in_words,
-    data_in_words,
     initial_weights_in_words,
     network_in_words,
     prediction_in_words,
@@ -61,7 +61,7 @@ def write_card(
 
 def card_text(description: SegmenterDescription, audit: Metrics, metrics: Metrics, figures: pd.DataFrame) -> str:
     """The card as Markdown; all that stems from data is escaped."""
-    data = plain(data_in_words(audit["data"]))
+    data = plain(title_of(audit["data"]))
     sections = {
         "Warnings": _warnings(description),
         "Model": [_model(description)],
@@ -293,7 +293,7 @@ def _classes(metrics: Metrics) -> str:
 
 def _limits(audit: Metrics, metrics: Metrics, figures: pd.DataFrame) -> Iterator[str]:
     groups = int(_rows(figures, "all")["dice"]["all"]["groups"])
-    if audit["data"] == "phantom":
+    if is_simulated(audit["data"]):
         yield "**The images are simulated.** No figure here says how well patients' images would be segmented."
     if metrics["split"] == "val":
         yield "**Scored on val**, which chose epoch and threshold: the figures flatter. There is no test set."

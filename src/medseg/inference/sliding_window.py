@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg.data.geometry import Geometry, Patchify, Resize, fit, unfit
-from medseg.data.image_io import Pixels, to_channels
+from medseg.data.image_io import Pixels
 from medseg.data.patches import Origin, blending_weight, origins
 from medseg.inference.postprocess import Probabilities
 
@@ -39,11 +39,11 @@ def predict_image(
     `size` is the only height and width that `forward` takes, None where it takes any. Scaled images then go in
     tiles of its height, which must equal its width.
     """
-    if isinstance(geometry, Patchify):
-        return predict_tiles(forward, to_channels(image, geometry.channels), geometry.patch, overlap, batch_size)
     height, width = image.shape[:2]
     fitted = fit(image, geometry)
-    if isinstance(geometry, Resize) or (size is None and fitted.shape[0] * fitted.shape[1] <= LARGEST_WHOLE):
+    if isinstance(geometry, Patchify):
+        probabilities = predict_tiles(forward, fitted, geometry.patch, overlap, batch_size)
+    elif isinstance(geometry, Resize) or (size is None and fitted.shape[0] * fitted.shape[1] <= LARGEST_WHOLE):
         probabilities = forward(fitted[None])[0]
     else:
         probabilities = predict_tiles(forward, fitted, size[0] if size else LARGE_TILE, overlap, batch_size=1)

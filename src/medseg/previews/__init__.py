@@ -1,1 +1,1 @@
-"""What shows data and changes none: the audit and contact sheets."""
+"""The audit of the data, and contact sheets: they show data and change none."""

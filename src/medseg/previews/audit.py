@@ -1,4 +1,4 @@
-"""What is wrong with the data, or at least worth knowing before a number is believed."""
+"""The audit of a data set: what is wrong or unusual in it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from medseg.data.image_io import Pixels
 from medseg.data.manifest import Fault
 from medseg.data.splits import DROPPED, straddling_groups
 
-MOST_ANNOTATED = 0.5  # share of an image above which a mask may be inverted
-BORDER_ANNOTATED = 0.95  # share of an image's edge above which it looks so: a lesion seldom reaches all around
+MOST_ANNOTATED = 0.5  # share of foreground above which a mask may be inverted
+BORDER_ANNOTATED = 0.95  # share of the border pixels above which it looks inverted: few lesions reach all borders
 
 
 def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str]) -> dict[str, Any]:
-    """Summarise a manifest (with splits), the faults that were skipped, and what `inverted_masks` found, for JSON.
+    """Summarise a manifest with splits, the skipped faults and the files that `inverted_masks` found, for JSON.
 
-    `data` is the name of the data set, with which the result begins. Groups are those of the column `group`:
-    near-duplicates and known patients. A group contradicts itself where its images carry different labels.
+    `data` is the name of the data set. Groups are those of the column `group`: near-duplicates and known patients.
+    `contradicting_labels` are groups whose images have different labels.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()
@@ -50,11 +50,11 @@ def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequenc
 
 
 def inverted_masks(images: Sequence[Image]) -> list[str]:
-    """The `images` whose masks look inverted, as if the background had been annotated.
+    """The files of `images` whose masks look inverted, as if the background had been annotated.
 
     In such a mask more than `MOST_ANNOTATED` of the annotated region is foreground, but not all, and more than
-    `BORDER_ANNOTATED` of its outermost pixels. Only masks of so much foreground are read. Raises `UserError` where one
-    is missing or unreadable.
+    `BORDER_ANNOTATED` of its border pixels. Other masks are not read. Raises `UserError` where a mask is missing or
+    unreadable.
     """
     suspects = [image for image in images if MOST_ANNOTATED < image.foreground < 1]
     return [image.file for image in suspects if _is_annotated_around(image.crop(image.read_mask()))]

@@ -17,7 +17,7 @@ from medseg.data.colours import TRUTH
 from medseg.data.image_io import Pixels, read_image, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.data.packed import evenly_spaced
-from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams, scan_folder
+from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams
 from medseg.datasets.layout import files_below, shortened
 from medseg.datasets.record import Record
 from medseg.datasets.tables import read_header, read_table
@@ -249,7 +249,7 @@ def _names_images(table: Path, column: str, images: Sequence[str]) -> bool:
 
 def _measured(params: FolderParams, root: Path) -> Found:
     """Scan by the patterns as the pipeline will, and read some pairs."""
-    records = scan_folder(params, root)
+    records = params.scan(root)
     paired = [record for record in records if record.masks]
     chosen = [paired[index] for index in evenly_spaced(len(paired), READ)]
     read = [_read(record, root) for record in chosen]

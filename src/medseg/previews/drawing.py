@@ -1,4 +1,4 @@
-"""Images of images: contact sheets and contours, drawn with OpenCV so that no plotting library is loaded."""
+"""Contours and contact sheets, drawn with OpenCV so that no plotting library is loaded."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
 
 
 def contact_sheet(tiles: Sequence[Pixels], columns: int, side: int) -> Pixels:
-    """Lay RGB images of any size out in rows of `columns`, each within `side` x `side` pixels, on white."""
+    """Arrange RGB images of any size in rows of `columns`, each within `side` x `side` pixels, on white."""
     gap = 4
     rows = -(-len(tiles) // columns)
     sheet = np.full((rows * (side + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)

@@ -5,11 +5,11 @@ from typing import Any
 import pandas as pd
 
 from medseg.data.task import TaskParams
+from medseg.datasets import is_simulated, title_of
 from medseg.evaluation.describe import (
     architecture_in_words,
     counted,
     counting_in_words,
-    data_in_words,
     initial_weights_in_words,
     prediction_in_words,
     score,
@@ -31,7 +31,7 @@ STRENGTHS = ((0.1, "no relation"), (0.3, "a weak relation"), (0.5, "a moderate r
 def title(parameters: dict[str, Any]) -> str:
     """Model and data set in words; a name that has none stands for itself."""
     model = parameters["model"]
-    words = f"{architecture_in_words(model.get('arch', model['name']))} on {data_in_words(parameters['data']['name'])}"
+    words = f"{architecture_in_words(model.get('arch', model['name']))} on {title_of(parameters['data']['name'])}"
     return words[:1].upper() + words[1:]
 
 
@@ -79,7 +79,7 @@ def limits(
         "All splits come from one data set. Images from other devices, sites or patients may score lower.",
         "The truth masks are taken as they are; how far annotators would agree is not known here.",
     ]
-    simulated = parameters["data"]["name"] == "phantom"
+    simulated = is_simulated(parameters["data"]["name"])
     if simulated:
         found.insert(0, "The images are simulated. No figure here says how well patients' images would be segmented.")
     if metrics["split"] == "val":
