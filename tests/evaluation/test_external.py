@@ -13,13 +13,14 @@ import tiny
 import torch
 import yaml
 from PIL import Image
+from scored import image
 from typer.testing import CliRunner, Result
 
 from medseg.cli import app, main
 from medseg.core.errors import UserError
 from medseg.data.image_io import write_png
 from medseg.data.manifest import read_manifest
-from medseg.data.task import Multiclass, logit_count
+from medseg.data.task import Multiclass
 from medseg.datasets import LAYOUTS
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.external import (
@@ -49,7 +50,7 @@ def write_model(folder: Path, **choices: Any) -> Path:
     """A segmenter with a small network of random weights."""
     torch.manual_seed(0)
     description = tiny.segmenter(uncertainty="flips", **choices)
-    save_bundle(folder, build_model(tiny.unet(), 1, logit_count(description.task)), description)
+    save_bundle(folder, build_model(tiny.unet(), 1, description.task.logits), description)
     return folder
 
 
@@ -63,8 +64,8 @@ def data(tmp_path: Path) -> Path:
     """Four images; nothing is annotated in the last one, and the mask of the second lies in two files."""
     folder = tmp_path / "study"
     for number, (name, size) in enumerate(SIZES.items()):
-        image, mask = tiny.square(number, *size)
-        write_png(folder / "images" / f"{name}.png", image)
+        pixels, mask = tiny.square(number, *size)
+        write_png(folder / "images" / f"{name}.png", pixels)
         mask *= np.uint8(0 if name == "d" else 255)
         parts = np.array_split(mask, 2) if name == "b" else [mask]
         for part, rows in enumerate(parts):
@@ -90,13 +91,13 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_figures_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
     text = score(model, data, tmp_path / "out")
-    rows = []
+    images = []
     for number, (name, size) in enumerate(SIZES.items()):
-        image, mask = tiny.square(number, *size)
-        rows.append(tiny.row(tmp_path / "raw", f"images/{name}.png", image, mask * np.uint8(name != "d")))
+        pixels, mask = tiny.square(number, *size)
+        images.append(image(tmp_path / "raw", f"images/{name}.png", pixels, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
     segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
-    found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", 3, tmp_path / "expected")
+    found = evaluate(segmenter, images, 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find
     pd.testing.assert_frame_equal(table.drop(columns=own), found.table.drop(columns=own), check_dtype=False)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 from scipy import stats
-from scored import NOTHING, drawn, run, run_classes, shown
+from scored import NOTHING, drawn, image, run, run_classes, shown
 
 from medseg.evaluation.evaluate import Evaluation
 from medseg.evaluation.per_image import COLUMNS
@@ -154,7 +154,7 @@ def test_the_rank_correlation_is_spearmans() -> None:
 
 def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
-    summary = summary_of(run(tmp_path, [tiny.row(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
+    summary = summary_of(run(tmp_path, [image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
     assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
     assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
     assert (summary["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
@@ -202,6 +202,6 @@ def test_figures_by_class_by_hand(classes: Evaluation) -> None:
 
 
 def test_a_class_without_an_image_has_no_figures(tmp_path: Path) -> None:
-    rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
+    images = [image(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
-    assert summary_of(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}
+    assert summary_of(run_classes(tmp_path, images))["classes"] == {"benign": nothing, "malignant": nothing}
