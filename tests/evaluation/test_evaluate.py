@@ -31,7 +31,7 @@ from medseg.data.manifest import ManifestParams, measure
 from medseg.datasets.record import Region
 from medseg.datasets.ucsb import UcsbParams
 from medseg.evaluation.evaluate import Evaluation, evaluate, scored_split
-from medseg.evaluation.per_image import COLUMNS
+from medseg.evaluation.per_image import columns
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import mask_path, read_prediction
@@ -167,14 +167,14 @@ def test_foreground_figures_are_those_of_a_binary_network_with_the_same_foregrou
         images.append(image(tmp_path / "raw", f"{number}.png", pixels, truth, label=label, region=Region(2, 3, 22, 31)))
     several = run_classes(tmp_path, images)
     binary = run(tmp_path, images, forward=together)
-    shared = [column for column in binary.table if column != "called"]
+    shared = [column for column in binary.table if column != "predicted_label"]
     pd.testing.assert_frame_equal(several.table[shared], binary.table[shared])
     pd.testing.assert_frame_equal(several.calibration, binary.calibration)
     assert several.ece == pytest.approx(binary.ece, abs=1e-7)  # single precision
     assert 0 < several.table["dice"].mean() < 1
 
 
-def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
+def test_the_predicted_label_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
     codes = blocks((1, 0, 20, 0, 15), (2, 5, 10, 20, 25))
     images = [
         image(
@@ -187,7 +187,7 @@ def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
         )
     ]
     evaluation = run_classes(tmp_path, images)
-    assert evaluation.table[["called", "class_dice"]].to_numpy().tolist() == [["malignant", 1.0]]
+    assert evaluation.table[["predicted_label", "class_dice"]].to_numpy().tolist() == [["malignant", 1.0]]
     assert evaluation.pooled["benign"].true_positives + evaluation.pooled["benign"].false_positives == 0
     np.testing.assert_array_equal(read_prediction(tmp_path / "masks/a.png", THREE), codes)
 
@@ -208,13 +208,13 @@ def test_labels_of_training_images_do_not_matter_here(tmp_path: Path) -> None:
         image(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
         for split, label in (("train", "cyst"), ("test", "normal"))
     ]
-    assert run_classes(tmp_path, images).table["called"].tolist() == ["normal"]
+    assert run_classes(tmp_path, images).table["predicted_label"].tolist() == ["normal"]
 
 
 def test_each_column_is_documented_and_stands_in_its_order(evaluation: Evaluation, classes: Evaluation) -> None:
-    assert classes.table.columns.tolist() == list(COLUMNS)
+    assert classes.table.columns.tolist() == list(columns())
     several_only = ["class_dice", "class_iou"]
-    assert evaluation.table.columns.tolist() == [name for name in COLUMNS if name not in several_only]
+    assert evaluation.table.columns.tolist() == [name for name in columns() if name not in several_only]
 
 
 def test_objects_and_outlines_are_scored_inside_the_region(tmp_path: Path) -> None:

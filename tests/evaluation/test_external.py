@@ -134,7 +134,7 @@ def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path
     assert "Images in which nothing is annotated: 1." in text
     assert "Any that the model was trained on were not recognised." in text
     assert "Left out" not in text
-    assert pd.read_csv(tmp_path / "out" / "figures.csv")["groups"].max() == 3
+    assert pd.read_csv(tmp_path / "out" / "summary.csv")["groups"].max() == 3
 
 
 def test_without_any_annotated_image_means_are_absent(model: Path, data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from medseg.data.manifest import Fault
 from medseg.data.task import Binary, TaskParams
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.evaluation.model_card import card_text, write_card
-from medseg.evaluation.summary import figure_table, summarise
+from medseg.evaluation.summary import summarise, summary_table
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
@@ -64,7 +64,7 @@ class Scored:
         forward = bright if isinstance(description.task, Binary) else three
         segmenter = Predictor(description, forward)
         self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
-        self.figures = figure_table(self.found.table)
+        self.figures = summary_table(self.found.table)
         self.metrics = summarise(self.found, self.figures)
         self.audit = audit("busi", self.manifest, [], [])
 
@@ -128,7 +128,7 @@ def test_every_stratum_has_its_row(tmp_path: Path) -> None:
 def test_every_mean_of_the_table_of_figures_is_told_with_its_interval(tmp_path: Path) -> None:
     run = scored(tmp_path)
     figures = section(run.card(), "Figures")
-    rows = run.figures[run.figures["by"] == "all"].set_index("figure")
+    rows = run.figures[run.figures["by"] == "all"].set_index("metric")
     for name in ("dice", "hd95", "assd", "nsd", "nsd_relative", "precision", "recall", "counted_absolute_error"):
         row = rows.loc[name]
         assert f"| {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row['images']} |" in figures

@@ -13,7 +13,7 @@ from medseg.data.image import Image
 from medseg.data.image_io import read_image
 from medseg.evaluation.evaluate import Evaluation
 from medseg.evaluation.plots import case_sheet, dice_by_label, dice_histogram, initials, uncertainty_sheet, write_plots
-from medseg.evaluation.summary import figure_table
+from medseg.evaluation.summary import summary_table
 
 NO_THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})
 TABLES = [
@@ -30,7 +30,7 @@ TABLES = [
 def plots(evaluation: Evaluation, images: list[Image], predictions: Path, folder: Path) -> list[str]:
     """Write the plots and give the names of the files."""
     folder.mkdir()
-    write_plots(evaluation, NO_THRESHOLDS, figure_table(evaluation.table), images, predictions, folder)
+    write_plots(evaluation, NO_THRESHOLDS, summary_table(evaluation.table), images, predictions, folder)
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -48,7 +48,7 @@ def test_only_empty_images_still_give_a_sheet(tmp_path: Path) -> None:
 
 
 def test_labels_stand_with_their_means_and_that_of_all(evaluation: Evaluation) -> None:
-    table = dice_by_label(figure_table(evaluation.table)).set_index("label")["dice"]
+    table = dice_by_label(summary_table(evaluation.table)).set_index("label")["dice"]
     assert table.round(4).to_dict() == {"all": 0.5556, "benign": 1.0, "malignant": 0.3333}
 
 

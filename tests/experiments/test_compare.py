@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from medseg.cli import app
 from medseg.core.errors import UserError
-from medseg.evaluation.per_image import COLUMNS, score_image
+from medseg.evaluation.per_image import columns, score_image
 from medseg.experiments.compare import (
     WORDS,
     Images,
@@ -176,17 +176,17 @@ def per_image() -> pd.DataFrame:
         | score_image(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
         for name, (codes, truth) in pairs.items()
     ]
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    return pd.DataFrame(rows)[list(columns())]
 
 
 def test_the_columns_of_text_are_those_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "predictions").mkdir(parents=True)
     table = per_image()
-    assert tuple(name for name in COLUMNS if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
+    assert tuple(name for name in columns() if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
     table.to_csv("data/predictions/per_image.csv", index=False)
     read = read_tables(["workspace"])["workspace"]
-    for name in set(COLUMNS) - set(WORDS):
+    for name in set(columns()) - set(WORDS):
         assert pd.api.types.is_float_dtype(read[name]) or pd.api.types.is_integer_dtype(read[name]), name
         if not name.endswith("_pixels"):
             assert compare({"main": read, "tried": read}, name).differences[0].mean == pytest.approx(

@@ -19,7 +19,7 @@ def test_one_command_makes_model_metrics_plots_and_report(clone: Clone) -> None:
         "models/segmenter/weights.safetensors",
         "models/segmenter/README.md",
         "data/predictions/per_image.csv",
-        "data/predictions/figures.csv",
+        "data/predictions/summary.csv",
         "plots/evaluate/uncertainty.png",
         "plots/prepare/samples.png",
         "plots/augment/variants.png",

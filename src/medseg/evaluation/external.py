@@ -1,4 +1,4 @@
-"""A segmenter against an external data set: scored by what its bundle holds, and nothing is chosen anew."""
+"""Score a segmenter on an external data set, with the choices that its bundle holds."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ BATCH_SIZE = 16  # tiles at a time
 
 LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
-WRITTEN = {"per_image.csv", "figures.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
+WRITTEN = {"per_image.csv", "summary.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
 MAPS = {"uncertainty"}  # written beside them unless no map is
 SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
@@ -69,22 +69,22 @@ def evaluate_external(
     scored = images_of(images, root)
     with atomic_folder(out.resolve()) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
-        figures, _ = write_tables(found, partial, partial / METRICS)
+        means, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
-        write_plots(found, THRESHOLDS, figures, scored, partial, partial / "plots")
+        write_plots(found, THRESHOLDS, means, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
         audited = audit(data.name, images, faults, inverted_masks(scored))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
-    return summary_text(figures, audited, predictor.description.scoring.tolerance)
+    return summary_text(means, audited, predictor.description.scoring.tolerance)
 
 
 def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
     """The figures in short, as Markdown: means with 95 % intervals over all images and by label, and empties.
 
-    `figures` is what `summary.figure_table` gives, `audited` what `audit.audit` does.
+    `figures` is what `summary.summary_table` gives, `audited` what `audit.audit` does.
     """
     rows = [
-        [plain(stratum), *_cells(part.set_index("figure"))]
+        [plain(stratum), *_cells(part.set_index("metric"))]
         for (kind, stratum), part in figures.groupby(["by", "stratum"], sort=False)
         if kind in ("all", "label")
     ]
@@ -150,7 +150,7 @@ def _interval(row: Any) -> str:
 
 
 def _empty_text(figures: pd.DataFrame) -> str:
-    rows = figures[figures["by"] == "empty"].set_index("figure")
+    rows = figures[figures["by"] == "empty"].set_index("metric")
     if rows.empty:
         return ""
     found, area = rows.loc["false_positive"], rows.loc["false_positive_area"]

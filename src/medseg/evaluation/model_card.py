@@ -53,7 +53,7 @@ def write_card(
 ) -> None:
     """Write `README.md` into a segmenter's folder.
 
-    `audit` is what `audit.audit` gives, `metrics` what `summary.summarise` does, `figures` what `summary.figure_table`
+    `audit` is what `audit.audit` gives, `metrics` what `summary.summarise` does, `figures` what `summary.summary_table`
     does. The text holds no clock, path, revision or machine: equal inputs give equal bytes.
     """
     write_text(folder / CARD, card_text(description, audit, metrics, figures))
@@ -264,7 +264,7 @@ def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.Da
         f"Pooled over the pixels of all images, to compare with papers: Dice {score(pooled['dice'])}, IoU "
         f"{score(pooled['iou'])}."
     )
-    calls = metrics["calls"]
+    calls = metrics["image_labels"]
     yield (
         f"Called what they are, each image as a whole: {calls['right']} of {calls['images']} "
         f"({100 * calls['accuracy']:.1f} %)."
@@ -331,7 +331,7 @@ def _rows(figures: pd.DataFrame, kind: str) -> dict[str, dict[str, dict[str, Any
     """The figures of one kind of stratum, by figure and stratum."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in figures[figures["by"] == kind].to_dict("records"):
-        found.setdefault(str(row["figure"]), {})[str(row["stratum"])] = {str(key): value for key, value in row.items()}
+        found.setdefault(str(row["metric"]), {})[str(row["stratum"])] = {str(key): value for key, value in row.items()}
     return found
 
 

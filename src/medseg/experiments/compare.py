@@ -37,7 +37,7 @@ from medseg.metrics.bootstrap import (
 
 PER_IMAGE = "data/predictions/per_image.csv"
 WORKSPACE = "workspace"
-WORDS = ("file", "label", "group", "size", "called")  # columns of text, whatever they look like
+WORDS = ("file", "label", "group", "size", "predicted_label")  # columns of text, whatever they look like
 SIZES = ["truth_pixels", "region_pixels"]
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way

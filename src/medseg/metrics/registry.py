@@ -22,6 +22,8 @@ Better = Literal["higher", "lower", "neither"]
 Kind = Literal["overlap", "surface", "objects", "counts", "classes"]  # tables of the report
 Over = Literal["annotated", "empty", "both"]  # the images of which a mean is taken
 
+DECIMALS = 6  # of scores in tables
+
 
 @dataclass(frozen=True)
 class ImagePair:
@@ -81,6 +83,7 @@ class Metric:
     compute: Callable[[ImagePair], float]
     over: Over | None = "annotated"  # None: no mean is taken
     several_classes: bool = False  # whether it exists with several classes alone
+    decimals: int = DECIMALS  # of its column
 
     def title(self, tolerance: Tolerance) -> str:
         """The label, with the tolerance in it where it depends on one."""
@@ -237,6 +240,7 @@ METRICS: tuple[Metric, ...] = (
         "false_positive_area", "Area of false positives", "share", "lower", "overlap",
         "predicted pixels over those of the region; of images with an empty truth",
         lambda pair: (pair.counts.false_positives + pair.counts.true_positives) / pair.truth.size, over="empty",
+        decimals=12,  # a few pixels of a large region
     ),
 )  # fmt: skip
 

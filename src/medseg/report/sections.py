@@ -82,7 +82,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
     """Gather a run's report; `record` is the run's record. Raises `UserError` that names a missing file."""
     table, description = read_manifest(sources.manifest), read_description(sources.segmenter, SegmenterDescription)
     audit, metrics, parameters = read_json(sources.audit), record["metrics"], record["parameters"]
-    strata = read_strata(sources.predictions / "figures.csv")
+    strata = read_strata(sources.predictions / "summary.csv")
     pixels = int(read_table(sources.plots / "calibration.csv")["pixels"].sum())
     return Report(
         title=sentences.title(parameters),

@@ -11,12 +11,12 @@ import pandas as pd
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes
 
-TEXT = ("file", "label", "group", "size", "called", "by", "stratum", "figure", "actual", "predicted")
+TEXT = ("file", "label", "group", "size", "predicted_label", "by", "stratum", "metric", "actual", "predicted")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over images with its 95 % interval, as a row of figures.csv; None where it is not defined."""
+    """A mean over images with its 95 % interval, as a row of summary.csv; None where it is not defined."""
 
     images: int
     undefined: int
@@ -64,11 +64,11 @@ def read_series(path: Path) -> list[tuple[float, float]]:
 
 
 def read_strata(path: Path) -> list[Stratum]:
-    """Read figures.csv, in its order. Raises `UserError` that names the file."""
+    """Read summary.csv, in its order. Raises `UserError` that names the file."""
     table = read_table(path)
     strata = []
     for (by, name), rows in table.groupby(["by", "stratum"], sort=False):
-        figures = {str(row.figure): _figure(row) for row in rows.itertuples()}
+        figures = {str(row.metric): _figure(row) for row in rows.itertuples()}
         strata.append(Stratum(str(by), str(name), figures))
     return strata
 
