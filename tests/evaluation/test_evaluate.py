@@ -142,7 +142,7 @@ def test_written_codes_are_what_the_network_said(classes: Evaluation, class_fold
         np.testing.assert_array_equal(read_prediction(class_folder / "masks" / file, THREE), codes)
 
 
-def test_only_pixels_of_the_images_own_class_count_in_its_class_figures(classes: Evaluation) -> None:
+def test_only_pixels_of_the_images_own_class_count_in_its_class_scores(classes: Evaluation) -> None:
     table = classes.table.set_index("file")
     assert table["dice"].tolist()[:4] == [1, 1, 0, 1]
     # Of 300 annotated pixels 200 were found as benign; of 300, the upper half as benign and the lower as malignant.
@@ -158,7 +158,7 @@ def together(pixels: Pixels) -> Probabilities:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_foreground_figures_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
+def test_foreground_scores_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = []
     for number, label in enumerate(["benign", "malignant", "normal"]):

@@ -89,7 +89,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_figures_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
     text = score(model, data, tmp_path / "out")
     images = []
     for number, (name, size) in enumerate(SIZES.items()):
@@ -118,7 +118,7 @@ def test_all_that_is_written_has_its_place_and_equal_bytes(model: Path, data: Pa
     assert manifest["split"].unique().tolist() == ["test"]
     assert manifest["mask"].tolist()[1] == "masks/b_0.png;masks/b_1.png"
     before = contents(out)
-    assert score(model, data, out) == first  # what a former evaluation left is replaced
+    assert score(model, data, out) == first  # a previous evaluation is replaced
     assert contents(out) == before
     assert names(out.parent) == {"out"}
 
@@ -215,7 +215,7 @@ def test_what_holds_something_else_is_never_replaced(model: Path, data: Path, tm
         assert contents(tmp_path) == before
 
 
-def test_data_inside_a_former_evaluation_are_not_replaced(model: Path, data: Path, tmp_path: Path) -> None:
+def test_data_inside_a_previous_evaluation_are_not_replaced(model: Path, data: Path, tmp_path: Path) -> None:
     score(model, data, tmp_path / "out")
     inside = tmp_path / "out" / "masks" / "study"
     data.rename(inside)

@@ -120,7 +120,7 @@ def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_l
     sure = choose_on([shown(row(0.0, 1.0), row(0, 1))], threshold="val")
     assert sure.choices.postprocess.threshold == 0.5
     assert table(sure) == [("threshold", 1.0, 1.0, "0.45", "0.5")]
-    # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the unmarked one.
+    # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the other one.
     two = [shown(row(0.47, 1.0), row(1, 1)), shown(row(0.52, 1.0), row(0, 1))]
     assert choose_on(two, threshold="val").choices.postprocess.threshold == 0.45
 

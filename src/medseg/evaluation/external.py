@@ -24,20 +24,20 @@ from medseg.inference.backends import Accelerator, open_model
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks
 
-# What the pipeline does by default, in conf/manifest and conf/evaluate.
+# The defaults of conf/manifest and conf/evaluate.
 DUPLICATE_DISTANCE = 8  # bits of 64
 BATCH_SIZE = 16  # tiles at a time
 
 LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
 WRITTEN = {"per_image.csv", "summary.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
-MAPS = {"uncertainty"}  # written beside them unless no map is
+MAPS = {"uncertainty"}  # written beside them where uncertainty is computed
 SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
 
 
 def folder_data(images: str, masks: str, label: str | None) -> FolderParams:
-    """Images and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
+    """The section `data` of images and masks paired by patterns; `label` may use the fields of `images`.
 
     Raises `UserError` where the patterns do not fit each other.
     """
@@ -52,13 +52,13 @@ def evaluate_external(
 ) -> str:
     """Score a model folder, or an ONNX file of `medseg export`, on all images of `data` below `root`.
 
-    Threshold and all that was chosen are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
-    their summary), the maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
-    hashes of what was scored, and its audit.json; whole or not at all. A former evaluation in `out` is replaced. Gives
+    Threshold and all other choices are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
+    their summary), the masks and maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
+    hashes of the scored files, and its audit.json; it is atomic. A previous evaluation in `out` is replaced. Gives
     `summary_text`.
 
-    Groups are near-duplicates among these images and known patients. Images that the model was trained on are not
-    recognised: it does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
+    Groups are near-duplicates among these images and known patients. Images of the training set are not recognised:
+    the model does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
     images can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
     anything else, or there is no GPU.
     """
@@ -105,7 +105,7 @@ def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tole
 
 
 def _check_out(out: Path, root: Path) -> None:
-    """Refuse what writing `out` would destroy; what this command wrote has all its names, and no others."""
+    """Raise `UserError` where `out` holds anything but a whole evaluation, or the data."""
     if not out.exists():
         return
     names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
@@ -120,7 +120,7 @@ def _check_out(out: Path, root: Path) -> None:
 def _measured(
     data: SourceParams, root: Path, skip_bad: bool, accelerator: Accelerator
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """The manifest of all images, in the split test, and what had to be left out."""
+    """The manifest of all usable images, as split test, and the faults of the others."""
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
     settings = ManifestParams(bad_files="skip", duplicate_distance=DUPLICATE_DISTANCE)

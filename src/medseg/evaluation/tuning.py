@@ -219,7 +219,7 @@ def _choices(state: dict[str, Any]) -> Choices:
 def _mean_dices(
     val_images: Callable[[], Iterable[ValImage]], state: dict[str, Any], left: dict[str, Sequence[Any]]
 ) -> tuple[dict[Choices, float], int]:
-    """Mean Dice on val for each combination of the values in `left`, the others as in `state`; and the number of images."""
+    """Mean Dice on val for each combination of the values in `left`, others as in `state`; and the number of images."""
     offered = {key: left.get(key, (value,)) for key, value in state.items()}
     candidates = [_choices(dict(zip(offered, values, strict=True))) for values in product(*offered.values())]
     rows = [_dices(image, candidates) for image in val_images() if image.truth[image.region].any()]

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.data.image_io import Pixels
-from medseg.metrics.counting import CountingParams, counts_row
+from medseg.metrics.counting import CountingParams, count_scores
 from medseg.metrics.objects import object_scores
 from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
 from medseg.metrics.surface import Tolerance, surface_scores
@@ -27,7 +27,7 @@ DECIMALS = 6  # of scores in tables
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Predicted class codes and truth (H, W) of one image, uint8, both cut to the annotated region.
+    """Predicted class codes and truth (H, W) of one image, uint8, both cropped to the annotated region.
 
     The truth is 0 or 1; `own` is the code of the class that its annotated pixels have.
     """
@@ -66,8 +66,8 @@ class ImagePair:
 
     @cached_property
     def counted(self) -> dict[str, float]:
-        """See `counting.counts_row`."""
-        return counts_row(self.codes, self.truth, self.counting_prediction, self.counting_truth)
+        """See `counting.count_scores`."""
+        return count_scores(self.codes, self.truth, self.counting_prediction, self.counting_truth)
 
 
 @dataclass(frozen=True)
