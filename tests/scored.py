@@ -9,9 +9,8 @@ import tiny
 
 from medseg.data.geometry import Geometry, Patchify
 from medseg.data.image import Image
-from medseg.data.image_io import Pixels, write_png
+from medseg.data.image_io import Pixels
 from medseg.data.task import Multiclass
-from medseg.datasets.record import Region
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
@@ -42,28 +41,6 @@ def drawn(mask: Pixels) -> Pixels:
     return (mask * np.uint8(200) + 20)[..., None].astype(np.uint8)
 
 
-def image(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: Any) -> Image:
-    """Write an image and its mask under `raw`: an image of the test set, but for `changes` of its fields."""
-    write_png(raw / file, pixels)
-    name = f"{Path(file).with_suffix('')}_mask.png"
-    write_png(raw / name, mask * np.uint8(255))
-    height, width = mask.shape
-    region = changes.get("region", Region(0, 0, height, width))
-    fields: dict[str, Any] = {
-        "root": raw,
-        "file": file,
-        "masks": (name,),
-        "label": "a",
-        "group": file,
-        "split": "test",
-        "height": height,
-        "width": width,
-        "region": region,
-        "foreground": float(region.crop(mask).mean()),
-    }
-    return Image(**(fields | changes))
-
-
 def run(
     folder: Path,
     images: Sequence[Image],
@@ -91,10 +68,10 @@ def four_images(raw: Path) -> list[Image]:
     nothing = np.zeros((20, 30), np.uint8)
     all_over = np.ones((20, 30), np.uint8)
     return [
-        image(raw, "whole.png", drawn(half(20, 30)), half(20, 30), label="benign"),
-        image(raw, "by half.png", drawn(half(20, 30)), all_over, label="malignant"),
-        image(raw, "missed.png", drawn(nothing), half(20, 30), label="malignant"),
-        image(raw, "empty.png", drawn(half(20, 30)), nothing, label="normal"),
+        tiny.image(raw, "whole.png", drawn(half(20, 30)), half(20, 30), label="benign"),
+        tiny.image(raw, "by half.png", drawn(half(20, 30)), all_over, label="malignant"),
+        tiny.image(raw, "missed.png", drawn(nothing), half(20, 30), label="malignant"),
+        tiny.image(raw, "empty.png", drawn(half(20, 30)), nothing, label="normal"),
     ]
 
 
@@ -124,4 +101,6 @@ PREDICTED = {
 
 def images_of_classes(raw: Path) -> list[Image]:
     """The images of `PREDICTED`."""
-    return [image(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()]
+    return [
+        tiny.image(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()
+    ]

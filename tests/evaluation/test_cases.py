@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from scored import image
 
 from medseg.core.errors import UserError
 from medseg.data.colours import CLASSES, PREDICTION, TRUTH, Colour
@@ -24,7 +23,7 @@ def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: Any) -> Pixe
     """A grey image of 40 x 60, annotated on its left half, with a prediction."""
     truth = np.zeros((40, 60), np.uint8)
     truth[:, :30] = 1
-    case = image(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
+    case = tiny.image(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
     write_prediction(mask_path(folder / "predictions" / MASKS, "a.png"), codes, task)
     return draw_case(case, folder / "predictions", task, 192)
 

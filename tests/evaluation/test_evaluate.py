@@ -15,7 +15,6 @@ from scored import (
     bright,
     drawn,
     half,
-    image,
     levels,
     run,
     run_classes,
@@ -61,7 +60,7 @@ def test_masks_are_written_at_the_images_own_size(evaluation: Evaluation, folder
 @pytest.mark.parametrize("geometry", [tiny.resize(side=16), tiny.resize(channels=3, side=64), TILES])
 def test_whatever_the_network_saw_the_image_keeps_its_size(tmp_path: Path, geometry: Geometry) -> None:
     mask = tiny.circle(50, 18)[:44]
-    evaluation = run(tmp_path, [image(tmp_path / "raw", "deep/in/a.tif.png", drawn(mask), mask)], geometry)
+    evaluation = run(tmp_path, [tiny.image(tmp_path / "raw", "deep/in/a.tif.png", drawn(mask), mask)], geometry)
     assert read_image(tmp_path / "masks/deep/in/a.tif.png").shape == (44, 50, 1)
     assert evaluation.table["region_pixels"].tolist() == [44 * 50]
     assert evaluation.table["dice"].iloc[0] > 0.9
@@ -74,7 +73,7 @@ def test_pixels_outside_the_annotated_region_never_count(tmp_path: Path) -> None
     for name, outside in (("dark", 0), ("bright", 255)):
         pixels = np.full_like(drawn(truth), outside)
         pixels[5:20, 8:25] = drawn(truth)[5:20, 8:25]
-        images = [image(tmp_path / name / "raw", "a.png", pixels, truth, region=Region(5, 8, 20, 25))]
+        images = [tiny.image(tmp_path / name / "raw", "a.png", pixels, truth, region=Region(5, 8, 20, 25))]
         tables.append(run(tmp_path / name, images))
     first, second = tables
     pd.testing.assert_frame_equal(first.table, second.table)
@@ -89,14 +88,16 @@ def test_the_threshold_is_the_descriptions_and_a_pixel_on_it_is_foreground(tmp_p
     probability = float(bright(pixels[None])[0, 0, 0, 0])
     areas = []
     for threshold in (0.1, probability, probability + 0.01):
-        images = [image(tmp_path / "raw", "a.png", pixels, half(16, 16))]
+        images = [tiny.image(tmp_path / "raw", "a.png", pixels, half(16, 16))]
         areas.append(run(tmp_path, images, tiny.resize(side=16), threshold=threshold).table["predicted_pixels"].iloc[0])
     assert areas == [256, 128, 0]
 
 
 def test_val_is_scored_where_there_is_no_test_and_says_so(tmp_path: Path) -> None:
     mask = half(16, 16)
-    images = [image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "val")]
+    images = [
+        tiny.image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "val")
+    ]
     evaluation = run(tmp_path, images)
     assert evaluation.split == "val"
     assert evaluation.table["file"].tolist() == ["val.png"]
@@ -105,13 +106,13 @@ def test_val_is_scored_where_there_is_no_test_and_says_so(tmp_path: Path) -> Non
 def test_test_alone_is_scored_where_there_is_one(tmp_path: Path) -> None:
     mask = half(16, 16)
     names = ("train", "val", "test", "dropped")
-    images = [image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in names]
+    images = [tiny.image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in names]
     assert run(tmp_path, images).table["file"].tolist() == ["test.png"]
 
 
 def test_nothing_to_score_is_a_users_mistake(tmp_path: Path) -> None:
     mask = half(16, 16)
-    images = [image(tmp_path, f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "dropped")]
+    images = [tiny.image(tmp_path, f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "dropped")]
     with pytest.raises(UserError, match="nothing to score"):
         scored_split(images)
 
@@ -164,7 +165,9 @@ def test_foreground_scores_are_those_of_a_binary_network_with_the_same_foregroun
     for number, label in enumerate(["benign", "malignant", "normal"]):
         truth = rng.integers(0, 2, (25, 37), np.uint8) if label != "normal" else np.zeros((25, 37), np.uint8)
         pixels = rng.integers(0, 256, (25, 37, 1), np.uint8)
-        images.append(image(tmp_path / "raw", f"{number}.png", pixels, truth, label=label, region=Region(2, 3, 22, 31)))
+        images.append(
+            tiny.image(tmp_path / "raw", f"{number}.png", pixels, truth, label=label, region=Region(2, 3, 22, 31))
+        )
     several = run_classes(tmp_path, images)
     binary = run(tmp_path, images, forward=together)
     shared = [column for column in binary.table if column != "predicted_label"]
@@ -177,7 +180,7 @@ def test_foreground_scores_are_those_of_a_binary_network_with_the_same_foregroun
 def test_the_predicted_label_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
     codes = blocks((1, 0, 20, 0, 15), (2, 5, 10, 20, 25))
     images = [
-        image(
+        tiny.image(
             tmp_path / "raw",
             "a.png",
             shown(codes),
@@ -197,7 +200,7 @@ def test_the_predicted_label_counts_pixels_inside_the_region_alone(tmp_path: Pat
     [("cyst", half(20, 30), "'cyst' is no class"), ("normal", half(20, 30), "something is annotated in it")],
 )
 def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str, truth: Pixels, said: str) -> None:
-    images = [image(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
+    images = [tiny.image(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
     with pytest.raises(UserError, match=rf"odd\.png: .*{said}"):
         run_classes(tmp_path, images)
     assert not (tmp_path / "masks").exists()
@@ -205,7 +208,7 @@ def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str
 
 def test_labels_of_training_images_do_not_matter_here(tmp_path: Path) -> None:
     images = [
-        image(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
+        tiny.image(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
         for split, label in (("train", "cyst"), ("test", "normal"))
     ]
     assert run_classes(tmp_path, images).table["predicted_label"].tolist() == ["normal"]
@@ -220,7 +223,7 @@ def test_each_column_is_documented_and_stands_in_its_order(evaluation: Evaluatio
 def test_objects_and_outlines_are_scored_inside_the_region(tmp_path: Path) -> None:
     truth = blocks((1, 2, 6, 2, 6), (1, 10, 14, 10, 14), (1, 2, 6, 20, 24))
     found = blocks((1, 2, 6, 2, 6), (1, 10, 12, 10, 11), (1, 15, 19, 2, 6))
-    images = [image(tmp_path / "raw", "a.png", drawn(found), truth, region=Region(0, 0, 20, 18))]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(found), truth, region=Region(0, 0, 20, 18))]
     scores = run(tmp_path, images).table.iloc[0]
     # Of the two objects in the region one is found; a sliver of the other and a third one are not matched.
     names = ["objects", "objects_found", "objects_detected", "objects_missed", "objects_false", "objects_error"]
@@ -244,7 +247,7 @@ def test_images_are_large_or_small_beside_one_another(evaluation: Evaluation) ->
 
 def test_calibration_is_over_the_pixels_around_objects(tmp_path: Path) -> None:
     truth = half(40, 60)
-    images = [image(tmp_path / "raw", "a.png", drawn(truth), truth)]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(truth), truth)]
     evaluation = run(tmp_path, images)
     assert evaluation.calibration["pixels"].sum() == object_surroundings(truth, truth).sum() < 40 * 60
     # Sure and right: dark pixels have a probability near 0, bright ones near 1.
@@ -263,8 +266,10 @@ def lopsided(pixels: Pixels) -> Probabilities:
 
 def test_uncertainty_is_where_orientations_disagree(tmp_path: Path) -> None:
     truth = half(16, 16)
-    images = [image(tmp_path / "raw", "a.png", drawn(truth), truth)]
-    sure = run(tmp_path / "sure", [image(tmp_path / "sure/raw", "a.png", drawn(truth), truth)], uncertainty="flips")
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(truth), truth)]
+    sure = run(
+        tmp_path / "sure", [tiny.image(tmp_path / "sure/raw", "a.png", drawn(truth), truth)], uncertainty="flips"
+    )
     unsure = run(tmp_path, images, tiny.resize(side=16), forward=lopsided, uncertainty="flips")
     assert sure.table["uncertainty"].tolist() == [0.0]
     assert unsure.table["uncertainty"].tolist() == [0.5]  # half the orientations say 1, half say 0
@@ -277,7 +282,7 @@ def test_what_was_chosen_is_applied(tmp_path: Path) -> None:
     truth = blocks((1, 2, 12, 2, 12))
     specked = blocks((1, 2, 12, 2, 12), (1, 15, 17, 20, 22))
     specked[6, 6] = 0
-    images = [image(tmp_path / "raw", "a.png", drawn(specked), truth)]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(specked), truth)]
     assert run(tmp_path, images).table["dice"].iloc[0] < 1
     assert run(tmp_path, images, fill_holes=True, smallest_object=5).table["dice"].tolist() == [1.0]
     averaged = run(tmp_path, images, tiny.resize(side=16), lopsided, test_time_augmentation="flips", threshold=0.6)

@@ -13,7 +13,6 @@ import tiny
 import torch
 import yaml
 from PIL import Image
-from scored import image
 from typer.testing import CliRunner, Result
 
 from medseg.cli import app, main
@@ -94,7 +93,7 @@ def test_scores_are_those_of_the_evaluation_of_the_same_images(model: Path, data
     images = []
     for number, (name, size) in enumerate(SIZES.items()):
         pixels, mask = tiny.square(number, *size)
-        images.append(image(tmp_path / "raw", f"images/{name}.png", pixels, mask * np.uint8(name != "d")))
+        images.append(tiny.image(tmp_path / "raw", f"images/{name}.png", pixels, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
     segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
     found = evaluate(segmenter, images, 3, tmp_path / "expected")

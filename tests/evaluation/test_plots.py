@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from scored import drawn, image, run
+from scored import drawn, run
 
 from medseg.data.colours import CLASSES, PREDICTION, TRUTH
 from medseg.data.image import Image
@@ -42,7 +42,7 @@ def test_the_histogram_counts_each_image_with_foreground_once(evaluation: Evalua
 
 def test_only_empty_images_still_give_a_sheet(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
-    images = [image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]
     assert plots(run(tmp_path, images), images, tmp_path, tmp_path / "plots") == sorted(["cases.png", *TABLES])
     assert (tmp_path / "plots/dice_by_label.csv").read_text() == "label,dice\n"
 
@@ -62,7 +62,7 @@ def test_counts_stand_beside_those_of_the_truth(
 
 def test_the_uncertain_images_stand_over_their_maps(tmp_path: Path) -> None:
     names = ("a.png", "b.png")
-    images = [image(tmp_path / "raw", name, *tiny.square(number, 200, 200)) for number, name in enumerate(names)]
+    images = [tiny.image(tmp_path / "raw", name, *tiny.square(number, 200, 200)) for number, name in enumerate(names)]
     evaluation = run(tmp_path, images, tiny.resize(side=32), uncertainty="flips")
     assert plots(evaluation, images, tmp_path, tmp_path / "plots") == sorted(["cases.png", "uncertainty.png", *TABLES])
     sheet = uncertainty_sheet(evaluation, images, tmp_path, columns=6)
@@ -87,7 +87,7 @@ def test_fewer_images_than_columns_make_shorter_rows(evaluation: Evaluation, ima
 
 def test_outlines_of_large_images_stay_crisp(tmp_path: Path) -> None:
     truth = tiny.circle(1000, 300)
-    images = [image(tmp_path / "raw", "large.png", drawn(np.zeros_like(truth)), truth)]
+    images = [tiny.image(tmp_path / "raw", "large.png", drawn(np.zeros_like(truth)), truth)]
     sheet = case_sheet(run(tmp_path, images, tiny.resize()), images, tmp_path, columns=1)
     line = (sheet[4:196, 4:196] == TRUTH).all(axis=-1).sum()
     assert line > 2 * np.pi * 300 * 192 / 1000 * 0.8  # nearly as many pure pixels as the circle is long

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from scored import TILES, blocks, bright, drawn, half, image
+from scored import TILES, blocks, bright, drawn, half
 
 from medseg.core.params import read_yaml, validate
 from medseg.data.image import Image
@@ -43,7 +43,7 @@ def specked(raw: Path, name: str, **changes: Any) -> Image:
     truth = tiny.circle(40, 12)
     found = truth.copy()
     found[[1, 3, 37], [1, 37, 3]] = 1
-    return image(raw, name, drawn(found), truth, split="val", **changes)
+    return tiny.image(raw, name, drawn(found), truth, split="val", **changes)
 
 
 def test_what_raises_dice_on_val_is_taken_and_recorded(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_only_pixels_inside_the_region_choose(tmp_path: Path) -> None:
 def test_the_table_of_thresholds_is_that_of_the_final_probabilities(tmp_path: Path) -> None:
     truth = half(20, 30)
     pixels = np.where(truth, 130, 126).astype(np.uint8)[..., None]  # probabilities 0.52 and 0.46
-    images = [image(tmp_path / "raw", "a.png", pixels, truth, split="val")]
+    images = [tiny.image(tmp_path / "raw", "a.png", pixels, truth, split="val")]
     _, table = chosen(images, params(**PLAIN))
     dice = table.set_index("threshold")["dice"]
     assert (dice[0.45], dice[0.5], dice[0.55]) == (round(2 / 3, 6), 1.0, 0.0)
@@ -86,7 +86,7 @@ def test_the_table_of_thresholds_is_that_of_the_final_probabilities(tmp_path: Pa
 
 def test_without_anything_annotated_on_val_nothing_is_chosen_and_a_warning_says_so(tmp_path: Path) -> None:
     nothing = np.zeros((20, 30), np.uint8)
-    images = [image(tmp_path / "raw", "a.png", drawn(nothing), nothing, split="val")]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing, split="val")]
     description, table = chosen(images, params())
     assert description.chosen.choices.postprocess.threshold == 0.5
     assert "nothing is annotated in the images of val" in description.chosen.warnings[0]
@@ -98,7 +98,7 @@ def pairs_of_discs(raw: Path) -> list[Image]:
     truth = np.maximum(np.roll(tiny.circle(60, 10), -9, axis=1), np.roll(tiny.circle(60, 10), 9, axis=1))
     found = truth.copy()
     found[2:4, 2:4] = found[2:4, 50:52] = 1
-    return [image(raw, "a.png", drawn(found), truth, split="val")]
+    return [tiny.image(raw, "a.png", drawn(found), truth, split="val")]
 
 
 def test_how_predictions_are_counted_is_chosen_to_meet_the_counts_of_the_truth(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_how_predictions_are_counted_is_chosen_to_meet_the_counts_of_the_truth(t
 def test_equal_inputs_give_equal_choices(tmp_path: Path, settings: dict[str, Any]) -> None:
     images = [
         *pairs_of_discs(tmp_path / "raw"),
-        image(tmp_path / "raw", "b.png", drawn(blocks((1, 2, 9, 2, 9))), half(20, 30), split="val"),
+        tiny.image(tmp_path / "raw", "b.png", drawn(blocks((1, 2, 9, 2, 9))), half(20, 30), split="val"),
     ]
     first, second = (chosen(images, params(**settings)) for _ in range(2))
     assert first[0] == second[0]

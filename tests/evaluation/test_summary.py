@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 from scipy import stats
-from scored import NOTHING, drawn, image, run, run_classes, shown
+from scored import NOTHING, drawn, run, run_classes, shown
 
 from medseg.data.image import Image
 from medseg.evaluation.evaluate import Evaluation
@@ -156,7 +156,7 @@ def test_the_rank_correlation_is_spearmans() -> None:
 
 def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
-    summary = summary_of(run(tmp_path, [image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
+    summary = summary_of(run(tmp_path, [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
     assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
     assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
     assert (summary["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
@@ -179,7 +179,7 @@ def test_dvc_compares_few_defined_numbers(evaluation: Evaluation, classes: Evalu
         "dice/benign": 0.8,
         "dice/malignant": 0.222222,
     }
-    nothing = image(tmp_path / "raw", "a.png", drawn(NOTHING), NOTHING)
+    nothing = tiny.image(tmp_path / "raw", "a.png", drawn(NOTHING), NOTHING)
     assert compared(summary_of(run(tmp_path, [nothing])), tmp_path) == {"false_positive_images": 0.0}
 
 
@@ -237,6 +237,6 @@ def test_scores_by_class_by_hand(classes: Evaluation) -> None:
 
 
 def test_a_class_without_an_image_has_no_scores(tmp_path: Path) -> None:
-    images = [image(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
+    images = [tiny.image(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
     assert summary_of(run_classes(tmp_path, images))["classes"] == {"benign": nothing, "malignant": nothing}
