@@ -116,7 +116,7 @@ def test_a_network_placed_as_it_came_out_is_trained_further(paths: list[Path]) -
     write_params(paths[0], "train", continue_from="first")
     main(*paths)
     _, description = load_bundle(paths[4], Description)
-    initial_network = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
+    initial_network = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_before": 1}
     assert description.training.initial_network is not None
     assert description.training.initial_network.model_dump() == initial_network
     assert names(paths[4]) == NETWORK
