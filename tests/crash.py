@@ -28,7 +28,7 @@ from medseg.core.files import write_text
 
 Way = Literal["dvc repro", "dvc exp run", "queue"]
 Victims = Literal["all", "stage"]  # every process of the command, or the stage's alone
-LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
+LIVE = {"metrics/train/plots"}  # written while training goes on, to be watched
 STARTS = 5  # of the queue, until it must be empty
 LAST_MOMENT = 0.9  # share of a stage's work after which it may have ended, since no two runs take just as long
 LOOK = 0.02  # seconds between looks for a process

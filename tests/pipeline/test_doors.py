@@ -977,7 +977,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
     path = _written_yaml(given / "params.yaml", SECTIONS | {"augment": tiny.STILL | {"seed": 0, "factor": 2}})
     bend(given / "train")
     if door == "train":
-        outs = (out / "network", out / "metrics", out / "tensorboard", out / "environment.json")
+        outs = (out / "network", out / "metrics", out / "train.json", out / "logs", out / "environment.json")
         call = stage("train", path, given / "train", given / "val", given / "weights", *outs)
     else:
         call = stage("augment", path, given / "train", out / "augmented", out / "sheet.png")

@@ -17,7 +17,7 @@ from small_training import PLAIN, RECIPE, SGD, TRAIN, equal, improved
 from medseg.data.packed import Packed
 from medseg.training.optim import Cosine, Plateau
 from medseg.training.sampler import Sampling
-from medseg.training.trainer import Places, Recipe, Trained, fit
+from medseg.training.trainer import Folders, Recipe, Trained, fit
 
 EPOCHS = 4
 
@@ -34,10 +34,8 @@ class Run:
     stores: tuple[Packed, Packed]
 
     def train(self, recipe: Recipe) -> Trained:
-        places = Places(
-            self.folder / "weights", self.folder / "metrics", self.folder / "tensorboard", self.folder / "state"
-        )
-        trained = fit(*self.stores, recipe, places, tiny.CPU)
+        folders = Folders(self.folder / "weights", self.folder / "metrics", self.folder / "logs", self.folder / "state")
+        trained = fit(*self.stores, recipe, folders, tiny.CPU)
         assert trained is not None
         return trained
 
@@ -68,12 +66,6 @@ class Run:
         random.seed(99)
         np.random.seed(99)
         torch.manual_seed(99)
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
-    folder = tmp_path_factory.mktemp("stores")
-    return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
 
 
 @pytest.fixture(scope="module")

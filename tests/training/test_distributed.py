@@ -34,7 +34,7 @@ from medseg.training.dataloader import Batches, Share, training_batches, validat
 from medseg.training.losses import BCE, BCEDice
 from medseg.training.optim import Sgd
 from medseg.training.sampler import Sampling, Uniform
-from medseg.training.trainer import Places, Recipe, fit
+from medseg.training.trainer import Folders, Recipe, fit
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -133,8 +133,8 @@ def test_several_machines_without_a_meeting_place_are_refused(
 
 def train(data: Path, recipe: Recipe, folder: Path) -> bool:
     """Train and save as the stage does; whether this process was the one that saves."""
-    places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
-    trained = fit(open_packed(data / "train"), open_packed(data / "val"), recipe, places, tiny.CPU)
+    folders = Folders(folder / "weights", folder / "metrics", folder / "logs")
+    trained = fit(open_packed(data / "train"), open_packed(data / "val"), recipe, folders, tiny.CPU)
     if trained is None:
         return False
     save_bundle(folder, trained.network, trained.description)

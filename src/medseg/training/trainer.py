@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from dvclive.lightning import DVCLiveLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import TQDMProgressBar, WeightAveraging
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch._inductor.exc import InductorError
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -38,7 +36,7 @@ from medseg.training.dataloader import Batches, Share, training_batches, validat
 from medseg.training.distributed import bound_together, check_nodes, share_of
 from medseg.training.init_from import load_initial_network
 from medseg.training.lightning_module import SegmentationTask
-from medseg.training.loggers import ValidationImages
+from medseg.training.loggers import EpochLines, LoggerParams, NoLogger, build_loggers
 from medseg.training.losses import LossParams, build_loss, check_heads
 from medseg.training.optim import OptimizerParams, RmsProp, SchedulerParams, build_optimizer, build_schedule
 from medseg.training.optimizer_state import load_state
@@ -55,6 +53,7 @@ CHATTER = (  # logs of devices found, products to install, processes that joined
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.distributed",
 )
+NO_LOGGER = NoLogger(name="none")
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -77,7 +76,6 @@ class TrainParams(Section):
     num_nodes: int = Field(ge=1)  # machines
     strategy: Literal["auto", "ddp"]  # Lightning's words
     ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
-    tensorboard: bool
 
     @model_validator(mode="after")
     def _have_one_former(self) -> "TrainParams":
@@ -102,13 +100,13 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Places:
+class Folders:
     """The folders that training reads and writes beside the arrays."""
 
-    weights: Path  # initial weights placed by hand
+    weights: Path  # pretrained weights and initial networks, brought there by hand
     metrics: Path  # DVCLive's
-    tensorboard: Path
-    state: Path | None = None  # what a killed run left here is gone on from; None: what is written goes with the run
+    logs: Path  # the further logger's
+    state: Path | None = None  # from which a killed run is resumed; None: a killed run starts anew
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,15 @@ class _Start:
     warnings: list[str]
 
 
-def fit(train: Packed, val: Packed, recipe: Recipe, places: Places, machine: MachineParams) -> Trained | None:
-    """Train a network on packed arrays, log to `places.metrics`, and return it as it was at its best epoch on val.
+def fit(
+    train: Packed,
+    val: Packed,
+    recipe: Recipe,
+    folders: Folders,
+    machine: MachineParams,
+    logger: LoggerParams = NO_LOGGER,
+) -> Trained | None:
+    """Train a network on packed arrays, log to `folders.metrics`, and return it as it was at its best epoch on val.
 
     Equal inputs, seed, versions and kind of device give equal weights where `train.deterministic` is on. Of several
     processes that train together the first writes and returns, the others return None. Raises `UserError` where the
@@ -141,15 +146,15 @@ def fit(train: Packed, val: Packed, recipe: Recipe, places: Places, machine: Mac
     recipe.task.check_training(_labelled(train), _labelled(val))
     logits = recipe.task.logits
     network = build_model(recipe.model, train.geometry.channels, logits)
-    start = _start(network, recipe, places.weights)
-    with _run_folder(places, start) as folder, _quiet():
-        checkpoints = Checkpoints(folder, places.metrics, recipe.train.patience)
-        trainer = _trainer(recipe.train, machine, places, checkpoints, val, recipe.task)
+    start = _start(network, recipe, folders.weights)
+    with _run_folder(folders, start) as folder, _quiet():
+        checkpoints = Checkpoints(folder, folders.metrics, recipe.train.patience)
+        trainer = _trainer(recipe, machine, folders, logger, checkpoints, val)
         share, device = share_of(trainer), trainer.strategy.root_device
-        task, batches = _set_up(network, train, recipe, logits, start.initial_network, places.weights, share, device)
+        task, batches = _set_up(network, train, recipe, logits, start.initial_network, folders.weights, share, device)
         if trainer.is_global_zero:
             _announce(recipe, train, val, start, device, last_epoch(folder))
-            bring_back_figures(folder, places.metrics)
+            bring_back_figures(folder, folders.metrics)
         codes = recipe.task.codes(val.index["label"])
         _fit_or_explain(trainer, task, batches, validation_batches(val, codes, recipe.train.batch_size, share, device))
         if not trainer.is_global_zero:
@@ -160,10 +165,10 @@ def fit(train: Packed, val: Packed, recipe: Recipe, places: Places, machine: Mac
 
 
 @contextmanager
-def _run_folder(places: Places, start: _Start) -> Iterator[Path]:
+def _run_folder(folders: Folders, start: _Start) -> Iterator[Path]:
     """Where the run's epochs lie: apart for other initial weights, which depends on what can be reached for `auto`."""
-    if places.state is not None:
-        yield places.state / hashlib.sha256(repr(start).encode()).hexdigest()
+    if folders.state is not None:
+        yield folders.state / hashlib.sha256(repr(start).encode()).hexdigest()
         return
     with tempfile.TemporaryDirectory(prefix="medseg-") as folder:
         yield Path(folder)
@@ -291,20 +296,18 @@ def _fit(trainer: pl.Trainer, task: SegmentationTask, train: Batches, val: Batch
 
 
 def _trainer(
-    params: TrainParams,
+    recipe: Recipe,
     machine: MachineParams,
-    places: Places,
+    folders: Folders,
+    logger: LoggerParams,
     checkpoints: Checkpoints,
     val: Packed,
-    task: TaskParams,
 ) -> pl.Trainer:
+    params = recipe.train
     has_bar = sys.stdout.isatty()
-    loggers: list[Logger] = [_dvclive(places.metrics, goes_on=last_epoch(checkpoints.folder) > 0)]
-    callbacks: list[pl.Callback] = [checkpoints, *([_ProgressBar(refresh_rate=10)] if has_bar else [])]
-    if params.tensorboard:
-        board = TensorBoardLogger(str(places.tensorboard), name="")
-        loggers.append(board)
-        callbacks.append(ValidationImages(val, task, board))
+    resumed = last_epoch(checkpoints.folder) > 0
+    loggers, drawing = build_loggers(logger, folders.metrics, folders.logs, resumed, val, recipe.task)
+    callbacks = [checkpoints, _ProgressBar(refresh_rate=10) if has_bar else EpochLines(), *drawing]
     if params.ema_decay:  # after the images: it takes the averaged weights back when its turn comes
         average = get_ema_multi_avg_fn(params.ema_decay)  # type: ignore[no-untyped-call]  # torch leaves its type out
         callbacks.append(WeightAveraging(multi_avg_fn=average))
@@ -363,11 +366,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
-
-
-def _dvclive(folder: Path, goes_on: bool) -> DVCLiveLogger:
-    """DVCLive that writes to `folder` alone: by default it would rewrite `dvc.yaml` and save an experiment."""
-    return DVCLiveLogger(dir=str(folder), resume=goes_on, dvcyaml=None, save_dvc_exp=False, report=None)
 
 
 def _title(params: ModelParams) -> str:
