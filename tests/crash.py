@@ -36,7 +36,7 @@ EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results righ
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
 PROJECT = Path(__file__).parents[1]
 PATIENCE = 1800.0  # seconds that a command may take
-GOES_ON = re.compile(r"going on from epoch (\d+) of")
+GOES_ON = re.compile(r"resuming from epoch (\d+) of")
 
 
 @dataclass(frozen=True)

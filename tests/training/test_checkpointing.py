@@ -77,7 +77,7 @@ def hopeless(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
 
 @pytest.fixture(autouse=True)
 def write_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medseg.training.checkpointing.SPARING", 0)
+    monkeypatch.setattr("medseg.training.checkpointing.COST_RATIO", 0)
 
 
 SMALL = replace(PLAIN, optimizer=RECIPE.optimizer)
@@ -127,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     killed.kill(RECIPES[name], monkeypatch, after=2)
     capsys.readouterr()
     assert_same(undisturbed, killed.train(RECIPES[name]))
-    assert "going on from epoch 2 of 4" in capsys.readouterr().out
+    assert "resuming from epoch 2 of 4" in capsys.readouterr().out
     assert whole.logged() == killed.logged()
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_epoch_is_not_gone_on_from(
     run.kill(recipe(), monkeypatch, after=3)
     os.truncate(run.epochs() / "epoch-3" / part, 100)
     run.train(recipe())
-    assert "going on from epoch 1 of 4" in capsys.readouterr().out
+    assert "resuming from epoch 1 of 4" in capsys.readouterr().out
 
 
 def test_a_run_from_other_first_weights_is_not_gone_on_from(
@@ -216,7 +216,7 @@ def test_no_more_than_two_epochs_lie_on_disk(hopeless: tuple[Packed, Packed], tm
 def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
     hopeless: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medseg.training.checkpointing.SPARING", 10**9)
+    monkeypatch.setattr("medseg.training.checkpointing.COST_RATIO", 10**9)
     run = Run(tmp_path, hopeless)
     run.train(recipe())
     assert {path.name for path in run.epochs().iterdir()} == {"epoch-1"}  # what the run itself needs

@@ -1,5 +1,6 @@
 """Where training logs to: DVCLive always, one further logger by name (the section `logger`), and standard output."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,7 +44,7 @@ class Csv(Section):
 
 
 class Mlflow(Section):
-    """MLflow at the address that the environment variable MLFLOW_TRACKING_URI holds, else in a local database."""
+    """MLflow at the address that the environment variable MLFLOW_TRACKING_URI holds, else in `logs/mlflow.db`."""
 
     name: Literal["mlflow"]
     experiment: str = Field(min_length=1)
@@ -76,10 +77,14 @@ def build_loggers(
 
 
 def _mlflow(params: Mlflow, logs: Path) -> MLFlowLogger:
+    # Lightning's own default, a folder of files, is refused by MLflow 3.
+    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{logs.absolute() / 'mlflow.db'}"
     try:
-        return MLFlowLogger(params.experiment, save_dir=str(logs / "mlruns"))
+        logger = MLFlowLogger(params.experiment, tracking_uri=address)
     except ModuleNotFoundError as error:
         raise UserError("params.yaml: logger.name = 'mlflow': the package is missing: pip install mlflow") from error
+    logs.mkdir(parents=True, exist_ok=True)  # SQLite makes no folders
+    return logger
 
 
 class EpochLines(pl.Callback):
