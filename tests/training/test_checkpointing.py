@@ -115,7 +115,7 @@ def assert_same(one: Trained, other: Trained) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
-def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
+def test_a_run_that_was_killed_resumes_and_ends_as_one_that_was_not(
     stores: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,7 +170,7 @@ def test_patience_counts_the_epochs_before_the_kill(
         assert (training.best_epoch, training.epochs) == (1, 3)
 
 
-def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
+def test_what_a_killed_process_left_half_written_is_not_resumed(
     stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, stores)
@@ -182,7 +182,7 @@ def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
 
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "state.json"])
-def test_a_damaged_epoch_is_not_gone_on_from(
+def test_a_damaged_epoch_is_not_resumed(
     hopeless: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,7 +196,7 @@ def test_a_damaged_epoch_is_not_gone_on_from(
     assert "resuming from epoch 1 of 4" in capsys.readouterr().out
 
 
-def test_a_run_from_other_first_weights_is_not_gone_on_from(
+def test_a_run_from_other_initial_weights_is_not_resumed(
     stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where `auto` found no weights of the encoder, and later does, they are other ones."""

@@ -394,13 +394,13 @@ def initial_network(learning: tuple[Packed, Packed], tmp_path_factory: pytest.Te
 
 
 def going_on(initial_network: Path, folder: Path) -> Path:
-    """A folder for the next run with the former one's weights."""
+    """A folder for the next run with the initial network's weights."""
     folder.mkdir()
     (folder / "weights").symlink_to(initial_network / "weights")
     return folder
 
 
-def test_a_run_begins_with_the_former_networks_weights(
+def test_a_run_begins_with_the_initial_networks_weights(
     initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     still = replace(steady(epochs=1, init_from="first"), optimizer=adam(1e-12))
@@ -473,7 +473,7 @@ def test_epochs_add_up_over_runs_that_go_on(
     assert anew.epochs_before == 0
 
 
-def test_a_missing_former_network_is_named(learning: tuple[Packed, Packed], tmp_path: Path) -> None:
+def test_a_missing_initial_network_is_named(learning: tuple[Packed, Packed], tmp_path: Path) -> None:
     for key in ("init_from", "continue_from"):
         with pytest.raises(UserError, match=str(tmp_path / "weights/gone")):
             run(learning, steady(**{key: "gone"}), tmp_path)

@@ -1,7 +1,8 @@
 """Several processes (ranks) that train one network. Lightning starts them; rank 0 alone writes results.
 
-Where a further rank dies, the broken connection ends rank 0 (measured with gloo on the CPU: exit code 1 after 4 s), or
-Lightning's observer of child processes, which looks every 5 s, kills it. Nothing observes rank 0: see `end_with_parent`.
+Where a further rank is killed, the run ends without help (measured with gloo on the CPU): after 4 s with exit code 1,
+through the broken connection, or, while ranks still start, after 5 s by Lightning's observer of child processes, which
+names the dead. Nothing observes rank 0: see `end_with_parent`.
 """
 
 import ctypes
