@@ -67,5 +67,5 @@ row: $(READY)  ## run a row of experiments and print its table: make row ROW=bus
 	$(RUN) medseg row $(ROW) --jobs $(or $(JOBS),1)
 
 clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
-	rm -rf data models reports tensorboard lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf data models reports logs lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

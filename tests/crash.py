@@ -28,7 +28,7 @@ from medseg.core.files import write_text
 
 Way = Literal["dvc repro", "dvc exp run", "queue"]
 Victims = Literal["all", "stage"]  # every process of the command, or the stage's alone
-LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
+LIVE = {"metrics/train/plots"}  # written while training goes on, to be watched
 STARTS = 5  # of the queue, until it must be empty
 LAST_MOMENT = 0.9  # share of a stage's work after which it may have ended, since no two runs take just as long
 LOOK = 0.02  # seconds between looks for a process
@@ -36,7 +36,7 @@ EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results righ
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
 PROJECT = Path(__file__).parents[1]
 PATIENCE = 1800.0  # seconds that a command may take
-GOES_ON = re.compile(r"going on from epoch (\d+) of")
+GOES_ON = re.compile(r"resuming from epoch (\d+) of")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from medseg.training.losses import LossParams
 from medseg.training.optim import OptimizerParams, SchedulerParams
 from medseg.training.optimizer_state import save_state
 from medseg.training.sampler import SamplingParams
-from medseg.training.trainer import Places, Recipe, Trained, TrainParams, fit
+from medseg.training.trainer import Folders, Recipe, Trained, TrainParams, fit
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -94,9 +94,9 @@ def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Packed]:
     if initial_network := recipe.train.init_from or recipe.train.continue_from:
         save(*train(initial_network, folder)[:2], folder / "weights" / initial_network)
     stores = write_stores(folder / experiment, recipe, geometry.channels)
-    places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
+    folders = Folders(folder / "weights", folder / "metrics", folder / "logs")
     with Operations() as used:
-        trained = fit(*stores, recipe, places, tiny.CPU)
+        trained = fit(*stores, recipe, folders, tiny.CPU)
     assert trained is not None
     assert not used.names & NOT_DETERMINISTIC
     return recipe, trained, stores[1]

@@ -31,7 +31,7 @@ from medseg.datasets.folder import FolderParams
 from medseg.evaluation.tuning import select
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
-from medseg.training.batch_augment import draw_numbers, vary_batch
+from medseg.training.batch_augment import augment_batch, random_numbers
 from medseg.training.losses import build_loss
 from medseg.training.optim import OptimizerParams, build_optimizer, build_schedule
 from medseg.training.sampler import Sampling
@@ -205,7 +205,7 @@ def use_transforms(section: Any) -> None:
     assert varied.dtype == np.uint8
     assert set(np.unique(moved)) <= {0, 1}
     pixels, truth = torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.from_numpy(mask)[None, None]
-    online, _ = vary_batch(pixels, truth, section, draw_numbers(0, 0, 0, 1))
+    online, _ = augment_batch(pixels, truth, section, random_numbers(0, 0, 0, 1))
     assert online.isfinite().all()
 
 
