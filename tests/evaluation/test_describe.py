@@ -51,7 +51,7 @@ def test_first_weights_tell_the_former_network() -> None:
     started = training.model_copy(update={"initial_weights": "initial_network", "initial_network": initial_network})
     assert initial_weights_in_words(started) == "weights of an initial network, mine"
     continued = started.model_copy(
-        update={"initial_network": initial_network.model_copy(update={"continued": True, "epochs_behind": 30})}
+        update={"initial_network": initial_network.model_copy(update={"continued": True, "epochs_before": 30})}
     )
     assert initial_weights_in_words(continued).endswith(
         "mine, continued after 30 epochs with its optimiser and schedule"

@@ -12,12 +12,13 @@ import tiny
 from markdown_it import MarkdownIt
 
 from medseg.data.geometry import Patchify
+from medseg.data.image import images_of
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import Fault
-from medseg.data.task import Binary, TaskParams
+from medseg.data.task import TaskParams
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.evaluation.model_card import card_text, write_card
-from medseg.evaluation.summary import summarise, summary_table
+from medseg.evaluation.summary import figure_table, summarise
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
@@ -61,10 +62,10 @@ class Scored:
             for file, (shown, truth) in images.items()
         ]
         self.manifest = pd.DataFrame(rows)
-        forward = bright if isinstance(description.task, Binary) else three
+        forward = three if description.task.has_classes else bright
         segmenter = Predictor(description, forward)
-        self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
-        self.figures = summary_table(self.found.table)
+        self.found: Evaluation = evaluate(segmenter, images_of(self.manifest, folder / "raw"), 4, folder)
+        self.figures = figure_table(self.found.table)
         self.metrics = summarise(self.found, self.figures)
         self.audit = audit("busi", self.manifest, [], [])
 
@@ -128,7 +129,7 @@ def test_every_stratum_has_its_row(tmp_path: Path) -> None:
 def test_every_mean_of_the_table_of_figures_is_told_with_its_interval(tmp_path: Path) -> None:
     run = scored(tmp_path)
     figures = section(run.card(), "Figures")
-    rows = run.figures[run.figures["by"] == "all"].set_index("metric")
+    rows = run.figures[run.figures["by"] == "all"].set_index("figure")
     for name in ("dice", "hd95", "assd", "nsd", "nsd_relative", "precision", "recall", "counted_absolute_error"):
         row = rows.loc[name]
         assert f"| {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row['images']} |" in figures

@@ -236,7 +236,7 @@ def test_without_the_cache_a_changed_folder_is_named_by_its_hashes(root: Path) -
 @pytest.mark.parametrize(
     ("path", "text", "named"),
     [
-        ("data/raw/a b.png", "pictura", "data/raw"),
+        ("data/raw/a b.png", "imago", "data/raw"),
         ("models/network/weights.safetensors", "weightZ", "models/network"),
         ("src/train.py", "brain", "src/train.py"),
         ("src/parts/a.py", "b", "src/parts"),

@@ -149,7 +149,7 @@ def test_models_in_the_table_say_what_they_are_built_of(tmp_path: Path, model: d
 
 def test_a_record_names_the_former_network(tmp_path: Path) -> None:
     run = write_run(tmp_path)
-    initial_network = {"name": "earlier", "weights_sha256": "a" * 64, "continued": True, "epochs_behind": 30}
+    initial_network = {"name": "earlier", "weights_sha256": "a" * 64, "continued": True, "epochs_before": 30}
     training = DESCRIPTION["training"] | {"initial_weights": "initial_network", "initial_network": initial_network}
     (run.segmenter / "model.yaml").write_text(yaml.safe_dump(DESCRIPTION | {"training": training}), encoding="utf-8")
     assert record_of(run)["training"]["initial_network"] == initial_network

@@ -561,7 +561,7 @@ def test_a_former_network_is_named(run: Run, tmp_path: Path, continued: bool) ->
         "name": "earlier_run",
         "weights_sha256": "0" * 64,
         "continued": continued,
-        "epochs_behind": 30 * continued,
+        "epochs_before": 30 * continued,
     }
     training = DESCRIPTION["training"] | {"initial_weights": "initial_network", "initial_network": initial_network}
     change(run.segmenter / "model.yaml", DESCRIPTION | {"training": training})
@@ -584,7 +584,7 @@ def test_the_method_follows_the_geometry(run: Run, tmp_path: Path, geometry: dic
 
 
 def test_the_report_loads_no_torch() -> None:
-    code = "import sys, medseg.report.page, medseg.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, medseg.report.page, medseg.experiments.run_record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
