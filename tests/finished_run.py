@@ -138,7 +138,6 @@ class Run:
     training: Path
     segmenter: Path
     predictions: Path
-    metrics: Path
     plots: Path
     code: Path
     stages: Path
@@ -157,7 +156,6 @@ def run_in(folder: Path) -> Run:
         training=folder / "training",
         segmenter=folder / "segmenter",
         predictions=folder / "predictions",
-        metrics=folder / "evaluate.json",
         plots=folder / "plots",
         code=folder / "code",
         stages=folder / "stages",
@@ -221,9 +219,9 @@ def _write_scores(
         pooled=dict.fromkeys(task.class_names, Counts(10, 5, 5, 80)),
     )
     thresholds = pd.DataFrame({"threshold": [0.3, 0.5, 0.7], "dice": [0.68, 0.7, 0.66]})
-    figures, _ = write_tables(evaluation, run.predictions, run.metrics)
+    means, _ = write_tables(evaluation, run.predictions, run.predictions.parent / "evaluate.json")
     run.plots.mkdir(parents=True)
-    write_plots(evaluation, thresholds, figures, scored, run.predictions, run.plots)
+    write_plots(evaluation, thresholds, means, scored, run.predictions, run.plots)
 
 
 def _score(run: Run, image: Image, drawn: Drawn, task: TaskParams) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dvc.scm import RevError
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table as table_text
-from medseg.evaluation.describe import ABSENT, score, spread
+from medseg.evaluation.formatting import ABSENT, score, spread
 from medseg.experiments import queue as experiments
 from medseg.metrics.bootstrap import (
     FEW_GROUPS,

@@ -15,7 +15,8 @@ from typing import Any
 from medseg.core.errors import UserError
 from medseg.core.markdown import table
 from medseg.core.params import read_record
-from medseg.evaluation.describe import score
+from medseg.evaluation.describe import network_briefly
+from medseg.evaluation.formatting import score
 from medseg.experiments.compose import compose
 from medseg.experiments.queue import (
     Task,
@@ -30,7 +31,6 @@ from medseg.experiments.queue import (
     start_queue,
     watch,
 )
-from medseg.experiments.run_record import model_words
 
 COLUMNS = ("variant", "model", "loss", "scored on", "Dice", "IoU")
 PLOTS = Path("dvc_plots")  # ignored by git, where DVC's own plots go, too
@@ -191,7 +191,7 @@ def _cells(record: dict[str, Any]) -> list[str]:
     parameters, metrics = record["parameters"], record["metrics"]
     return [
         record["name"],
-        model_words(parameters["model"]),
+        network_briefly(parameters["model"]),
         parameters["loss"]["name"],
         metrics["split"],
         score(metrics["dice"]),
