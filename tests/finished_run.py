@@ -219,7 +219,7 @@ def _write_scores(
         pooled=dict.fromkeys(task.class_names, Counts(10, 5, 5, 80)),
     )
     thresholds = pd.DataFrame({"threshold": [0.3, 0.5, 0.7], "dice": [0.68, 0.7, 0.66]})
-    means, _ = write_tables(evaluation, run.predictions, run.predictions.parent / "evaluate.json")
+    means, _ = write_tables(evaluation, run.predictions, run.predictions / "summary.json")
     run.plots.mkdir(parents=True)
     write_plots(evaluation, thresholds, means, scored, run.predictions, run.plots)
 

@@ -104,7 +104,8 @@ def test_decisions_tell_what_val_chose_and_what_was_set() -> None:
 def test_limits_follow_from_the_run() -> None:
     usual = list(describe.limits(AUDIT, "test", 100))
     assert describe.SCORED_ON_VAL in describe.limits(AUDIT, "val", 100)
-    for changed, groups in [({"data": "phantom"}, 100), ({"straddling_groups": 2}, 100), ({}, 19)]:
+    cases: list[tuple[dict[str, Any], int]] = [({"data": "phantom"}, 100), ({"straddling_groups": 2}, 100), ({}, 19)]
+    for changed, groups in cases:
         assert len(set(describe.limits(AUDIT | changed, "test", groups)) - set(usual)) == 1
 
 

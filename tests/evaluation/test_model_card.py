@@ -16,7 +16,7 @@ from medseg.data.image import images_of
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import Fault
 from medseg.data.task import TaskParams
-from medseg.evaluation import describe, model_card
+from medseg.evaluation import describe
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.evaluation.formatting import ABSENT, MINUS, TO
 from medseg.evaluation.model_card import card_text, write_card
@@ -24,6 +24,7 @@ from medseg.evaluation.summary import figure_table, summarise
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Option, SegmenterDescription
+from medseg.metrics import registry
 from medseg.metrics.registry import METRICS, Metric
 from medseg.previews.audit import audit
 
@@ -128,8 +129,7 @@ def test_every_stratum_has_its_row(tmp_path: Path) -> None:
 def test_every_metric_with_a_mean_is_shown_and_defined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = scored(tmp_path)
     trial = Metric("trial", "Trial score", "share", "lower", "surface", "what it is", lambda _: 0.0)
-    for module in (model_card, describe):
-        monkeypatch.setattr(module, "METRICS", (*METRICS, trial))
+    monkeypatch.setattr(registry, "METRICS", (*METRICS, trial))
     row = run.means[run.means["metric"] == "dice"].assign(metric="trial")
     run.means = pd.concat([run.means, row], ignore_index=True)
     card = run.card()

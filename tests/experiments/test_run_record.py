@@ -53,13 +53,8 @@ def test_a_record_holds_what_was_asked_and_what_came_out(tmp_path: Path) -> None
         "images": 4,
         "splits": {"train": 1, "test": 3},
     }
-    assert record["training"] == {
-        "best_epoch": 2,
-        "epochs": 3,
-        "samples": 28,
-        "initial_weights": "random",
-        "initial_network": None,
-    }
+    trained = {"best_epoch": 2, "epochs": 3, "samples": 28, "initial_weights": "random"}
+    assert trained.items() <= record["training"].items()
     assert record["metrics"] == json.loads((run.predictions / "summary.json").read_text(encoding="utf-8"))
 
 

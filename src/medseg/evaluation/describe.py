@@ -11,10 +11,10 @@ from medseg.data.geometry import Geometry, Patchify, Scale
 from medseg.data.task import TaskParams
 from medseg.evaluation.formatting import counted, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
+from medseg.metrics import registry
 from medseg.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED
 from medseg.metrics.calibration import BAND
 from medseg.metrics.counting import CountingParams
-from medseg.metrics.registry import METRICS
 from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Training
 from medseg.models.params import Encoded, Library, ModelParams
@@ -228,7 +228,7 @@ def definitions(tolerance: Tolerance, task: TaskParams) -> list[tuple[str, str]]
     """Every metric of which means are shown, and what it is."""
     return [
         (metric.title(tolerance), metric.sentence)
-        for metric in METRICS
+        for metric in registry.METRICS
         if metric.over and (task.has_classes or not metric.several_classes)
     ]
 
@@ -275,7 +275,7 @@ def label_rule(task: TaskParams) -> str:
 
 def label_accuracy(summary: Mapping[str, Any]) -> str:
     """How many images have the right predicted label."""
-    found = summary["predicted_labels"]
+    found = summary["image_labels"]
     images = counted(found["images"], "image")
     return f"Predicted label right: {found['right']} of {images} ({percent(found['accuracy'])})."
 
@@ -300,7 +300,7 @@ def objects_found(summary: Mapping[str, Any]) -> str:
     )
 
 
-def false_positives(images: int, any_found: Mapping[str, Any], area: Mapping[str, Any]) -> str:
+def false_positives(images: int, any_found: Mapping[Any, Any], area: Mapping[Any, Any]) -> str:
     """What was found where nothing is annotated; the last two have `mean`, `low`, `high`, shares 0..1."""
     if not images:
         return "Images with nothing annotated: none among those scored, so false alarms are not measured."
@@ -334,7 +334,7 @@ def uncertainty_finding(correlation: float | None, images: int) -> str:
         return "Whether uncertain images have a lower Dice can't be told: there are too few images, or all are alike."
     strength = next(words for limit, words in STRENGTHS if abs(correlation) <= limit)
     rank = f"Spearman's rank correlation of uncertainty and Dice over {counted(images, 'image')}"
-    rank = f"{rank}: {correlation:.2f}, {strength}"
+    rank = f"{rank}: {score(correlation, '.2f')}, {strength}"
     if abs(correlation) <= STRENGTHS[0][0]:
         return f"{rank}; uncertainty does not tell which images go wrong."
     if correlation > 0:

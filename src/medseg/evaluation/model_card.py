@@ -16,7 +16,7 @@ from medseg.core.markdown import plain, table
 from medseg.evaluation import describe
 from medseg.evaluation.formatting import ABSENT, interval, measured, score, spread
 from medseg.inference.settings import SegmenterDescription
-from medseg.metrics.registry import METRICS
+from medseg.metrics import registry
 
 CARD = "README.md"
 LICENCES = "The licences of the images and of the initial weights apply to this model; they are not recorded here."
@@ -149,11 +149,11 @@ def _scores(description: SegmenterDescription, summary: Content, means: pd.DataF
                 interval(row["low"], row["high"], metric.unit),
                 *(str(row[key]) for key in ("images", "groups")),
             ]
-            for metric in METRICS
+            for metric in registry.METRICS
             if (row := by_metric.get(metric.key))
         ],
     )
-    brief = [metric for metric in METRICS if metric.brief]
+    brief = [metric for metric in registry.METRICS if metric.brief]
     for kind in ("label", "size"):
         if len(part := means[means["by"] == kind]):
             yield f"By {kind}:"
@@ -179,17 +179,19 @@ def _scores(description: SegmenterDescription, summary: Content, means: pd.DataF
 def stratum_cells(rows: pd.DataFrame) -> list[str]:
     """Counts and the brief metrics of one stratum's rows of summary.csv, which `metric` indexes."""
     counts = [str(rows.loc["dice", key]) for key in ("images", "groups", "missed")]
-    brief = [(metric.unit, rows.loc[metric.key]) for metric in METRICS if metric.brief]
-    return counts + [spread(row["mean"], row["low"], row["high"], unit) for unit, row in brief]
+    means: dict[Any, dict[str, float]] = rows[["mean", "low", "high"]].to_dict("index")  # type: ignore[assignment]
+    return counts + [spread(**means[metric.key], unit=metric.unit) for metric in registry.METRICS if metric.brief]
 
 
 def false_positives(means: pd.DataFrame) -> str:
     """What was found in images with nothing annotated, from summary.csv."""
-    found, area = (_rows(means, "empty", name) for name in ("false_positive", "false_positive_area"))
-    if found.empty:
+    found, area = (
+        _rows(means, "empty", name)[["images", "mean", "low", "high"]].to_dict("records")
+        for name in ("false_positive", "false_positive_area")
+    )
+    if not found:
         return describe.false_positives(0, {}, {})
-    first = found.iloc[0]
-    return describe.false_positives(int(first["images"]), first.to_dict(), area.iloc[0].to_dict())
+    return describe.false_positives(int(found[0]["images"]), found[0], area[0])
 
 
 def _further(description: SegmenterDescription, summary: Content, means: pd.DataFrame) -> Iterator[str]:

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from medseg.core.files import read_bytes
 from medseg.core.params import read_yaml, validate
 from medseg.evaluation.describe import initial_weights, training_in_short
-from medseg.experiments.queue import attempt, run
+from medseg.experiments.commands import attempt, run
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Training
 
 LOCK = "dvc.lock"

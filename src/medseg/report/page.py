@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from medseg.core.markdown import plain
 from medseg.evaluation import describe, formatting
 from medseg.evaluation.strata import SIZES
-from medseg.metrics.registry import BY_KEY, METRICS, Metric
+from medseg.metrics import registry
+from medseg.metrics.registry import BY_KEY, Metric
 from medseg.report.charts import Axis, Interval, interval
 from medseg.report.sections import Report
 from medseg.report.tables import Mean, Stratum
@@ -44,18 +45,20 @@ def metric_tables() -> dict[str, list[Metric]]:
     """
     return {
         **{
-            name: [metric for metric in METRICS if metric.kind in kinds and metric.over in ("annotated", "both")]
+            name: [
+                metric for metric in registry.METRICS if metric.kind in kinds and metric.over in ("annotated", "both")
+            ]
             for name, kinds in TABLES.items()
         },
-        "empty": [metric for metric in METRICS if metric.over in ("empty", "both")],
-        "brief": [metric for metric in METRICS if metric.brief],
+        "empty": [metric for metric in registry.METRICS if metric.over in ("empty", "both")],
+        "brief": [metric for metric in registry.METRICS if metric.brief],
         "strata": [BY_KEY[key] for key in BY_STRATUM],
     }
 
 
 def image_metrics() -> list[Metric]:
     """The scores that are shown of every image."""
-    return [metric for metric in METRICS if metric.kind != "counts" and metric.over != "empty"]
+    return [metric for metric in registry.METRICS if metric.kind != "counts" and metric.over != "empty"]
 
 
 def dice_axis(strata: list[Stratum]) -> Axis:

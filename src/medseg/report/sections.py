@@ -75,13 +75,12 @@ class Report:
 def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) -> Report:
     """Gather a run's report; `record` is the run's record. Raises `UserError` that names a missing file."""
     table, description = read_manifest(sources.manifest), read_description(sources.segmenter, SegmenterDescription)
-    audit, summary, training = read_json(sources.audit), record["metrics"], description.training
+    audit, summary = read_json(sources.audit), record["metrics"]
     title = f"{describe.architecture(description.model)} on {describe.data_set(audit['data'])}"
     strata = read_strata(sources.predictions / "summary.csv")
     return Report(
         title=title[:1].upper() + title[1:],
-        lead=f"{describe.network(description.model)}, started from {describe.initial_weights(training)}. Samples: "
-        f"{describe.samples_briefly(description.geometry.model_dump())}; {describe.training_in_short(training)}.",
+        lead=_lead(description),
         record=record,
         description=description,
         warnings=describe.warnings(description),
@@ -104,6 +103,14 @@ def sections(parameters: dict[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     top = [(key, value) for key, value in parameters.items() if not isinstance(value, dict)]
     below = {key: list(_flattened(value)) for key, value in parameters.items() if isinstance(value, dict)}
     return {"run": top, **below}
+
+
+def _lead(description: SegmenterDescription) -> str:
+    training, samples = description.training, describe.samples_briefly(description.geometry.model_dump())
+    return (
+        f"{describe.network(description.model)}, started from {describe.initial_weights(training)}. "
+        f"Samples: {samples}. Training: {describe.training_in_short(training)}."
+    )
 
 
 def _uncertainty(plots: Path, description: SegmenterDescription, summary: dict[str, Any]) -> Uncertainty | None:
