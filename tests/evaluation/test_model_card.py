@@ -20,7 +20,7 @@ from medseg.evaluation import describe
 from medseg.evaluation.evaluate import Evaluation, evaluate
 from medseg.evaluation.formatting import ABSENT, MINUS, TO
 from medseg.evaluation.model_card import card_text, write_card
-from medseg.evaluation.summary import figure_table, summarise
+from medseg.evaluation.summary import summarise, summary_table
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Option, SegmenterDescription
@@ -69,7 +69,7 @@ class Scored:
         forward = three if description.task.has_classes else bright
         segmenter = Predictor(description, forward)
         self.found: Evaluation = evaluate(segmenter, images_of(self.manifest, folder / "raw"), 4, folder)
-        self.means = figure_table(self.found.table)
+        self.means = summary_table(self.found.table)
         self.summary = summarise(self.found, self.means)
         self.audit = audit("busi", self.manifest, [], [])
 
