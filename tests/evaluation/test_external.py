@@ -130,7 +130,7 @@ def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path
     assert "| NSD at 1 px | NSD at 1 % of the diagonal |" in text
     assert "| all | 4 | 3 |" in text  # e is a again
     assert "| a\\|b | 4 | 3 |" in text
-    assert "Images in which nothing is annotated: 1." in text
+    assert "Images with nothing annotated: 1." in text
     assert "Any that the model was trained on were not recognised." in text
     assert "Left out" not in text
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["groups"].max() == 3
