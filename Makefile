@@ -7,7 +7,7 @@ READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 15  # two at once, a thread each
 
-.PHONY: help setup repro test test-all show crash mutate audit bench lint lock params table row clean
+.PHONY: help setup repro test test-all show crash mutate audit bench lint lock params table series clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -63,8 +63,8 @@ params: $(READY)  ## compose conf/ into params.yaml
 table: $(READY)  ## write the table of recorded runs into README.md
 	$(RUN) medseg table
 
-row: $(READY)  ## run a row of experiments and print its table: make row ROW=busi_encoder_upsampled JOBS=2
-	$(RUN) medseg row $(ROW) --jobs $(or $(JOBS),1)
+series: $(READY)  ## run a series of experiments, print its table: make series SERIES=busi_encoder_upsampled JOBS=2
+	$(RUN) medseg series $(SERIES) --jobs $(or $(JOBS),1)
 
 clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
 	rm -rf data models reports logs lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -50,8 +50,8 @@ def test_table_writes_the_runs_into_the_readme(tmp_path: Path) -> None:
     assert "| run |" in (tmp_path / "README.md").read_text()
 
 
-def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: Path) -> None:
-    done = medseg("row", "ucsb_segnt", cwd=project)
+def test_an_unknown_series_ends_with_one_message_that_names_what_there_is(project: Path) -> None:
+    done = medseg("series", "ucsb_segnt", cwd=project)
     assert done.returncode == 1
     assert done.stderr.startswith("error: conf/experiment: no name begins with 'ucsb_segnt'; near it: ucsb_segnet")
     assert "busi_cmunext" in done.stderr
@@ -63,8 +63,8 @@ def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: 
     [
         ("nonsense",),
         ("params", "--nonsense"),
-        ("row",),
-        ("row", "ucsb", "--jobs", "0"),
+        ("series",),
+        ("series", "ucsb", "--jobs", "0"),
         ("compare", "main"),
         ("predict", "--model", "a", "--out", "b"),
         ("predict", "a.png", "--out", "b"),

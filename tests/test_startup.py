@@ -48,7 +48,7 @@ def test_help_of_the_stages_imports_nothing_heavy_and_shows_an_example(project: 
 
 
 def test_help_of_the_commands_imports_nothing_heavy(project: Path) -> None:
-    commands = ["params", "table", "row", "compare", "predict", "export", "evaluate", "provenance"]
+    commands = ["params", "table", "series", "compare", "predict", "export", "evaluate", "provenance"]
     script = """
     sys.argv = ["medseg", *name.split(), "--help"]
     try: runpy.run_module("medseg.cli")["main"]()

@@ -31,8 +31,8 @@ def table() -> None:
 
 
 @app.command()
-def row(
-    name: Annotated[str, typer.Argument(metavar="ROW", help="The words that the experiments' names begin with.")],
+def series(
+    name: Annotated[str, typer.Argument(metavar="SERIES", help="The words that the experiments' names begin with.")],
     overrides: Annotated[
         list[str] | None, typer.Option("-S", "--set-param", help="On top of every variant: -S train.epochs=2")
     ] = None,
@@ -41,24 +41,24 @@ def row(
         bool, typer.Option("--table", help="Run nothing: print the table of what is finished.")
     ] = False,
 ) -> None:
-    """Run all variants of one row of conf/experiment/ in DVC's queue, then print their table and draw their curves.
+    """Run all variants of a series of conf/experiment/ in DVC's queue, then print their table and draw their curves.
 
-    Examples: `medseg row busi_encoder_upsampled --jobs 2`, `medseg row ucsb -S train.epochs=2`,
-    `medseg row ucsb --table`.
+    Examples: `medseg series busi_encoder_upsampled --jobs 2`, `medseg series ucsb -S train.epochs=2`,
+    `medseg series ucsb --table`.
 
     A variant that starts from another one's network runs after it. A variant that is finished is kept. Ctrl-C ends the
-    watching; the queue goes on until `dvc queue stop --kill`.
+    waiting; the queue goes on until `dvc queue stop --kill`.
     """
-    from medseg.experiments.series import draw_row, find_row, read_variants, row_table, run_row
+    from medseg.experiments.series import draw_series, find_series, read_variants, run_series, series_table
 
-    names = find_row(Path("conf"), name)
+    names = find_series(Path("conf"), name)
     if table_only:
-        typer.echo(row_table(names), nl=False)
+        typer.echo(series_table(names), nl=False)
         return
-    failed = run_row(read_variants(Path("conf"), names, overrides or []), overrides or [], jobs)
+    failed = run_series(read_variants(Path("conf"), names, overrides or []), overrides or [], jobs)
     if len(failed) < len(names):
-        typer.echo(f"\n{row_table(names)}")
-        typer.echo(f"Curves: {draw_row(name, names)} (the page loads its drawing library from the network)")
+        typer.echo(f"\n{series_table(names)}")
+        typer.echo(f"Curves: {draw_series(name, names)} (the page loads its drawing library from the network)")
     if failed:
         raise UserError("\n".join(f"{variant}: {why}" for variant, why in failed.items()))
 
@@ -70,7 +70,7 @@ def compare(
     ],
     metric: Annotated[str, typer.Option(help="A score column of data/predictions/per_image.csv.")] = "dice",
     across: Annotated[
-        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another, as one figure.")
+        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
 ) -> None:
@@ -177,7 +177,7 @@ def export(
 def evaluate(
     model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
     data: Annotated[Path, typer.Option(help="The folder with images and masks.")],
-    out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of a former evaluation.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of an earlier evaluation.")],
     images: Annotated[str | None, typer.Option(help="How images are named: 'images/{name}.png'.")] = None,
     masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
     layout: Annotated[
@@ -200,7 +200,7 @@ def evaluate(
     --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
 
     Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: keep them
-    out, or the figures flatter it.
+    out, or the scores are optimistically biased.
     """
     from medseg.datasets import LAYOUTS
     from medseg.evaluation.external import evaluate_external, folder_data

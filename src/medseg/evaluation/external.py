@@ -15,12 +15,13 @@ from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
-from medseg.datasets.source import SourceParams
-from medseg.evaluation.describe import spread
+from medseg.evaluation import describe
 from medseg.evaluation.evaluate import evaluate
+from medseg.evaluation.model_card import false_positives, stratum_cells
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.summary import write_tables
 from medseg.inference.backends import Accelerator, open_model
+from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks
 
@@ -32,7 +33,6 @@ LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
 WRITTEN = {"per_image.csv", "summary.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
 MAPS = {"uncertainty"}  # written beside them where uncertainty is computed
-SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
 
 
@@ -78,30 +78,30 @@ def evaluate_external(
     return summary_text(means, audited, predictor.description.scoring.tolerance)
 
 
-def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
-    """The figures in short, as Markdown: means with 95 % intervals over all images and by label, and empties.
+def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
+    """The scores in short, as Markdown: means with 95 % intervals over all images and by label, and false positives.
 
-    `figures` is what `summary.summary_table` gives, `audited` what `audit.audit` does.
+    `means` is what `summary.write_tables` writes as summary.csv, `audited` what `audit.audit` gives.
     """
     rows = [
-        [plain(stratum), *_cells(part.set_index("metric"))]
-        for (kind, stratum), part in figures.groupby(["by", "stratum"], sort=False)
+        [plain(stratum), *stratum_cells(part.set_index("metric"))]
+        for (kind, stratum), part in means.groupby(["by", "stratum"], sort=False)
         if kind in ("all", "label")
     ]
+    titles = [metric.title(tolerance) for metric in registry.METRICS if metric.brief]
     parts = [
         f"{plain(audited['data'])}: {audited['images']} images. Means over those in which something is annotated, "
-        "with 95 % intervals over groups; HD95 in pixels:",
-        table(["images", "number", "groups", "missed", *_headings(tolerance)], rows),
-        _empty_text(figures),
+        "with 95 % intervals over groups:",
+        table(["images", "number", "groups", "missed", *titles], rows),
+        false_positives(means),
         "Nothing was chosen on these images. Any that the model was trained on were not recognised.",
     ]
-    if inverted := audited["inverted_mask_files"]:
-        names = shortened(plain(name) for name in inverted)
-        parts.append(f"Masks that look inverted, as if the background had been annotated: {len(inverted)} ({names})")
+    if files := audited["inverted_mask_files"]:
+        parts.append(f"{describe.inverted(files)} ({shortened(plain(name) for name in files)})")
     if faults := audited["skipped_files"]:
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
 
 
 def _check_out(out: Path, root: Path) -> None:
@@ -132,29 +132,3 @@ def _measured(
         raise UserError("\n       ".join([head, *lines]))
     images.insert(4, "split", "test")
     return images, faults
-
-
-def _headings(tolerance: Tolerance) -> list[str]:
-    nsd = [f"NSD at {tolerance.pixels:g} pixels", f"NSD at {100 * tolerance.diagonal:g} % of the diagonal"]
-    return ["Dice", "IoU", "HD95", *nsd]
-
-
-def _cells(figures: pd.DataFrame) -> list[str]:
-    dice = figures.loc["dice"]
-    counts = [str(dice[name]) for name in ("images", "groups", "missed")]
-    return counts + [_interval(figures.loc[name]) for name in SHOWN]
-
-
-def _interval(row: Any) -> str:
-    return spread(row["mean"], row["low"], row["high"])
-
-
-def _empty_text(figures: pd.DataFrame) -> str:
-    rows = figures[figures["by"] == "empty"].set_index("metric")
-    if rows.empty:
-        return ""
-    found, area = rows.loc["false_positive"], rows.loc["false_positive_area"]
-    return (
-        f"Images in which nothing is annotated: {found['images']}. Share of them in which something was found: "
-        f"{_interval(found)}; of their area: {area['mean']:.2g}."
-    )
