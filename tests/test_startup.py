@@ -89,7 +89,7 @@ for name, *paths in {commands!r}:
 
 
 def test_the_report_s_modules_never_import_pytorch(project: Path) -> None:
-    code = "import medseg.report.content, medseg.report.page, medseg.comparison, medseg.runs, sys; print(*sys.modules)"
+    code = "import medseg.report.content, medseg.report.page, medseg.experiments.compare, medseg.experiments.run_record, sys; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": "src"}
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True

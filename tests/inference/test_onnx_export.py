@@ -16,7 +16,7 @@ from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.geometry import Geometry, Patchify, Scale
 from medseg.data.image_io import Pixels
-from medseg.data.task import TaskParams, logit_count
+from medseg.data.task import TaskParams
 from medseg.inference import onnx_export as exporting
 from medseg.inference.backends import open_model
 from medseg.inference.onnx_export import export
@@ -49,7 +49,7 @@ def bundle(
     torch.manual_seed(0)
     model = validate(KINDS[kind], ModelParams, "model")
     description = tiny.segmenter(geometry, model, task, threshold=0.4)
-    network = build_model(model, description.channels, logit_count(task))
+    network = build_model(model, description.channels, task.logits)
     save_bundle(folder, taught(network) if kind == "manet" else model_sections.settled(network), description)
     return folder
 
@@ -75,8 +75,7 @@ def by_torch(folder: Path, pixels: Pixels) -> Probabilities:
     network, description = load_segmenter(folder)
     with torch.inference_mode():
         logits = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    shares = logits.sigmoid() if logit_count(description.task) == 1 else logits.softmax(1)
-    found: Probabilities = shares.numpy()
+    found: Probabilities = description.task.probabilities(logits).numpy()
     return found
 
 
@@ -90,7 +89,7 @@ def test_images_of_any_size_and_number_get_the_same_probabilities(kind: str, tmp
     for size in SIZES:
         pixels = images(*size)
         found = model.forward(pixels)
-        assert found.shape == (size[0], logit_count(task), *size[1:])
+        assert found.shape == (size[0], task.logits, *size[1:])
         np.testing.assert_allclose(found, by_torch(folder, pixels), rtol=0, atol=1e-4)
 
 

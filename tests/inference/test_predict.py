@@ -19,8 +19,9 @@ from small_predictors import PLAIN, TILES, bright
 
 from medseg.core.errors import UserError
 from medseg.data.colours import PREDICTION
+from medseg.data.image import images_of
 from medseg.data.image_io import Pixels, write_png
-from medseg.data.task import TaskParams, logit_count
+from medseg.data.task import TaskParams
 from medseg.evaluation.evaluate import evaluate
 from medseg.inference.backends import open_model
 from medseg.inference.crf import CrfParams
@@ -48,7 +49,7 @@ def three(pixels: Pixels) -> Probabilities:
 
 def model(task: TaskParams = tiny.BINARY, **choices: Any) -> Predictor:
     """A network that needs no training, on tiles of 32 pixels."""
-    return Predictor(tiny.segmenter(TILES, task=task, **choices), bright if logit_count(task) == 1 else three)
+    return Predictor(tiny.segmenter(TILES, task=task, **choices), bright if task.logits == 1 else three)
 
 
 def draw(path: Path, height: int = 40, width: int = 60) -> Path:
@@ -160,7 +161,7 @@ def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
     chosen = model(threshold=0.3, largest_component=True, test_time_augmentation="flips")
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 1), np.uint8)
     rows = pd.DataFrame([tiny.row(tmp_path, "a.png", noise, np.ones((50, 70), np.uint8))])
-    evaluate(chosen, rows, tmp_path, 3, tmp_path / "scored")
+    evaluate(chosen, images_of(rows, tmp_path), 3, tmp_path / "scored")
     predict_images(chosen, [tmp_path / "a.png"], tmp_path / "out")
     assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
 
