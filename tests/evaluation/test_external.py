@@ -98,7 +98,7 @@ def test_figures_are_those_of_the_evaluation_of_the_same_images(model: Path, dat
         image, mask = tiny.square(number, *size)
         rows.append(tiny.row(tmp_path / "raw", f"images/{name}.png", image, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
-    segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
+    segmenter = Predictor(description, network_forward(network, description.task, torch.device("cpu")))
     found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find

@@ -17,9 +17,9 @@ from medseg.core.params import validate
 from medseg.data.geometry import Geometry, Patchify, Scale
 from medseg.data.image_io import Pixels
 from medseg.data.task import TaskParams
-from medseg.inference import onnx_export as exporting
+from medseg.inference import onnx_export
 from medseg.inference.backends import open_model
-from medseg.inference.onnx_export import export
+from medseg.inference.onnx_export import ExportedNetwork, export
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import SegmenterDescription
 from medseg.inference.torch_backend import load_segmenter
@@ -79,7 +79,9 @@ def by_torch(folder: Path, pixels: Pixels) -> Probabilities:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in ARCHS else []) for kind in sorted(KINDS)]
+)
 def test_images_of_any_size_and_number_get_the_same_probabilities(kind: str, tmp_path: Path) -> None:
     task = tiny.LESIONS if kind in {"unet", "segnet"} else tiny.BINARY
     folder, path = bundle(tmp_path / "model", kind, task), tmp_path / "model.onnx"
@@ -137,13 +139,13 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     network = load_segmenter(bundle(tmp_path / "model", "pspnet"))[0]
     pixels = torch.from_numpy(images(1, 40, 56)).permute(0, 3, 1, 2)
     before = network(pixels)
-    exported = exporting.ExportedNetwork(network).eval()
+    exported = ExportedNetwork(network, tiny.BINARY).eval()
     torch.testing.assert_close(exported(pixels), before.sigmoid())
     assert torch.equal(network(pixels), before)
 
 
 def test_a_file_that_differs_from_the_network_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differs from it by .* nothing was written"):
         export(bundle(tmp_path / "model"), tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []
