@@ -44,7 +44,7 @@ def main(
     trained, described = load_bundle(network, Description)
     images, audited = images_of(read_manifest(manifest), raw), read_json(audit)
     with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
-        forward = network_forward(trained, choose_device(machine.accelerator))
+        forward = network_forward(trained, described.task, choose_device(machine.accelerator))
         description, thresholds = select(forward, described, of_split(images, "val"), settings)
         found = evaluate(Predictor(description, forward), images, settings.batch_size, partial)
         means, summary = write_tables(found, partial, partial / "summary.json")

@@ -1,4 +1,4 @@
-"""The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root."""
+"""The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root folder."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -133,7 +133,7 @@ def predict(
     ] = "auto",
     runtime: Annotated[
         Literal["torch", "onnx"] | None,
-        typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
+        typer.Option(help="By default torch for a folder; for a file onnx, which does not import PyTorch."),
     ] = None,
 ) -> None:
     """Segment images of any size: masks, overlays, probabilities, contours (GeoJSON), a table of areas and counts.
@@ -141,7 +141,7 @@ def predict(
     Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
     `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
 
-    Masks are made as the stage evaluate scored them. An image that fails is named at the end and the others go on.
+    Masks are made as the stage evaluate scored them. Images that fail are named at the end; the others go on.
     Research software: not for diagnosis.
     """
     from medseg.inference.backends import open_model
@@ -149,6 +149,7 @@ def predict(
 
     found = find_images(images, out)
     predict_images(open_model(model, runtime, accelerator), found, out)
+    typer.echo(f"{len(found)} {'image' if len(found) == 1 else 'images'} predicted, written to {out}")
 
 
 @app.command()
@@ -156,21 +157,21 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
     model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime asks for it.")
+        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime needs it.")
     ] = None,
 ) -> None:
-    """Write a model as one ONNX file that stands alone, and hold it against the model before it takes its name.
+    """Write a model as one self-contained ONNX file, compared with the model before it gets its name.
 
     Examples: `medseg export --out segmenter.onnx`,
     `medseg export --model models/segmenter --tile 512 --out segmenter.onnx`.
 
-    `medseg predict --model segmenter.onnx` runs it without PyTorch; other programs find what it takes and gives, and
-    all that was chosen, in its metadata.
+    `medseg predict --model segmenter.onnx` runs it without PyTorch. Its metadata describe input, output and the
+    settings of prediction for other programs.
     """
     from medseg.inference.onnx_export import export
 
     size = export(model, out, tile)
-    typer.echo(f"{out}: for images of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
+    typer.echo(f"{out}: takes images of {'any size' if size is None else f'{size[1]}x{size[0]} pixels'}")
 
 
 @app.command()
@@ -178,28 +179,28 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
     data: Annotated[Path, typer.Option(help="The folder with images and masks.")],
     out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of an earlier evaluation.")],
-    images: Annotated[str | None, typer.Option(help="How images are named: 'images/{name}.png'.")] = None,
-    masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
+    images: Annotated[str | None, typer.Option(help="Pattern of image files: 'images/{name}.png'.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Pattern of mask files: 'masks/{name}.png'.")] = None,
     layout: Annotated[
         str | None,
         typer.Option(help="Instead of both: a published data set, by its name in conf/data, laid out as its archive."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="With --images: the images' class, a word or a field, '{folder}'.")
+        str | None, typer.Option(help="With --images: the label of the images, a word or a field, '{folder}'.")
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without images that can't be used, and list them.")
+        bool, typer.Option("--skip-bad", help="Leave out images that can't be used, and list them.")
     ] = False,
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
     ] = "auto",
 ) -> None:
-    """Score a model on an external data set, with what was chosen when it was made: nothing is chosen anew.
+    """Score a model on an external data set, with the settings chosen in training: nothing is tuned on this data.
 
     Examples: `medseg evaluate --model models/segmenter --data scans --out scored --images 'images/{name}.png'
     --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
 
-    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: keep them
+    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: leave them
     out, or the scores are optimistically biased.
     """
     from medseg.datasets import LAYOUTS
@@ -212,10 +213,14 @@ def evaluate(
     elif layout is None and images is not None and masks is not None:
         source = folder_data(images, masks, label)
     else:
-        raise typer.BadParameter("name --images and --masks (and --label if you like), or --layout alone")
+        raise typer.BadParameter("name --images and --masks (--label is optional), or --layout alone")
     typer.echo(evaluate_external(model, source, data, out, skip_bad, accelerator))
 
 
 def main() -> None:
     """The entry point."""
     run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_evaluation_of_the_same_images(model: Path, data
         pixels, mask = tiny.square(number, *size)
         images.append(tiny.image(tmp_path / "raw", f"images/{name}.png", pixels, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
-    segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
+    segmenter = Predictor(description, network_forward(network, description.task, torch.device("cpu")))
     found = evaluate(segmenter, images, 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find

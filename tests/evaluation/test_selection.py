@@ -13,7 +13,7 @@ from medseg.core.params import read_yaml, validate
 from medseg.data.image import Image
 from medseg.datasets.record import Region
 from medseg.evaluation.tuning import EvaluateParams, select
-from medseg.inference.predictor import Predictor, segment
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.counting import CountingParams
 
@@ -57,7 +57,7 @@ def test_what_raises_dice_on_val_is_taken_and_recorded(tmp_path: Path) -> None:
 
 def test_the_segmenter_does_what_was_chosen(tmp_path: Path) -> None:
     description, _ = chosen([specked(tmp_path / "raw", "a.png")], params())
-    found = segment(Predictor(description, bright), drawn(tiny.circle(40, 12)), batch_size=2)
+    found = Predictor(description, bright).predict(drawn(tiny.circle(40, 12)), batch_size=2)
     np.testing.assert_array_equal(found.codes, tiny.circle(40, 12))
 
 

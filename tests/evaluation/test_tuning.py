@@ -24,7 +24,7 @@ from medseg.evaluation.tuning import (
 )
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Postprocess, Probabilities, postprocess
-from medseg.inference.predictor import finish
+from medseg.inference.predictor import to_prediction
 from medseg.inference.settings import Augmentation, Choices, Chosen
 
 CRF: dict[str, Any] = {
@@ -229,7 +229,7 @@ def test_the_crf_is_used_where_it_helps() -> None:
     assert chosen.options[0].option == "crf.use"
     assert chosen.options[0].other > chosen.options[0].simplest + 0.2
     probabilities = noisy.astype(np.float32)[None]
-    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
+    assert dice(to_prediction(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
         chosen.options[0].other, abs=1e-6
     )
     harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
@@ -328,7 +328,7 @@ def settled(state: dict[str, Any]) -> Choices:
 def mean_dice(images: list[ValImage], state: dict[str, Any]) -> float:
     choices = settled(state)
     scores = [
-        dice(finish(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
+        dice(to_prediction(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
         for image in images
         if image.truth.any()
     ]

@@ -13,7 +13,7 @@ from medseg.core.params import Seed, read_section
 from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry
 from medseg.data.packed import Packed
-from medseg.data.task import Multiclass, TaskParams, class_names
+from medseg.data.task import TaskParams
 from medseg.experiments.compose import compose
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import Description
@@ -81,7 +81,7 @@ def read_recipe(experiment: str, folder: Path) -> tuple[Recipe, Any]:
 
 
 def write_stores(folder: Path, recipe: Recipe, channels: Any) -> tuple[Packed, Packed]:
-    labels = [recipe.task.background, *class_names(recipe.task)] if isinstance(recipe.task, Multiclass) else ["a"]
+    labels = recipe.task.names if recipe.task.has_classes else ["a"]
     return (
         tiny.write_packed(folder / "train", SAMPLES, channels, labels=labels, side=SIDE),
         tiny.write_packed(folder / "val", len(labels), channels, seed=1, labels=labels, side=SIDE),

@@ -18,7 +18,7 @@ from medseg.evaluation.per_image import columns, score_image
 from medseg.evaluation.strata import size_limits, size_strata
 from medseg.inference.postprocess import Probabilities, foreground_probability
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
-from medseg.inference.predictor import Predictor, finish, predict
+from medseg.inference.predictor import Predictor, to_prediction
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.calibration import Calibration, object_surroundings
 from medseg.metrics.overlap import Counts, Mask, count_classes
@@ -117,13 +117,13 @@ class _Pools:
 
 def _predict(predictor: Predictor, image: Pixels, batch_size: int) -> _Predicted:
     choices, uncertainty = predictor.description.chosen.choices, predictor.description.scoring.uncertainty
-    averaged = predict(predictor, image, batch_size, choices.test_time_augmentation)
-    segmented = finish(averaged.probabilities, image, choices)
+    averaged = predictor.predict_probabilities(image, batch_size, choices.test_time_augmentation)
+    segmented = to_prediction(averaged.probabilities, image, choices)
     foreground = foreground_probability(segmented.probabilities)
     if uncertainty == "none":
         return _Predicted(segmented.codes, foreground, None)
     if uncertainty != choices.test_time_augmentation:
-        averaged = predict(predictor, image, batch_size, uncertainty)
+        averaged = predictor.predict_probabilities(image, batch_size, uncertainty)
     return _Predicted(segmented.codes, foreground, averaged.deviation)
 
 

@@ -15,6 +15,7 @@ from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
+from medseg.datasets.source import SourceParams
 from medseg.evaluation import describe
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.model_card import false_positives, stratum_cells

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from medseg.core.params import Section
 from medseg.data.image import Image
 from medseg.data.image_io import Pixels
-from medseg.inference.crf import CrfParams, load_library, refined
+from medseg.inference.crf import CrfParams, apply_crf, load_library
 from medseg.inference.postprocess import Postprocess, Probabilities, foreground_probability, postprocess
-from medseg.inference.predictor import Predictor, segment
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, Scoring, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.tta import predict_augmented
@@ -176,7 +176,7 @@ def _evaluate_choices(
     errors, dices = [], []
     for image in tqdm(val, desc="evaluate choices on val", disable=None):
         pixels, truth = image.read()
-        segmented = segment(predictor, pixels, params.batch_size)
+        segmented = predictor.predict(pixels, params.batch_size)
         truth, codes = image.crop(truth), image.crop(segmented.codes)
         errors.append(counting_errors(codes, count_objects(truth, params.counting.of_truth()), candidates))
         if truth.any():
@@ -253,7 +253,7 @@ def _dices(image: ValImage, candidates: Sequence[Choices]) -> list[float]:
     for augmentation, alike in groupby(candidates, lambda choices: choices.test_time_augmentation):
         probabilities = image.predict(augmentation)
         for crf, same in groupby(alike, lambda choices: choices.crf):
-            foreground = foreground_probability(refined(probabilities, image.image, crf))
+            foreground = foreground_probability(apply_crf(probabilities, image.image, crf))
             dices += _mask_dices(foreground, image, [choices.postprocess for choices in same])
     return dices
 
