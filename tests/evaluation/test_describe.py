@@ -19,19 +19,13 @@ from medseg.models.params import Encoded, Library
 AUDIT: dict[str, Any] = {"data": "busi", "straddling_groups": 0}
 
 
-def test_every_data_set_network_origin_of_weights_and_choice_has_words(project: Path) -> None:
-    assert {path.stem for path in (project / "conf" / "data").glob("*.yaml")} == set(describe.DATA_SETS)
+def test_every_network_origin_of_weights_and_choice_has_words(project: Path) -> None:
     models = {path.stem for path in (project / "conf" / "model").glob("*.yaml")} - {"library"}
     assert models | set(get_args(Library.model_fields["arch"].annotation)) == set(describe.ARCHITECTURES)
     assert set(get_args(InitialWeights)) - {"initial_network"} == set(describe.INITIAL_WEIGHTS)
     assert set(get_args(Augmentation)) == set(describe.AUGMENTATIONS)
     steps = {"test_time_augmentation", "crf", *Choices.model_fields["postprocess"].annotation.model_fields}  # type: ignore[union-attr]
     assert {key for key, _, _ in describe.CHOICES} == steps
-
-
-def test_what_has_no_words_stands_for_itself() -> None:
-    assert describe.data_set("busi") == "BUSI breast ultrasound"
-    assert describe.data_set("mine") == "mine"
 
 
 def test_a_network_is_named_with_its_encoder() -> None:

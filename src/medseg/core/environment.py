@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
     `git.changed` lists the files that differ from the revision, untracked ones included and `WRITTEN` left out; all of
     `git` is None outside a repository. `devices` are the GPUs that torch sees, `threads` its threads on the CPU.
     """
-    import torch  # takes seconds, and the record of a run needs only what stands below
+    import torch  # seconds to import: what reads records or hashes code does not wait for it
 
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

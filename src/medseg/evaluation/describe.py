@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.data.geometry import Geometry, Patchify, Scale
 from medseg.data.task import TaskParams
+from medseg.datasets import is_simulated
 from medseg.evaluation.formatting import counted, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
 from medseg.metrics import registry
@@ -21,14 +22,6 @@ from medseg.models.params import Encoded, Library, ModelParams
 
 SPLITS = ("train", "val", "test", "dropped")  # in the order of tables
 
-DATA_SETS = {
-    "phantom": "simulated breast ultrasound",
-    "busi": "BUSI breast ultrasound",
-    "isic2017": "ISIC 2017 skin lesions",
-    "cryonuseg": "nuclei in CryoNuSeg tissue",
-    "ucsb": "nuclei in UCSB breast tissue",
-    "folder": "images from a folder",
-}
 ARCHITECTURES = {
     "unet": "U-Net",
     "unet_plain": "plain U-Net",
@@ -83,11 +76,6 @@ MISSED = (
     "distances the diagonal of the region."
 )
 SIZE_STRATA = "Small, medium and large are thirds of the scored images by the annotated share of their area."
-
-
-def data_set(name: str) -> str:
-    """A data set by what it shows; one that is not known here stands for itself."""
-    return DATA_SETS.get(name, name)
 
 
 def architecture(model: ModelParams) -> str:
@@ -344,7 +332,7 @@ def uncertainty_finding(correlation: float | None, images: int) -> str:
 
 def limits(audit: Mapping[str, Any], split: str, groups: int) -> Iterator[str]:
     """What the scores do not show; `groups` are those that the primary means are over."""
-    if audit["data"] == "phantom":
+    if is_simulated(audit["data"]):
         yield "The images are simulated. No score here says how well patients' images would be segmented."
     if split == "val":
         yield SCORED_ON_VAL

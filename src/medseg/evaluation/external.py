@@ -26,7 +26,7 @@ from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks
 
-# The defaults of conf/manifest and conf/evaluate.
+# What the pipeline does by default, in conf/manifest and conf/evaluate.
 DUPLICATE_DISTANCE = 8  # bits of 64
 BATCH_SIZE = 16  # tiles at a time
 
@@ -38,7 +38,7 @@ THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set
 
 
 def folder_data(images: str, masks: str, label: str | None) -> FolderParams:
-    """The section `data` of images and masks paired by patterns; `label` may use the fields of `images`.
+    """Images and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
 
     Raises `UserError` where the patterns do not fit each other.
     """

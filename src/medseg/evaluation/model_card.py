@@ -13,6 +13,7 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
+from medseg.datasets import title_of
 from medseg.evaluation import describe
 from medseg.evaluation.formatting import ABSENT, interval, measured, score, spread
 from medseg.inference.settings import SegmenterDescription
@@ -47,7 +48,7 @@ def write_card(
 
 def card_text(description: SegmenterDescription, audit: Content, summary: Content, means: pd.DataFrame) -> str:
     """The card as Markdown; all that stems from data is escaped."""
-    data = plain(describe.data_set(audit["data"]))
+    data = plain(title_of(audit["data"]))
     groups = int(_rows(means, "all", "dice")["groups"].iloc[0])
     sections = {
         "Warnings": _bullets(describe.warnings(description)),

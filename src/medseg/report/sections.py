@@ -11,6 +11,7 @@ from medseg.core.parallel import MachineParams
 from medseg.data.image import images_of
 from medseg.data.manifest import read_manifest
 from medseg.data.task import TaskParams
+from medseg.datasets import title_of
 from medseg.evaluation import describe
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.model_yaml import read_description
@@ -76,7 +77,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
     """Gather a run's report; `record` is the run's record. Raises `UserError` that names a missing file."""
     table, description = read_manifest(sources.manifest), read_description(sources.segmenter, SegmenterDescription)
     audit, summary = read_json(sources.audit), record["metrics"]
-    title = f"{describe.architecture(description.model)} on {describe.data_set(audit['data'])}"
+    title = f"{describe.architecture(description.model)} on {title_of(audit['data'])}"
     strata = read_strata(sources.predictions / "summary.csv")
     return Report(
         title=title[:1].upper() + title[1:],
