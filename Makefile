@@ -10,7 +10,7 @@ READY := .venv/ready
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 TESTS := $(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --durations 15  # two at once, a thread each
 
-.PHONY: docs help setup repro test test-all show crash mutate audit bench lint lock params table row clean
+.PHONY: help setup repro test test-all show docs crash mutate audit bench lint lock params table series clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -40,7 +40,7 @@ test-all: $(READY)  ## run all tests: kills, queues, remotes, browsers, every ex
 show: $(READY)  ## show experiments: what differs between them, and their metrics
 	$(RUN) dvc exp show --only-changed --drop '^(src|stages|conf|data|models|plots|metrics)($$|/)'
 
-crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, and write docs/crash.md; an hour
+crash: $(READY)  ## kill the pipeline at 67 random moments, see it end right, and write docs/explanation/crash.md; an hour
 	$(RUN) PYTHONPATH=src:tests python tests/crash.py
 
 mutate: $(READY)  ## make a thousand small faults in metrics, patches, splits, statistics and tiling, and see which no test notices
@@ -69,12 +69,12 @@ lock: $(READY)  ## pin all packages anew into requirements.lock, from pyproject.
 params: $(READY)  ## compose conf/ into params.yaml
 	$(RUN) medseg params
 
-table: $(READY)  ## write the table of recorded runs into README.md
+table: $(READY)  ## write the table of recorded runs into docs/explanation/results.md
 	$(RUN) medseg table
 
-row: $(READY)  ## run a row of experiments and print its table: make row ROW=busi_encoder_upsampled JOBS=2
-	$(RUN) medseg row $(ROW) --jobs $(or $(JOBS),1)
+series: $(READY)  ## run a series of experiments, print its table: make series SERIES=busi_encoder_upsampled JOBS=2
+	$(RUN) medseg series $(SERIES) --jobs $(or $(JOBS),1)
 
 clean:  ## remove what the pipeline wrote and what tools cached; the DVC cache and .venv stay
-	rm -rf data models reports tensorboard lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf data models reports logs lightning_logs .dvc/tmp/medseg .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -18,8 +18,8 @@ import pandas as pd
 from medseg.core.markdown import table as table_text
 from medseg.core.params import read_record, read_section
 from medseg.data.manifest import read_manifest
-from medseg.evaluation.describe import ABSENT, score
 from medseg.evaluation.evaluate import evaluate
+from medseg.evaluation.formatting import ABSENT, score
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Postprocess

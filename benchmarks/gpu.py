@@ -145,11 +145,11 @@ def trained(plan: Recipe, size: int, steps: int, accelerator: str) -> tuple[Watc
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stores = noise(folder / "train", steps * plan.train.batch_size, size), noise(folder / "val", 1, size)
-        places = training.Places(ROOT / "weights", folder / "metrics", folder / "tensorboard")
+        folders = training.Folders(ROOT / "weights", folder / "metrics", folder / "logs")
         device = MachineParams.model_validate({"workers": 0, "backend": "auto", "accelerator": accelerator})
         pl.Trainer = watched_trainer  # type: ignore[assignment, misc]
         try:
-            found = training.fit(*stores, plan, places, device)
+            found = training.fit(*stores, plan, folders, device)
         finally:
             pl.Trainer = plain  # type: ignore[misc]
     digest = hashlib.sha256()

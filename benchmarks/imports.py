@@ -24,7 +24,7 @@ LIMIT = 1.5  # seconds of a `--help`; and how many times an empty status a `dvc 
 ROUNDS = 3
 REPRO_ROUNDS = 7
 STAGES = ("download", "manifest", "prepare", "augment", "train", "evaluate", "report")
-COMMANDS = ("", "params", "table", "row", "compare", "predict", "export", "evaluate")
+COMMANDS = ("", "params", "table", "series", "compare", "predict", "export", "evaluate")
 MODULES = (
     *("numpy", "pandas", "pandera.pandas", "cv2", "joblib", "torch", "pytorch_lightning", "distributed"),
     *("medseg.core.params", "medseg.datasets", "medseg.data.manifest", "medseg.data.prepare", "medseg.data.augment"),

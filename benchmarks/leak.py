@@ -121,7 +121,7 @@ def trained(place: Path, train: str, val: str, name: str) -> Path:
     from stages.train import main as train_stage
 
     network = place / name
-    outputs = [place / f"{name} {what}" for what in ("metrics", "tensorboard", "environment.json")]
+    outputs = [place / f"{name} {what}" for what in ("metrics", "train.json", "logs", "environment.json")]
     train_stage(place / "params.yaml", place / train, place / val, ROOT / "weights", network, *outputs)
     return network
 

@@ -122,9 +122,9 @@ def seconds_of_epochs() -> list[float]:
     pl.Trainer = lambda callbacks, **settings: plain(callbacks=[*callbacks, Clock()], **settings)  # type: ignore[assignment, misc]
     stores = first(ROOT / "data/augmented", SAMPLES), first(ROOT / "data/prepared/val", 4)
     with tempfile.TemporaryDirectory() as name:
-        places = training.Places(ROOT / "weights", Path(name) / "metrics", Path(name) / "tensorboard")
+        folders = training.Folders(ROOT / "weights", Path(name) / "metrics", Path(name) / "logs")
         device = MachineParams(workers=0, backend="threading", accelerator="cpu")
-        training.fit(*stores, default_recipe(), places, device)
+        training.fit(*stores, default_recipe(), folders, device)
     pl.Trainer = plain  # type: ignore[misc]
     return seconds
 

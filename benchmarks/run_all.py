@@ -1,7 +1,7 @@
 """All benchmarks that compare the pipeline with something else, one after the other, and one table of what they found.
 
 Run in the project's root: `make bench`, a quarter of an hour on two cores, on a machine that does nothing else. The
-table is printed and written into docs/speed.md; it holds what the last run of each benchmark found. `--table` writes it
+table is printed and written into docs/explanation/speed.md; it holds what the last run of each benchmark found. `--table` writes it
 from those results, and the profile of benchmarks/profile_training.py beside it, and runs nothing.
 """
 
@@ -16,7 +16,7 @@ from measuring import RESULTS
 from medseg.core.markdown import table
 
 BENCHMARKS = ("data_stages", "data_memory", "imports", "training", "prediction")
-PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "speed.md"
 COLUMNS = ["what", "ours", "baseline", "ratio", "limit", "kept"]
 
 

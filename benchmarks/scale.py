@@ -2,7 +2,7 @@
 
 Each point, such as 1000x96, is a run of the pipeline's own commands (from `dvc.yaml`) in an empty folder on as many
 phantoms of that width. Training and evaluation are left out of points with more than 1000 images. Points are kept in
-benchmarks/results/scale.json, where a new run replaces those that it measures; the page docs/scale.md is written from
+benchmarks/results/scale.json, where a new run replaces those that it measures; the page docs/explanation/scale.md is written from
 that file alone.
 
 Run in the project's root: `python benchmarks/scale.py`, or, for single points, `python benchmarks/scale.py 10000x96`.
@@ -138,7 +138,7 @@ def grouping(count: int) -> dict[str, float]:
 
 
 def page(results: dict[str, Any]) -> str:
-    """docs/scale.md."""
+    """docs/explanation/scale.md."""
     costs = [Cost(**cost) for cost in results["costs"]]
     width = min(cost.width for cost in costs)
     by_number = [cost for cost in costs if cost.width == width]

@@ -85,7 +85,18 @@ def train(folder: Path, overrides: Sequence[str]) -> float:
     if not (folder / augmented).exists():
         stage(folder, "augment", "prepared/train", augmented, "variants.png")
     weights = str(ROOT / "weights")
-    stage(folder, "train", augmented, "prepared/val", weights, "network", "metrics", "tensorboard", "environment.json")
+    stage(
+        folder,
+        "train",
+        augmented,
+        "prepared/val",
+        weights,
+        "network",
+        "metrics",
+        "train.json",
+        "logs",
+        "environment.json",
+    )
     return read_description(folder / "network", Description).training.val_dice
 
 

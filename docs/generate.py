@@ -28,7 +28,7 @@ def configuration() -> str:
     parts = [
         "# Configuration",
         "Each group is a folder of `conf/`, each choice a file in it: `-S GROUP=CHOICE` takes a file, "
-        "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range stops the first stage before any work.",
+        "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range stops a stage before any work.",
         _yaml("conf/config.yaml"),
     ]
     for group in sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "lists"):

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: what val chooses for the network, and what comes of it against the test images."""
+"""The stage `evaluate`: tune the segmenter on the validation set and score it on the test set."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def main(
     plots: Path,
     environment: Path,
 ) -> None:
-    """Choose on val, score NETWORK on the test images (on val where there are none), write masks, tables and plots.
+    """Tune on val, score NETWORK on test (on val where there is no test set), write masks, tables and plots.
 
     Example: `python -m stages.evaluate params.yaml data/raw data/manifest.csv metrics/manifest.json models/network
     models/segmenter data/predictions metrics/evaluate.json plots/evaluate metrics/environment.json`
@@ -32,7 +32,7 @@ def main(
     from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.model_card import write_card
     from medseg.evaluation.plots import write_plots
-    from medseg.evaluation.summary import write_tables
+    from medseg.evaluation.summary import write_metrics, write_tables
     from medseg.evaluation.tuning import EvaluateParams, select
     from medseg.inference.predictor import Predictor
     from medseg.inference.torch_backend import choose_device, network_forward
@@ -44,15 +44,16 @@ def main(
     trained, described = load_bundle(network, Description)
     images, audited = images_of(read_manifest(manifest), raw), read_json(audit)
     with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
-        forward = network_forward(trained, choose_device(machine.accelerator))
+        forward = network_forward(trained, described.task, choose_device(machine.accelerator))
         description, thresholds = select(forward, described, of_split(images, "val"), settings)
         found = evaluate(Predictor(description, forward), images, settings.batch_size, partial)
-        figures, summary = write_tables(found, partial, metrics)
+        means, summary = write_tables(found, partial, partial / "summary.json")
+    write_metrics(summary, metrics)
     with atomic_folder(plots) as partial:
-        write_plots(found, thresholds, figures, images, predictions, partial)
+        write_plots(found, thresholds, means, images, predictions, partial)
     with atomic_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
-        write_card(partial, description, audited, summary, figures)
+        write_card(partial, description, audited, summary, means)
     record_environment(environment, "evaluate")
 
 

@@ -1,4 +1,4 @@
-"""The stage `report`: what the other stages found, as one page, a summary and the run's record."""
+"""The stage `report`: a page, a summary and a record of what the other stages found."""
 
 from pathlib import Path
 
@@ -13,7 +13,6 @@ def main(
     training: Path,
     segmenter: Path,
     predictions: Path,
-    metrics: Path,
     plots: Path,
     code: Path,
     stages: Path,
@@ -23,11 +22,11 @@ def main(
 ) -> None:
     """Write PAGE (HTML that needs no network), SUMMARY (Markdown) and RECORD (JSON) of the run.
 
-    CODE and STAGES are the folders with the source code, whose fingerprint all three bear.
+    CODE and STAGES are the folders of the source code; all three hold their hash.
 
     Example: `python -m stages.report params.yaml data/raw data/manifest.csv metrics/manifest.json metrics/train
-    models/segmenter data/predictions metrics/evaluate.json plots/evaluate src/medseg stages reports/report.html
-    reports/report.md metrics/runs/default.json`
+    models/segmenter data/predictions plots/evaluate src/medseg stages reports/report.html reports/report.md
+    metrics/runs/default.json`
     """
     from medseg.core.files import write_text
     from medseg.core.parallel import MachineParams
@@ -36,7 +35,7 @@ def main(
     from medseg.report.page import render_html, render_markdown
     from medseg.report.sections import Sources, collect
 
-    run = run_record(read_record(params), manifest, audit, segmenter, metrics, [code, stages])
+    run = run_record(read_record(params), manifest, audit, segmenter, predictions / "summary.json", [code, stages])
     sources = Sources(raw, manifest, audit, training, segmenter, predictions, plots)
     report = collect(run, sources, read_section(params, "machine", MachineParams))
     write_text(page, render_html(report))

@@ -1,5 +1,6 @@
 """The stage `train`: packed arrays to a network, its best epoch on val."""
 
+import json
 from pathlib import Path
 
 from medseg.core.app import run_stage
@@ -12,16 +13,17 @@ def main(
     weights: Path,
     network: Path,
     metrics: Path,
-    tensorboard: Path,
+    best: Path,
+    logs: Path,
     environment: Path,
 ) -> None:
     """Train a network on AUGMENTED and keep its best epoch on VAL.
 
     Example: `python -m stages.train params.yaml data/augmented data/prepared/val weights models/network
-    metrics/train tensorboard metrics/environment.json`
+    metrics/train metrics/train.json logs metrics/environment.json`
     """
     from medseg.core.environment import record_environment
-    from medseg.core.files import atomic_folder
+    from medseg.core.files import atomic_folder, write_text
     from medseg.core.gpu_locks import own_gpus
     from medseg.core.parallel import MachineParams
     from medseg.core.params import Seed, read_section
@@ -30,12 +32,13 @@ def main(
     from medseg.data.task import TaskParams
     from medseg.models.checkpoint import save_bundle
     from medseg.models.params import ModelParams
+    from medseg.training.loggers import LoggerParams
     from medseg.training.losses import LossParams
     from medseg.training.optim import OptimizerParams, SchedulerParams
     from medseg.training.optimizer_state import save_state
     from medseg.training.sampler import SamplingParams
     from medseg.training.state_folder import state_folder
-    from medseg.training.trainer import Places, Recipe, TrainParams, fit
+    from medseg.training.trainer import Folders, Recipe, TrainParams, fit
 
     recipe = Recipe(
         task=read_section(params, "task", TaskParams),
@@ -49,15 +52,18 @@ def main(
         seed=read_section(params, "seed", Seed),
     )
     machine = read_section(params, "machine", MachineParams)
-    cards = own_gpus(machine.accelerator, recipe.train.devices)
-    with cards, state_folder(recipe, [augmented, val, weights], machine.accelerator) as state:
-        places = Places(weights, metrics, tensorboard, state)
-        trained = fit(open_packed(augmented), open_packed(val), recipe, places, machine)
+    logger = read_section(params, "logger", LoggerParams)
+    gpus = own_gpus(machine.accelerator, recipe.train.devices)
+    with gpus, state_folder(recipe, [augmented, val, weights], machine.accelerator) as state:
+        folders = Folders(weights, metrics, logs, state)
+        trained = fit(open_packed(augmented), open_packed(val), recipe, folders, machine, logger)
         if trained is None:  # another process of this run writes what came out
             return
         with atomic_folder(network) as partial:
             save_bundle(partial, trained.network, trained.description)
             save_state(partial, trained.optimizer_state, trained.scheduler_state, recipe.optimizer, recipe.scheduler)
+        record = trained.description.training
+        write_text(best, json.dumps({"val/dice": record.val_dice, "epoch": record.best_epoch}, indent=2) + "\n")
     record_environment(environment, "train")
 
 

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
+    from medseg.data.image import Image
     from medseg.evaluation.evaluate import Evaluation
 
 PROJECT = Path(__file__).parents[1]
@@ -62,46 +63,46 @@ def undo_settings_of_torch() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the images of `rows` (in raw/) and what was predicted for them lie."""
+    """Where `images` (in raw/) and what was predicted for them lie."""
     return tmp_path_factory.mktemp("evaluation")
 
 
 @pytest.fixture(scope="module")
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The manifest's rows of `scored.rows_of_four`."""
-    from scored import rows_of_four
+def images(folder: Path) -> list[Image]:
+    """Those of `scored.four_images`."""
+    from scored import four_images
 
-    return rows_of_four(folder / "raw")
+    return four_images(folder / "raw")
 
 
 @pytest.fixture(scope="module")
-def evaluation(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
+def evaluation(folder: Path, images: list[Image]) -> Evaluation:
     """These four, scored."""
     from scored import run
 
-    return run(folder, rows)
+    return run(folder, images)
 
 
 @pytest.fixture(scope="module")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `folder`, of `class_rows`."""
+    """As `folder`, of `class_images`."""
     return tmp_path_factory.mktemp("classes")
 
 
 @pytest.fixture(scope="module")
-def class_rows(class_folder: Path) -> list[dict[str, Any]]:
-    """The manifest's rows of `scored.rows_of_classes`."""
-    from scored import rows_of_classes
+def class_images(class_folder: Path) -> list[Image]:
+    """Those of `scored.images_of_classes`."""
+    from scored import images_of_classes
 
-    return rows_of_classes(class_folder / "raw")
+    return images_of_classes(class_folder / "raw")
 
 
 @pytest.fixture(scope="module")
-def classes(class_folder: Path, class_rows: list[dict[str, Any]]) -> Evaluation:
+def classes(class_folder: Path, class_images: list[Image]) -> Evaluation:
     """These, scored with three classes."""
     from scored import run_classes
 
-    return run_classes(class_folder, class_rows)
+    return run_classes(class_folder, class_images)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from medseg.core.params import FREE_SECTIONS
+
 ENTRY = "medseg"
 
 
@@ -24,7 +26,7 @@ def reached_modules(stage: Path, source: Path) -> set[Path]:
 
 
 def read_sections(stage: Path, all_sections: set[str]) -> set[str]:
-    """The sections of params.yaml that a stage reads; `read_record` reads all but `machine`."""
+    """The sections of params.yaml that a stage reads; `read_record` reads all but `FREE_SECTIONS`."""
     sections: set[str] = set()
     for call in (node for node in ast.walk(_parsed(stage)) if isinstance(node, ast.Call)):
         function = call.func.id if isinstance(call.func, ast.Name) else ""
@@ -32,7 +34,7 @@ def read_sections(stage: Path, all_sections: set[str]) -> set[str]:
             assert isinstance(call.args[1], ast.Constant), f"{stage}: read_section needs the section's name in letters"
             sections.add(str(call.args[1].value))
         if function == "read_record":
-            sections |= all_sections - {"machine"}
+            sections |= all_sections - FREE_SECTIONS
     return sections
 
 

@@ -1,4 +1,4 @@
-"""Kills the pipeline anywhere and runs the same command again: `make crash` writes what came of it to docs/crash.md.
+"""Kills the pipeline anywhere and runs the same command again: `make crash` writes what came of it to docs/explanation/crash.md.
 
 In a clone of the project with a tiny run, a stage is run alone (`-f -s`) by `dvc repro`, by `dvc exp run`, or by a
 worker of the queue, and killed (SIGKILL), with all of DVC or without. What lies there then must be absent or complete,
@@ -28,7 +28,7 @@ from medseg.core.files import write_text
 
 Way = Literal["dvc repro", "dvc exp run", "queue"]
 Victims = Literal["all", "stage"]  # every process of the command, or the stage's alone
-LIVE = {"metrics/train/plots", "metrics/train/metrics.json"}  # written while training goes on, to be watched
+LIVE = {"metrics/train/plots"}  # written while training goes on, to be watched
 STARTS = 5  # of the queue, until it must be empty
 LAST_MOMENT = 0.9  # share of a stage's work after which it may have ended, since no two runs take just as long
 LOOK = 0.02  # seconds between looks for a process
@@ -36,7 +36,7 @@ EXPERIMENTS, WORKERS = 20, 4  # of the queue that must end with all results righ
 STAGE_ALONE = 0.3  # share of the kills that strike the stage's process alone
 PROJECT = Path(__file__).parents[1]
 PATIENCE = 1800.0  # seconds that a command may take
-GOES_ON = re.compile(r"going on from epoch (\d+) of")
+GOES_ON = re.compile(r"resuming from epoch (\d+) of")
 
 
 @dataclass(frozen=True)
@@ -366,7 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, help="of each stage and command; as planned where it is left out")
-    parser.add_argument("--page", type=Path, default=PROJECT / "docs/crash.md")
+    parser.add_argument("--page", type=Path, default=PROJECT / "docs/explanation/crash.md")
     asked = parser.parse_args()
     plan = {way: {stage: asked.kills or count for stage, count in counts.items()} for way, counts in PLAN.items()}
     with tempfile.TemporaryDirectory(prefix="medseg-crash-") as folder:

@@ -12,10 +12,10 @@ import tiny
 import yaml
 
 from medseg.core.files import write_text
+from medseg.data.image import Image, images_of
 from medseg.data.image_io import Pixels, write_png
-from medseg.data.manifest import Fault, ManifestParams, crop, measure, region_of, write_manifest
-from medseg.data.mask_io import read_mask
-from medseg.data.task import Multiclass, TaskParams, class_codes, class_names
+from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
+from medseg.data.task import Multiclass, TaskParams
 from medseg.datasets.record import Record, Region
 from medseg.evaluation.evaluate import Evaluation
 from medseg.evaluation.per_image import score_image
@@ -138,7 +138,6 @@ class Run:
     training: Path
     segmenter: Path
     predictions: Path
-    metrics: Path
     plots: Path
     code: Path
     stages: Path
@@ -157,7 +156,6 @@ def run_in(folder: Path) -> Run:
         training=folder / "training",
         segmenter=folder / "segmenter",
         predictions=folder / "predictions",
-        metrics=folder / "evaluate.json",
         plots=folder / "plots",
         code=folder / "code",
         stages=folder / "stages",
@@ -179,7 +177,7 @@ def write_run(
     for code in (run.code, run.stages):
         write_text(code / "main.py", "")
     manifest = _write_data(run, images, region)
-    _write_scores(run, manifest, images, task, with_uncertainty)
+    _write_scores(run, images_of(manifest, run.raw), images, task, with_uncertainty)
     _write_training(run.training / "plots" / "metrics")
     return run
 
@@ -200,10 +198,10 @@ def _write_data(run: Run, images: Sequence[Drawn], region: Region | None) -> pd.
 
 
 def _write_scores(
-    run: Run, manifest: pd.DataFrame, images: Sequence[Drawn], task: TaskParams, with_uncertainty: bool
+    run: Run, scored: Sequence[Image], images: Sequence[Drawn], task: TaskParams, with_uncertainty: bool
 ) -> None:
-    rows = manifest.set_index("file", drop=False)
-    table = pd.DataFrame([_score(run, rows.loc[image.file], image, task) for image in images])
+    by_file = {image.file: image for image in scored}
+    table = pd.DataFrame([_score(run, by_file[image.file], image, task) for image in images])
     shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy()
     table.insert(3, "size", size_strata(shares, size_limits(shares)))
     if not with_uncertainty:
@@ -218,23 +216,22 @@ def _write_scores(
         curve=pd.DataFrame({"threshold": [0.0, 0.5, 1.0], "precision": [0.1, 0.6, 1.0], "recall": [1.0, 0.6, 0.0]}),
         calibration=pd.DataFrame({"confidence": [0.1, 0.9], "observed": [0.2, 0.8], "pixels": [300, 100]}),
         ece=0.1,
-        pooled=dict.fromkeys(class_names(task), Counts(10, 5, 5, 80)),
+        pooled=dict.fromkeys(task.class_names, Counts(10, 5, 5, 80)),
     )
     thresholds = pd.DataFrame({"threshold": [0.3, 0.5, 0.7], "dice": [0.68, 0.7, 0.66]})
-    figures, _ = write_tables(evaluation, run.predictions, run.metrics)
+    means, _ = write_tables(evaluation, run.predictions, run.predictions / "summary.json")
     run.plots.mkdir(parents=True)
-    write_plots(evaluation, thresholds, figures, manifest, run.raw, run.predictions, run.plots)
+    write_plots(evaluation, thresholds, means, scored, run.predictions, run.plots)
 
 
-def _score(run: Run, row: Any, image: Drawn, task: TaskParams) -> dict[str, Any]:
+def _score(run: Run, image: Image, drawn: Drawn, task: TaskParams) -> dict[str, Any]:
     """Write an image's prediction, and give its row of per_image.csv."""
-    codes = _mask(image.found) * np.uint8(image.code if task == SEVERAL else 1)
+    codes = _mask(drawn.found) * np.uint8(drawn.code if task.has_classes else 1)
     write_prediction(mask_path(run.predictions / MASKS, image.file), codes, task)
-    codes, truth = (crop(mask, region_of(row)) for mask in (codes, read_mask([run.raw / row["mask"]])))
-    own = class_codes(pd.Series([image.label]), task)[0]
-    scores = score_image(codes, truth, own, task, SCORING)
-    names = {"file": image.file, "label": image.label, "group": row.group}
-    return names | scores | {"uncertainty": image.uncertainty if codes.any() or truth.any() else np.nan}
+    codes, truth = image.crop(codes), image.crop(image.read_mask())
+    scores = score_image(codes, truth, task.codes([image.label])[0], task, SCORING)
+    names = {"file": image.file, "label": image.label, "group": image.group}
+    return names | scores | {"uncertainty": drawn.uncertainty if codes.any() or truth.any() else np.nan}
 
 
 def _write_training(folder: Path) -> None:

@@ -1,13 +1,14 @@
-"""Images with their truths, and networks of a line that see nothing but brightness, to be scored."""
+"""Images with their truths, and networks of one line that see nothing but brightness, to be scored."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tiny
 
 from medseg.data.geometry import Geometry, Patchify
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels
 from medseg.data.task import Multiclass
 from medseg.evaluation.evaluate import Evaluation, evaluate
@@ -42,19 +43,18 @@ def drawn(mask: Pixels) -> Pixels:
 
 def run(
     folder: Path,
-    rows: list[dict[str, Any]],
+    images: Sequence[Image],
     geometry: Geometry = TILES,
     forward: Forward = bright,
     **choices: Any,
 ) -> Evaluation:
-    """Score `rows`, whose images lie in `folder`/raw, and leave what is predicted in `folder`."""
-    segmenter = Predictor(tiny.segmenter(geometry, **choices), forward)
-    return evaluate(segmenter, pd.DataFrame(rows), folder / "raw", 2, folder)
+    """Score `images`, and leave what is predicted in `folder`."""
+    return evaluate(Predictor(tiny.segmenter(geometry, **choices), forward), images, 2, folder)
 
 
-def run_classes(folder: Path, rows: list[dict[str, Any]]) -> Evaluation:
+def run_classes(folder: Path, images: Sequence[Image]) -> Evaluation:
     """As `run`, with `levels`."""
-    return run(folder, rows, forward=levels, task=THREE)
+    return run(folder, images, forward=levels, task=THREE)
 
 
 def half(height: int, width: int) -> Pixels:
@@ -63,15 +63,15 @@ def half(height: int, width: int) -> Pixels:
     return mask
 
 
-def rows_of_four(raw: Path) -> list[dict[str, Any]]:
+def four_images(raw: Path) -> list[Image]:
     """One found whole (Dice 1), one found by half (2/3), one missed (0), one empty with false positives."""
     nothing = np.zeros((20, 30), np.uint8)
     all_over = np.ones((20, 30), np.uint8)
     return [
-        tiny.row(raw, "whole.png", drawn(half(20, 30)), half(20, 30), label="benign"),
-        tiny.row(raw, "by half.png", drawn(half(20, 30)), all_over, label="malignant"),
-        tiny.row(raw, "missed.png", drawn(nothing), half(20, 30), label="malignant"),
-        tiny.row(raw, "empty.png", drawn(half(20, 30)), nothing, label="normal"),
+        tiny.image(raw, "whole.png", drawn(half(20, 30)), half(20, 30), label="benign"),
+        tiny.image(raw, "by half.png", drawn(half(20, 30)), all_over, label="malignant"),
+        tiny.image(raw, "missed.png", drawn(nothing), half(20, 30), label="malignant"),
+        tiny.image(raw, "empty.png", drawn(half(20, 30)), nothing, label="normal"),
     ]
 
 
@@ -99,6 +99,8 @@ PREDICTED = {
 }
 
 
-def rows_of_classes(raw: Path) -> list[dict[str, Any]]:
+def images_of_classes(raw: Path) -> list[Image]:
     """The images of `PREDICTED`."""
-    return [tiny.row(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()]
+    return [
+        tiny.image(raw, file, shown(codes), truth, label=label) for file, (label, truth, codes) in PREDICTED.items()
+    ]

@@ -12,6 +12,7 @@ from medseg.data.task import TaskParams
 from medseg.datasets import DataParams
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.models.params import ModelParams
+from medseg.training.loggers import LoggerParams
 from medseg.training.losses import LossParams
 from medseg.training.optim import OptimizerParams, SchedulerParams
 from medseg.training.sampler import SamplingParams
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Any] = {
     "sampling": SamplingParams,
     "online": Transforms,
     "train": TrainParams,
+    "logger": LoggerParams,
     "evaluate": EvaluateParams,
     "machine": MachineParams,
 }

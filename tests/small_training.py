@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import tiny
 import torch
 from torch import Tensor
@@ -12,10 +11,11 @@ from torch import Tensor
 from medseg.core.parallel import MachineParams
 from medseg.data.packed import Packed
 from medseg.models.params import ImprovedUnet, UnetPlain
+from medseg.training.loggers import LoggerParams
 from medseg.training.losses import BCEDice
 from medseg.training.optim import Adam, Plateau, Sgd
 from medseg.training.sampler import Uniform
-from medseg.training.trainer import Places, Recipe, Trained, TrainParams, fit
+from medseg.training.trainer import NO_LOGGER, Folders, Recipe, Trained, TrainParams, fit
 
 TRAIN = TrainParams(
     init_from=None,
@@ -32,7 +32,6 @@ TRAIN = TrainParams(
     compile=False,
     strategy="auto",
     ema_decay=0.0,
-    tensorboard=False,
 )
 RECIPE = Recipe(
     task=tiny.BINARY,
@@ -59,15 +58,15 @@ def recipe(**train: Any) -> Recipe:
     return replace(RECIPE, train=TRAIN.model_copy(update=train))
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
-    folder = tmp_path_factory.mktemp("stores")
-    return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
-
-
-def train(stores: tuple[Packed, Packed], recipe: Recipe, folder: Path, machine: MachineParams = tiny.CPU) -> Trained:
-    places = Places(folder / "weights", folder / "metrics/train", folder / "tensorboard")
-    trained = fit(*stores, recipe, places, machine)
+def train(
+    stores: tuple[Packed, Packed],
+    recipe: Recipe,
+    folder: Path,
+    machine: MachineParams = tiny.CPU,
+    logger: LoggerParams = NO_LOGGER,
+) -> Trained:
+    folders = Folders(folder / "weights", folder / "metrics/train", folder / "logs")
+    trained = fit(*stores, recipe, folders, machine, logger)
     assert trained is not None
     return trained
 

@@ -44,14 +44,17 @@ def test_a_misspelt_override_ends_with_one_message(project: Path, tmp_path: Path
 
 
 def test_table_writes_the_runs_into_the_readme(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("a\n<!-- runs: written by make table -->\n<!-- end of runs -->\nb\n")
+    (tmp_path / "docs/explanation").mkdir(parents=True)
+    (tmp_path / "docs/explanation/results.md").write_text(
+        "a\n<!-- runs: written by make table -->\n<!-- end of runs -->\nb\n"
+    )
     (tmp_path / "metrics" / "runs").mkdir(parents=True)
     assert medseg("table", cwd=tmp_path).returncode == 0
-    assert "| run |" in (tmp_path / "README.md").read_text()
+    assert "| run |" in (tmp_path / "docs/explanation/results.md").read_text()
 
 
-def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: Path) -> None:
-    done = medseg("row", "ucsb_segnt", cwd=project)
+def test_an_unknown_series_ends_with_one_message_that_names_what_there_is(project: Path) -> None:
+    done = medseg("series", "ucsb_segnt", cwd=project)
     assert done.returncode == 1
     assert done.stderr.startswith("error: conf/experiment: no name begins with 'ucsb_segnt'; near it: ucsb_segnet")
     assert "busi_cmunext" in done.stderr
@@ -63,8 +66,8 @@ def test_an_unknown_row_ends_with_one_message_that_names_what_there_is(project: 
     [
         ("nonsense",),
         ("params", "--nonsense"),
-        ("row",),
-        ("row", "ucsb", "--jobs", "0"),
+        ("series",),
+        ("series", "ucsb", "--jobs", "0"),
         ("compare", "main"),
         ("predict", "--model", "a", "--out", "b"),
         ("predict", "a.png", "--out", "b"),

@@ -48,7 +48,7 @@ def test_help_of_the_stages_imports_nothing_heavy_and_shows_an_example(project: 
 
 
 def test_help_of_the_commands_imports_nothing_heavy(project: Path) -> None:
-    commands = ["params", "table", "row", "compare", "predict", "export", "evaluate", "provenance"]
+    commands = ["params", "table", "series", "compare", "predict", "export", "evaluate", "provenance"]
     script = """
     sys.argv = ["medseg", *name.split(), "--help"]
     try: runpy.run_module("medseg.cli")["main"]()
@@ -89,9 +89,8 @@ for name, *paths in {commands!r}:
 
 
 def test_the_report_s_modules_never_import_pytorch(project: Path) -> None:
-    code = (
-        "import medseg.report.page, medseg.experiments.compare, medseg.experiments.run_record, sys; print(*sys.modules)"
-    )
+    names = ["report.sections", "report.page", "experiments.compare", "experiments.run_record"]
+    code = f"import sys, {', '.join(f'medseg.{name}' for name in names)}; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": "src"}
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True

@@ -27,8 +27,8 @@ SECTIONS: dict[str, Any] = {
         "compile": False,
         "strategy": "auto",
         "ema_decay": 0.0,
-        "tensorboard": False,
     },
+    "logger": {"name": "none"},
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
     "name": "default",
     "seed": 0,
@@ -40,6 +40,7 @@ NAMES = (
     "weights",
     "models/network",
     "metrics/train",
-    "tensorboard",
+    "metrics/train.json",
+    "logs",
     "environment.json",
 )

@@ -15,7 +15,7 @@ from medseg.training import trainer as training
 def main() -> None:
     """Train until the benchmark ends."""
     asked = order()
-    places = training.Places(ROOT / "weights", asked.folder / "metrics" / sys.argv[3], asked.folder / "tensorboard")
+    folders = training.Folders(ROOT / "weights", asked.folder / "metrics" / sys.argv[3], asked.folder / "logs")
     machine = MachineParams(workers=0, backend="auto", accelerator="auto")
     stores = open_packed(asked.folder / "train"), open_packed(asked.folder / "val")
     clock, plain = TurnsOfEpochs(asked), pl.Trainer
@@ -24,7 +24,7 @@ def main() -> None:
         return plain(callbacks=[clock, *callbacks], **settings)  # first, so that what the others do counts
 
     with patch.object(pl, "Trainer", timed_trainer):
-        training.fit(*stores, recipe(sys.argv[3]), places, machine)
+        training.fit(*stores, recipe(sys.argv[3]), folders, machine)
 
 
 if __name__ == "__main__":

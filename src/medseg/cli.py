@@ -1,4 +1,4 @@
-"""The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root."""
+"""The command `medseg`: what is done by hand beside the pipeline. Run it in the project's root folder."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,15 +65,15 @@ def status(
 
 @app.command()
 def table() -> None:
-    """Write the table of the runs in metrics/runs/ into README.md. Example: `medseg table`."""
-    from medseg.experiments.run_record import update_readme
+    """Write the table of the runs in metrics/runs/ into docs/explanation/results.md. Example: `medseg table`."""
+    from medseg.experiments.run_record import update_page
 
-    update_readme(Path("README.md"), Path("metrics/runs"))
+    update_page(Path("docs/explanation/results.md"), Path("metrics/runs"))
 
 
 @app.command()
-def row(
-    name: Annotated[str, typer.Argument(metavar="ROW", help="The words that the experiments' names begin with.")],
+def series(
+    name: Annotated[str, typer.Argument(metavar="SERIES", help="The words that the experiments' names begin with.")],
     overrides: Annotated[
         list[str] | None, typer.Option("-S", "--set-param", help="On top of every variant: -S train.epochs=2")
     ] = None,
@@ -82,24 +82,24 @@ def row(
         bool, typer.Option("--table", help="Run nothing: print the table of what is finished.")
     ] = False,
 ) -> None:
-    """Run all variants of one row of conf/experiment/ in DVC's queue, then print their table and draw their curves.
+    """Run all variants of a series of conf/experiment/ in DVC's queue, then print their table and draw their curves.
 
-    Examples: `medseg row busi_encoder_upsampled --jobs 2`, `medseg row ucsb -S train.epochs=2`,
-    `medseg row ucsb --table`.
+    Examples: `medseg series busi_encoder_upsampled --jobs 2`, `medseg series ucsb -S train.epochs=2`,
+    `medseg series ucsb --table`.
 
     A variant that starts from another one's network runs after it. A variant that is finished is kept. Ctrl-C ends the
-    watching; the queue goes on until `dvc queue stop --kill`.
+    waiting; the queue goes on until `dvc queue stop --kill`.
     """
-    from medseg.experiments.series import draw_row, find_row, read_variants, row_table, run_row
+    from medseg.experiments.series import draw_series, find_series, read_variants, run_series, series_table
 
-    names = find_row(Path("conf"), name)
+    names = find_series(Path("conf"), name)
     if table_only:
-        typer.echo(row_table(names), nl=False)
+        typer.echo(series_table(names), nl=False)
         return
-    failed = run_row(read_variants(Path("conf"), names, overrides or []), overrides or [], jobs)
+    failed = run_series(read_variants(Path("conf"), names, overrides or []), overrides or [], jobs)
     if len(failed) < len(names):
-        typer.echo(f"\n{row_table(names)}")
-        typer.echo(f"Curves: {draw_row(name, names)} (the page loads its drawing library from the network)")
+        typer.echo(f"\n{series_table(names)}")
+        typer.echo(f"Curves: {draw_series(name, names)} (the page loads its drawing library from the network)")
     if failed:
         raise UserError("\n".join(f"{variant}: {why}" for variant, why in failed.items()))
 
@@ -111,7 +111,7 @@ def compare(
     ],
     metric: Annotated[str, typer.Option(help="A score column of data/predictions/per_image.csv.")] = "dice",
     across: Annotated[
-        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another, as one figure.")
+        bool, typer.Option("--across", help="Summarise runs that are folds or seeds of one another.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
 ) -> None:
@@ -174,7 +174,7 @@ def predict(
     ] = "auto",
     runtime: Annotated[
         Literal["torch", "onnx"] | None,
-        typer.Option(help="By default torch for a folder, onnx, which loads no PyTorch, for a file."),
+        typer.Option(help="By default torch for a folder; for a file onnx, which does not import PyTorch."),
     ] = None,
 ) -> None:
     """Segment images of any size: masks, overlays, probabilities, contours (GeoJSON), a table of areas and counts.
@@ -182,7 +182,7 @@ def predict(
     Examples: `medseg predict scans/ --model models/segmenter --out predicted`,
     `medseg predict 'day?/*.tif' --model segmenter.onnx --out predicted`.
 
-    Masks are made as the stage evaluate scored them. An image that fails is named at the end and the others go on.
+    Masks are made as the stage evaluate scored them. Images that fail are named at the end; the others go on.
     Research software: not for diagnosis.
     """
     from medseg.inference.backends import open_model
@@ -190,6 +190,7 @@ def predict(
 
     found = find_images(images, out)
     predict_images(open_model(model, runtime, accelerator), found, out)
+    typer.echo(f"{len(found)} {'image' if len(found) == 1 else 'images'} predicted, written to {out}")
 
 
 @app.command()
@@ -197,51 +198,51 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
     model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime asks for it.")
+        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime needs it.")
     ] = None,
 ) -> None:
-    """Write a model as one ONNX file that stands alone, and hold it against the model before it takes its name.
+    """Write a model as one self-contained ONNX file, compared with the model before it gets its name.
 
     Examples: `medseg export --out segmenter.onnx`,
     `medseg export --model models/segmenter --tile 512 --out segmenter.onnx`.
 
-    `medseg predict --model segmenter.onnx` runs it without PyTorch; other programs find what it takes and gives, and
-    all that was chosen, in its metadata.
+    `medseg predict --model segmenter.onnx` runs it without PyTorch. Its metadata describe input, output and the
+    settings of prediction for other programs.
     """
     from medseg.inference.onnx_export import export
 
     size = export(model, out, tile)
-    typer.echo(f"{out}: for images of {'any size' if size is None else f'{size[1]}x{size[0]} pixels alone'}")
+    typer.echo(f"{out}: takes images of {'any size' if size is None else f'{size[1]}x{size[0]} pixels'}")
 
 
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="A model folder, or an ONNX file of `medseg export`.")],
     data: Annotated[Path, typer.Option(help="The folder with images and masks.")],
-    out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of a former evaluation.")],
-    images: Annotated[str | None, typer.Option(help="How images are named: 'images/{name}.png'.")] = None,
-    masks: Annotated[str | None, typer.Option(help="How their masks are: 'masks/{name}.png'.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write to: a new one, or that of an earlier evaluation.")],
+    images: Annotated[str | None, typer.Option(help="Pattern of image files: 'images/{name}.png'.")] = None,
+    masks: Annotated[str | None, typer.Option(help="Pattern of mask files: 'masks/{name}.png'.")] = None,
     layout: Annotated[
         str | None,
         typer.Option(help="Instead of both: a published data set, by its name in conf/data, laid out as its archive."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="With --images: the images' class, a word or a field, '{folder}'.")
+        str | None, typer.Option(help="With --images: the label of the images, a word or a field, '{folder}'.")
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without images that can't be used, and list them.")
+        bool, typer.Option("--skip-bad", help="Leave out images that can't be used, and list them.")
     ] = False,
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu"], typer.Option(help="auto: a GPU where there is one.")
     ] = "auto",
 ) -> None:
-    """Score a model on an external data set, with what was chosen when it was made: nothing is chosen anew.
+    """Score a model on an external data set, with the settings chosen in training: nothing is tuned on this data.
 
     Examples: `medseg evaluate --model models/segmenter --data scans --out scored --images 'images/{name}.png'
     --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
 
-    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: keep them
-    out, or the figures flatter it.
+    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: leave them
+    out, or the scores are optimistically biased.
     """
     from medseg.datasets import LAYOUTS
     from medseg.evaluation.external import evaluate_external, folder_data
@@ -253,10 +254,14 @@ def evaluate(
     elif layout is None and images is not None and masks is not None:
         source = folder_data(images, masks, label)
     else:
-        raise typer.BadParameter("name --images and --masks (and --label if you like), or --layout alone")
+        raise typer.BadParameter("name --images and --masks (--label is optional), or --layout alone")
     typer.echo(evaluate_external(model, source, data, out, skip_bad, accelerator))
 
 
 def main() -> None:
     """The entry point."""
     run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -183,5 +183,5 @@ def test_a_section_cannot_be_changed() -> None:
 
 
 def test_the_record_holds_all_but_the_machine(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("seed: 1\nmachine: {workers: 2}\nloss: {name: dice}\n")
+    (tmp_path / "params.yaml").write_text("seed: 1\nmachine: {workers: 2}\nlogger: {name: csv}\nloss: {name: dice}\n")
     assert read_record(tmp_path / "params.yaml") == {"seed": 1, "loss": {"name": "dice"}}

@@ -1,15 +1,21 @@
 """Labels of images become classes of pixels."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
-from medseg.data.task import Multiclass, TaskParams, check_labels, class_codes, class_names, logit_count
+from medseg.data.colours import CLASSES, PREDICTION
+from medseg.data.image import Image
+from medseg.data.task import Multiclass, TaskParams
+from medseg.datasets.record import Region
 
 NAMES = st.lists(st.text(min_size=1), min_size=3, max_size=8, unique=True)
 
@@ -22,48 +28,72 @@ def images(**annotated: bool) -> pd.DataFrame:
 WHOLE = images(normal=False, benign=True, malignant=True)
 
 
-def test_background_is_0_and_classes_count_from_1_in_their_order() -> None:
-    codes = class_codes(["malignant", "normal", "benign", "malignant"], tiny.LESIONS)
+def test_binary_has_one_logit_and_does_not_look_at_labels() -> None:
+    task = tiny.BINARY
+    assert (task.has_classes, task.logits, task.names, task.class_names) == (
+        False,
+        1,
+        ["empty", "foreground"],
+        ["foreground"],
+    )
+    assert task.codes(["normal", "", "anything"]).tolist() == [1, 1, 1]
+    assert [task.actual_name("benign", annotated) for annotated in (False, True)] == ["empty", "foreground"]
+    assert task.colours == [PREDICTION]
+    task.check_training(images(a=True), images(b=False))
+    task.check_external(["anything"])
+
+
+def test_multiclass_has_a_logit_for_the_background_and_one_per_class() -> None:
+    task = tiny.LESIONS
+    assert (task.has_classes, task.logits, task.names, task.class_names) == (
+        True,
+        3,
+        ["normal", "benign", "malignant"],
+        ["benign", "malignant"],
+    )
+    codes = task.codes(["malignant", "normal", "benign", "malignant"])
     assert codes.tolist() == [2, 0, 1, 2]
     assert codes.dtype == np.uint8
+    assert task.actual_name("benign", annotated=False) == "benign"
 
 
-def test_a_binary_task_does_not_look_at_labels() -> None:
-    assert class_codes(["normal", "", "anything"], tiny.BINARY).tolist() == [1, 1, 1]
+def test_colours_of_classes_repeat_where_there_are_more_classes() -> None:
+    labels = [str(number) for number in range(len(CLASSES) + 2)]
+    assert Multiclass(name="multiclass", background="none", labels=labels).colours == [*CLASSES, *CLASSES[:2]]
 
 
-@pytest.mark.parametrize(("task", "logits"), [(tiny.BINARY, 1), (tiny.LESIONS, 3)])
-def test_there_is_a_logit_for_foreground_alone_or_one_for_each_class_and_background(
-    task: TaskParams, logits: int
-) -> None:
-    assert logit_count(task) == logits
-
-
-def test_classes_are_named_in_the_order_of_their_codes() -> None:
-    assert class_names(tiny.BINARY) == ["foreground"]
-    assert class_names(tiny.LESIONS) == ["benign", "malignant"]
+@pytest.mark.parametrize("logits", [1, 3])
+def test_probabilities_keep_the_shape_and_sum_to_1_over_several_channels(logits: int) -> None:
+    task: TaskParams = tiny.BINARY if logits == 1 else tiny.LESIONS
+    scores = torch.randn(2, logits, 4, 5, generator=torch.Generator().manual_seed(0))
+    probabilities = task.probabilities(scores)
+    assert probabilities.shape == scores.shape
+    if logits == 1:
+        torch.testing.assert_close(probabilities, 1 / (1 + torch.exp(-scores)))
+    else:
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 4, 5))
 
 
 @given(names=NAMES, data=st.data())
 def test_codes_give_the_labels_back(names: list[str], data: st.DataObject) -> None:
     task = Multiclass(name="multiclass", background=names[0], labels=names[1:])
     labels = data.draw(st.lists(st.sampled_from(names)))
-    codes = class_codes(labels, task)
-    assert [[task.background, *class_names(task)][code] for code in codes] == labels
-    assert codes.max(initial=0) < logit_count(task)
+    codes = task.codes(labels)
+    assert [task.names[code] for code in codes] == labels
+    assert codes.max(initial=0) < task.logits
 
 
 def test_a_label_that_is_no_class_is_named() -> None:
     with pytest.raises(UserError, match=r"task\.labels = .*'cyst'"):
-        class_codes(["benign", "cyst"], tiny.LESIONS)
+        tiny.LESIONS.codes(["benign", "cyst"])
 
 
 def test_images_that_fit_the_task_pass_and_val_may_lack_a_class() -> None:
-    check_labels(tiny.LESIONS, WHOLE, images(normal=False, benign=True))
+    tiny.LESIONS.check_training(WHOLE, images(normal=False, benign=True))
 
 
-def test_a_class_without_marks_in_one_image_passes() -> None:
-    check_labels(tiny.LESIONS, images(benign=False, malignant=True), WHOLE)
+def test_an_image_of_a_class_may_hold_no_annotated_pixel() -> None:
+    tiny.LESIONS.check_training(images(benign=False, malignant=True), WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +112,37 @@ def test_a_class_without_marks_in_one_image_passes() -> None:
 )
 def test_images_that_contradict_the_task_are_told(train: pd.DataFrame, val: pd.DataFrame, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        check_labels(tiny.LESIONS, train, val)
+        tiny.LESIONS.check_training(train, val)
+
+
+def image(label: str, foreground: float) -> Image:
+    return Image(
+        root=Path("data"),
+        file="a.png",
+        masks=("m.png",),
+        label=label,
+        group="g",
+        split="test",
+        height=4,
+        width=4,
+        region=Region(0, 0, 4, 4),
+        foreground=foreground,
+    )
+
+
+def test_a_scored_image_must_fit_the_task() -> None:
+    tiny.BINARY.check_scored([image("cyst", 0.5)])
+    tiny.LESIONS.check_scored([image("benign", 0.5), image("benign", 0.0), image("normal", 0.0)])
+    with pytest.raises(UserError, match=r"a\.png: its label 'cyst'"):
+        tiny.LESIONS.check_scored([image("benign", 0.5), image("cyst", 0.5)])
+    with pytest.raises(UserError, match=r"a\.png: .*task\.background"):
+        tiny.LESIONS.check_scored([image("normal", 0.5)])
+
+
+def test_labels_of_external_data_must_be_classes() -> None:
+    tiny.LESIONS.check_external(["normal", "malignant"])
+    with pytest.raises(UserError, match="--label: 'cyst'"):
+        tiny.LESIONS.check_external(["benign", "cyst"])
 
 
 @pytest.mark.parametrize(
@@ -102,4 +162,4 @@ def test_a_task_that_makes_no_sense_is_refused(change: dict[str, object], fault:
 
 def test_as_many_classes_as_a_byte_can_count() -> None:
     task = Multiclass(name="multiclass", background="none", labels=[str(number) for number in range(254)])
-    assert class_codes(["253"], task).tolist() == [254]
+    assert task.codes(["253"]).tolist() == [254]

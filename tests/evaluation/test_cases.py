@@ -1,7 +1,7 @@
 """A scored image's mask as a file, and its drawing."""
 
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +12,24 @@ from medseg.core.errors import UserError
 from medseg.data.colours import CLASSES, PREDICTION, TRUTH, Colour
 from medseg.data.image_io import Pixels, read_image
 from medseg.data.task import Multiclass, TaskParams
+from medseg.datasets.record import Region
 from medseg.evaluation.cases import coloured, draw_case
 from medseg.inference.prediction_files import MASKS, mask_path, read_prediction, write_prediction, write_uncertainty
 
 THREE = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant", "unclear"])
 
 
-def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: str) -> Pixels:
+def drawn(folder: Path, codes: Pixels, task: TaskParams, **changes: Any) -> Pixels:
     """A grey image of 40 x 60, annotated on its left half, with a prediction."""
     truth = np.zeros((40, 60), np.uint8)
     truth[:, :30] = 1
-    row = tiny.row(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
+    case = tiny.image(folder / "raw", "a.png", np.full((40, 60, 1), 90, np.uint8), truth, **changes)
     write_prediction(mask_path(folder / "predictions" / MASKS, "a.png"), codes, task)
-    return draw_case(SimpleNamespace(**row), folder / "raw", folder / "predictions", task, 192)
+    return draw_case(case, folder / "predictions", task, 192)
 
 
-def pixels_of(image: Pixels, colour: Colour) -> int:
-    return int((image == colour).all(axis=-1).sum())
+def pixels_of(drawing: Pixels, colour: Colour) -> int:
+    return int((drawing == colour).all(axis=-1).sum())
 
 
 @pytest.mark.parametrize(("task", "most"), [(tiny.BINARY, 1), (THREE, 3)], ids=["binary", "classes"])
@@ -40,42 +41,42 @@ def test_a_prediction_comes_back_as_it_was(tmp_path: Path, task: TaskParams, mos
 
 def test_a_binary_mask_is_grey_0_and_255(tmp_path: Path) -> None:
     write_prediction(tmp_path / "a.png", np.array([[0, 1]], np.uint8), tiny.BINARY)
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode == "L"
-        assert np.asarray(image).tolist() == [[0, 255]]
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.mode == "L"
+        assert np.asarray(opened).tolist() == [[0, 255]]
 
 
 def test_a_mask_of_classes_shows_the_colours_of_the_overlay(tmp_path: Path) -> None:
     write_prediction(tmp_path / "a.png", np.array([[0, 1, 2, 3]], np.uint8), THREE)
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode == "P"
-        assert np.asarray(image.convert("RGB"))[0].tolist() == [[0, 0, 0], *map(list, CLASSES[:3])]
+    with Image.open(tmp_path / "a.png") as opened:
+        assert opened.mode == "P"
+        assert np.asarray(opened.convert("RGB"))[0].tolist() == [[0, 0, 0], *map(list, CLASSES[:3])]
 
 
 def test_each_class_is_outlined_in_its_colour(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[5:15, 35:45], codes[20:30, 35:45] = 1, 3
-    image = drawn(tmp_path, codes, THREE)
+    drawing = drawn(tmp_path, codes, THREE)
     border = 4 * 9  # of a square of 10 x 10
-    assert [pixels_of(image, colour) for colour in CLASSES[:3]] == [border, 0, border]
-    assert pixels_of(image, TRUTH) == 2 * (30 + 40) - 4
-    assert pixels_of(image, PREDICTION) == 0
+    assert [pixels_of(drawing, colour) for colour in CLASSES[:3]] == [border, 0, border]
+    assert pixels_of(drawing, TRUTH) == 2 * (30 + 40) - 4
+    assert pixels_of(drawing, PREDICTION) == 0
 
 
 def test_a_binary_prediction_is_red(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[5:15, 35:45] = 1
-    image = drawn(tmp_path, codes, tiny.BINARY)
-    assert pixels_of(image, PREDICTION) == 4 * 9
-    assert all(pixels_of(image, colour) == 0 for colour in CLASSES)
+    drawing = drawn(tmp_path, codes, tiny.BINARY)
+    assert pixels_of(drawing, PREDICTION) == 4 * 9
+    assert all(pixels_of(drawing, colour) == 0 for colour in CLASSES)
 
 
 def test_only_the_region_is_drawn(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[:, :5] = 2
-    image = drawn(tmp_path, codes, THREE, region="10:20:40:60")
-    assert image.shape == (30, 40, 3)
-    assert pixels_of(image, CLASSES[1]) == 0
+    drawing = drawn(tmp_path, codes, THREE, region=Region(10, 20, 40, 60))
+    assert drawing.shape == (30, 40, 3)
+    assert pixels_of(drawing, CLASSES[1]) == 0
 
 
 def test_a_mask_of_another_task_is_named(tmp_path: Path) -> None:

@@ -1,60 +1,75 @@
-"""A model in words."""
+"""A run in words, and numbers as readers see them."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import tiny
 
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
-from medseg.datasets import title_of
-from medseg.evaluation.describe import (
-    ABSENT,
-    MODEL_IN_WORDS,
-    WEIGHTS_IN_WORDS,
-    counted,
-    counting_in_words,
-    initial_weights_in_words,
-    network_in_words,
-    prediction_in_words,
-    score,
-    spread,
-)
+from medseg.evaluation import describe
+from medseg.evaluation.formatting import ABSENT, MINUS, TO, counted, interval, measured, percent, score, signed, spread
+from medseg.inference.settings import Augmentation, Choices, Option
 from medseg.metrics.counting import CountingParams
-from medseg.models.model_yaml import InitialNetwork, InitialWeights
+from medseg.metrics.registry import METRICS, Unit
+from medseg.models.model_yaml import InitialNetwork, InitialWeights, Training
 from medseg.models.params import Encoded, Library
 
+AUDIT: dict[str, Any] = {"data": "busi", "straddling_groups": 0}
 
-def test_every_network_and_origin_of_weights_has_words(project: Path) -> None:
+
+def test_every_network_origin_of_weights_and_choice_has_words(project: Path) -> None:
     models = {path.stem for path in (project / "conf" / "model").glob("*.yaml")} - {"library"}
-    assert models | set(get_args(Library.model_fields["arch"].annotation)) == set(MODEL_IN_WORDS)
-    assert set(get_args(InitialWeights)) - {"initial_network"} == set(WEIGHTS_IN_WORDS)
-
-
-def test_what_has_no_words_stands_for_itself() -> None:
-    assert title_of("busi") == "BUSI breast ultrasound"
-    assert title_of("mine") == "mine"
+    assert models | set(get_args(Library.model_fields["arch"].annotation)) == set(describe.ARCHITECTURES)
+    assert set(get_args(InitialWeights)) - {"initial_network"} == set(describe.INITIAL_WEIGHTS)
+    assert set(get_args(Augmentation)) == set(describe.AUGMENTATIONS)
+    steps = {"test_time_augmentation", "crf", *Choices.model_fields["postprocess"].annotation.model_fields}  # type: ignore[union-attr]
+    assert {key for key, _, _ in describe.CHOICES} == steps
 
 
 def test_a_network_is_named_with_its_encoder() -> None:
     unet = tiny.unet()
-    assert network_in_words(unet) == f"U-Net over the encoder {tiny.SMALL_ENCODER}"
+    assert describe.network(unet) == f"U-Net over the encoder {tiny.SMALL_ENCODER}"
     library = Library(name="library", arch="fpn", **unet.model_dump(include=set(Encoded.model_fields)))
-    assert network_in_words(library) == f"FPN over the encoder {tiny.SMALL_ENCODER}"
+    assert describe.network(library) == f"FPN over the encoder {tiny.SMALL_ENCODER}"
 
 
-def test_first_weights_tell_the_former_network() -> None:
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "pspnet", "encoder": "resnet50", "psp_channels": 512}, "pspnet resnet50"),
+        ({"name": "library", "arch": "unetplusplus", "encoder": "resnet18"}, "unetplusplus resnet18"),
+        ({"name": "segnet", "init_features": 64}, "segnet 64"),
+        ({"name": "cmunext", "widths": [16, 32], "depths": [1, 1]}, "cmunext 16-32"),
+    ],
+)
+def test_networks_briefly(model: dict[str, Any], words: str) -> None:
+    assert describe.network_briefly(model) == words
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        ({"name": "resize", "channels": 3, "height": 224, "width": 256}, "256x224 RGB"),
+        ({"name": "patchify", "channels": 3, "patch": 128}, "128x128 RGB patches"),
+        ({"name": "scale", "channels": 1, "factor": 0.5}, "x0.5 grey"),
+    ],
+)
+def test_samples_briefly(prepare: dict[str, Any], words: str) -> None:
+    assert describe.samples_briefly(prepare) == words
+
+
+def test_an_initial_network_is_named() -> None:
     training = tiny.description().training
-    assert initial_weights_in_words(training) == "random weights"
-    initial_network = InitialNetwork(name="mine", weights_sha256="0" * 64, continued=False, epochs_before=0)
-    started = training.model_copy(update={"initial_weights": "initial_network", "initial_network": initial_network})
-    assert initial_weights_in_words(started) == "weights of an initial network, mine"
-    continued = started.model_copy(
-        update={"initial_network": initial_network.model_copy(update={"continued": True, "epochs_behind": 30})}
-    )
-    assert initial_weights_in_words(continued).endswith(
-        "mine, continued after 30 epochs with its optimiser and schedule"
+    assert describe.initial_weights(training) == "random weights"
+    initial = InitialNetwork(name="mine", weights_sha256="0" * 64, continued=False, epochs_before=0)
+    started = Training(**training.model_dump() | {"initial_weights": "initial_network", "initial_network": initial})
+    assert "mine" in describe.initial_weights(started)
+    assert "continued" not in describe.initial_weights(started)
+    going_on = initial.model_copy(update={"continued": True, "epochs_before": 30})
+    assert "continued after 30 epochs" in describe.initial_weights(
+        started.model_copy(update={"initial_network": going_on})
     )
 
 
@@ -66,33 +81,90 @@ def test_first_weights_tell_the_former_network() -> None:
         (Patchify(name="patchify", channels=3, patch=64, stride=32, border="pad"), "64x64 that overlap by 25 %"),
     ],
 )
-def test_prediction_is_told_by_geometry(geometry: Geometry, words: str) -> None:
-    assert words in prediction_in_words(geometry, 0.25)
+def test_prediction_depends_on_the_geometry(geometry: Geometry, words: str) -> None:
+    assert words in describe.prediction(geometry, 0.25)
+
+
+def test_decisions_tell_what_val_chose_and_what_was_set() -> None:
+    chosen = tiny.segmenter(threshold=0.35, test_time_augmentation="flips").chosen
+    tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", chosen="always")
+    decisions = {found.name: found for found in describe.decisions(chosen.model_copy(update={"options": [tried]}))}
+    assert decisions["Threshold"].setting == "0.35"
+    assert decisions["Threshold"].option is None
+    assert decisions["Test-time augmentation"].setting == "mean over 4 flips"
+    assert decisions["Holes filled"].gain == "+0.1000"
+
+
+def test_limits_follow_from_the_run() -> None:
+    usual = list(describe.limits(AUDIT, "test", 100))
+    assert describe.SCORED_ON_VAL in describe.limits(AUDIT, "val", 100)
+    cases: list[tuple[dict[str, Any], int]] = [({"data": "phantom"}, 100), ({"straddling_groups": 2}, 100), ({}, 19)]
+    for changed, groups in cases:
+        assert len(set(describe.limits(AUDIT | changed, "test", groups)) - set(usual)) == 1
+
+
+def test_every_metric_with_a_mean_is_defined() -> None:
+    tolerance = tiny.segmenter().scoring.tolerance
+    shown = {title for title, _ in describe.definitions(tolerance, tiny.LESIONS)}
+    assert shown == {metric.title(tolerance) for metric in METRICS if metric.over}
+    assert {title for title, _ in describe.definitions(tolerance, tiny.BINARY)} == {
+        metric.title(tolerance) for metric in METRICS if metric.over and not metric.several_classes
+    }
+
+
+@pytest.mark.parametrize(
+    ("correlation", "sentence"),
+    [
+        (-0.59, "-0.59, a strong relation: the more uncertain an image, the lower its Dice."),
+        (-0.4, "a moderate relation: the more uncertain"),
+        (0.05, "no relation; uncertainty does not tell"),
+        (0.2, "a weak relation, and not the expected one"),
+        (None, "can't be told"),
+    ],
+)
+def test_the_rank_correlation_in_words(correlation: float | None, sentence: str) -> None:
+    assert sentence in describe.uncertainty_finding(correlation, 28)
 
 
 @pytest.mark.parametrize(
     ("smallest", "split", "words"),
     [
         (10, False, "those of fewer than 10 pixels dropped, touching ones counted as one"),
-        (0, True, "none dropped, touching ones told apart by watershed (depth 1.5 pixels)"),
+        (0, True, "none dropped, touching ones split by watershed (depth 1.5 pixels)"),
     ],
 )
 def test_a_rule_of_counting_in_words(smallest: int, split: bool, words: str) -> None:
-    assert counting_in_words(CountingParams(smallest=smallest, split=split, depth=1.5)) == words
+    assert describe.counting(CountingParams(smallest=smallest, split=split, depth=1.5)) == words
 
 
 @pytest.mark.parametrize("undefined", [None, float("nan"), np.float64("nan")])
 def test_what_is_not_defined_is_a_dash(undefined: float | None) -> None:
-    assert score(undefined) == score(undefined, "+.1f") == ABSENT == "\N{EN DASH}"
+    assert {score(undefined), percent(undefined), interval(undefined, 1), interval(0, undefined)} == {ABSENT}
+    assert {measured(undefined, unit) for unit in get_args(Unit)} == {ABSENT}
 
 
-def test_a_figure_has_three_decimals_unless_told_otherwise() -> None:
-    assert (score(0), score(0.12345), score(-0.25, "+.1f"), score(3.04, "+.1f")) == ("0.000", "0.123", "-0.2", "+3.0")
+def test_values_bear_their_units_and_intervals_do_not() -> None:
+    units: tuple[Unit, ...] = ("score", "pixels", "share", "number")
+    assert [measured(0.5, unit) for unit in units] == ["0.500", "0.5 px", "50.0 %", "0.50"]
+    assert [interval(-0.25, 1.0, unit) for unit in ("share", "pixels")] == [
+        f"{MINUS}25.0 to 100.0",
+        f"{MINUS}0.2 to 1.0",
+    ]
+    assert spread(0.5, 0.25, 0.75) == f"0.500 (0.250{TO}0.750)"
 
 
-def test_a_mean_stands_with_its_interval() -> None:
-    assert spread(0.5, 0.25, 0.75) == "0.500 (0.250 to 0.750)"
-    assert spread(0.5, None, float("nan")) == f"0.500 ({ABSENT} to {ABSENT})"
+def test_small_values_never_look_like_nothing() -> None:
+    shares = (0.0, 0.123, 1.0, 0.0035, 0.00001, -0.00001, -0.25)
+    assert [percent(share) for share in shares] == [
+        "0.0 %",
+        "12.3 %",
+        "100.0 %",
+        "0.35 %",
+        "< 0.01 %",
+        f"> {MINUS}0.01 %",
+        f"{MINUS}25.0 %",
+    ]
+    assert [signed(gain) for gain in (0.02, -0.02, 0.0, 0.00001)] == ["+0.0200", f"{MINUS}0.0200", "0", "< 0.0001"]
 
 
 def test_one_of_a_kind_is_singular() -> None:

@@ -1,7 +1,6 @@
 """Images scored at their own size: the table per image, what is pooled over pixels, and what is written."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +24,13 @@ from scored import (
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml, validate
 from medseg.data.geometry import Geometry
+from medseg.data.image import Image, images_of
 from medseg.data.image_io import Pixels, read_image
-from medseg.data.manifest import ManifestParams, measure, read_pair, region_of
+from medseg.data.manifest import ManifestParams, measure
+from medseg.datasets.record import Region
 from medseg.datasets.ucsb import UcsbParams
 from medseg.evaluation.evaluate import Evaluation, evaluate, scored_split
-from medseg.evaluation.per_image import COLUMNS
+from medseg.evaluation.per_image import columns
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import mask_path, read_prediction
@@ -59,7 +60,7 @@ def test_masks_are_written_at_the_images_own_size(evaluation: Evaluation, folder
 @pytest.mark.parametrize("geometry", [tiny.resize(side=16), tiny.resize(channels=3, side=64), TILES])
 def test_whatever_the_network_saw_the_image_keeps_its_size(tmp_path: Path, geometry: Geometry) -> None:
     mask = tiny.circle(50, 18)[:44]
-    evaluation = run(tmp_path, [tiny.row(tmp_path / "raw", "deep/in/a.tif.png", drawn(mask), mask)], geometry)
+    evaluation = run(tmp_path, [tiny.image(tmp_path / "raw", "deep/in/a.tif.png", drawn(mask), mask)], geometry)
     assert read_image(tmp_path / "masks/deep/in/a.tif.png").shape == (44, 50, 1)
     assert evaluation.table["region_pixels"].tolist() == [44 * 50]
     assert evaluation.table["dice"].iloc[0] > 0.9
@@ -70,11 +71,10 @@ def test_pixels_outside_the_annotated_region_never_count(tmp_path: Path) -> None
     truth[10:15, 10:20] = 1
     tables = []
     for name, outside in (("dark", 0), ("bright", 255)):
-        image = drawn(truth)
-        flipped = np.full_like(image, outside)
-        flipped[5:20, 8:25] = image[5:20, 8:25]
-        rows = [tiny.row(tmp_path / name / "raw", "a.png", flipped, truth, region="5:8:20:25")]
-        tables.append(run(tmp_path / name, rows))
+        pixels = np.full_like(drawn(truth), outside)
+        pixels[5:20, 8:25] = drawn(truth)[5:20, 8:25]
+        images = [tiny.image(tmp_path / name / "raw", "a.png", pixels, truth, region=Region(5, 8, 20, 25))]
+        tables.append(run(tmp_path / name, images))
     first, second = tables
     pd.testing.assert_frame_equal(first.table, second.table)
     pd.testing.assert_frame_equal(first.curve, second.curve)
@@ -83,20 +83,22 @@ def test_pixels_outside_the_annotated_region_never_count(tmp_path: Path) -> None
 
 
 def test_the_threshold_is_the_descriptions_and_a_pixel_on_it_is_foreground(tmp_path: Path) -> None:
-    image = np.full((16, 16, 1), 120, np.uint8)
-    image[:8] = 140
-    probability = float(bright(image[None])[0, 0, 0, 0])
+    pixels = np.full((16, 16, 1), 120, np.uint8)
+    pixels[:8] = 140
+    probability = float(bright(pixels[None])[0, 0, 0, 0])
     areas = []
     for threshold in (0.1, probability, probability + 0.01):
-        row = tiny.row(tmp_path / "raw", "a.png", image, half(16, 16))
-        areas.append(run(tmp_path, [row], tiny.resize(side=16), threshold=threshold).table["predicted_pixels"].iloc[0])
+        images = [tiny.image(tmp_path / "raw", "a.png", pixels, half(16, 16))]
+        areas.append(run(tmp_path, images, tiny.resize(side=16), threshold=threshold).table["predicted_pixels"].iloc[0])
     assert areas == [256, 128, 0]
 
 
 def test_val_is_scored_where_there_is_no_test_and_says_so(tmp_path: Path) -> None:
     mask = half(16, 16)
-    rows = [tiny.row(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "val")]
-    evaluation = run(tmp_path, rows)
+    images = [
+        tiny.image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "val")
+    ]
+    evaluation = run(tmp_path, images)
     assert evaluation.split == "val"
     assert evaluation.table["file"].tolist() == ["val.png"]
 
@@ -104,13 +106,15 @@ def test_val_is_scored_where_there_is_no_test_and_says_so(tmp_path: Path) -> Non
 def test_test_alone_is_scored_where_there_is_one(tmp_path: Path) -> None:
     mask = half(16, 16)
     names = ("train", "val", "test", "dropped")
-    rows = [tiny.row(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in names]
-    assert run(tmp_path, rows).table["file"].tolist() == ["test.png"]
+    images = [tiny.image(tmp_path / "raw", f"{split}.png", drawn(mask), mask, split=split) for split in names]
+    assert run(tmp_path, images).table["file"].tolist() == ["test.png"]
 
 
-def test_nothing_to_score_is_a_users_mistake() -> None:
+def test_nothing_to_score_is_a_users_mistake(tmp_path: Path) -> None:
+    mask = half(16, 16)
+    images = [tiny.image(tmp_path, f"{split}.png", drawn(mask), mask, split=split) for split in ("train", "dropped")]
     with pytest.raises(UserError, match="nothing to score"):
-        scored_split(pd.DataFrame({"split": ["train", "dropped"]}))
+        scored_split(images)
 
 
 def test_the_curve_at_the_threshold_is_that_of_the_masks(evaluation: Evaluation) -> None:
@@ -123,16 +127,14 @@ def test_the_curve_at_the_threshold_is_that_of_the_masks(evaluation: Evaluation)
 def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path: Path) -> None:
     records = UcsbParams.layout().scan(samples / "ucsb")[:2]
     table, _ = measure(records, samples / "ucsb", ManifestParams(bad_files="fail", duplicate_distance=0), tiny.CPU)
-    table = table.assign(split="test")
+    images = images_of(table.assign(split="test"), samples / "ucsb")
     segmenter = Predictor(tiny.segmenter(tiny.resize(side=128)), bright)
-    evaluation = evaluate(segmenter, table, samples / "ucsb", 2, tmp_path)
-    for row, scored in zip(table.itertuples(), evaluation.table.itertuples(), strict=True):
-        region = region_of(row)
-        mask = read_image(mask_path(tmp_path / "masks", str(row.file)))
-        assert mask.shape[:2] == (row.height, row.width)
-        assert scored.region_pixels == (region.bottom - region.top) * (region.right - region.left) < mask.size / 5
-        _, truth = read_pair(row, samples / "ucsb")
-        assert scored.truth_pixels == truth.sum() > 0  # nothing is annotated outside
+    evaluation = evaluate(segmenter, images, 2, tmp_path)
+    for tissue, scored in zip(images, evaluation.table.itertuples(), strict=True):
+        mask = read_image(mask_path(tmp_path / "masks", tissue.file))
+        assert mask.shape[:2] == (tissue.height, tissue.width)
+        assert scored.region_pixels == np.prod(tissue.region.size) < mask.size / 5
+        assert scored.truth_pixels == tissue.read_mask().sum() > 0  # nothing is annotated outside
 
 
 def test_written_codes_are_what_the_network_said(classes: Evaluation, class_folder: Path) -> None:
@@ -141,7 +143,7 @@ def test_written_codes_are_what_the_network_said(classes: Evaluation, class_fold
         np.testing.assert_array_equal(read_prediction(class_folder / "masks" / file, THREE), codes)
 
 
-def test_only_pixels_of_the_images_own_class_count_in_its_class_figures(classes: Evaluation) -> None:
+def test_only_pixels_of_the_images_own_class_count_in_its_class_scores(classes: Evaluation) -> None:
     table = classes.table.set_index("file")
     assert table["dice"].tolist()[:4] == [1, 1, 0, 1]
     # Of 300 annotated pixels 200 were found as benign; of 300, the upper half as benign and the lower as malignant.
@@ -157,31 +159,38 @@ def together(pixels: Pixels) -> Probabilities:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_foreground_figures_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
+def test_foreground_scores_are_those_of_a_binary_network_with_the_same_foreground(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = []
+    images = []
     for number, label in enumerate(["benign", "malignant", "normal"]):
         truth = rng.integers(0, 2, (25, 37), np.uint8) if label != "normal" else np.zeros((25, 37), np.uint8)
-        image = rng.integers(0, 256, (25, 37, 1), np.uint8)
-        rows.append(tiny.row(tmp_path / "raw", f"{number}.png", image, truth, label=label, region="2:3:22:31"))
-    several = run_classes(tmp_path, rows)
-    binary = run(tmp_path, rows, forward=together)
-    shared = [column for column in binary.table if column != "called"]
+        pixels = rng.integers(0, 256, (25, 37, 1), np.uint8)
+        images.append(
+            tiny.image(tmp_path / "raw", f"{number}.png", pixels, truth, label=label, region=Region(2, 3, 22, 31))
+        )
+    several = run_classes(tmp_path, images)
+    binary = run(tmp_path, images, forward=together)
+    shared = [column for column in binary.table if column != "predicted_label"]
     pd.testing.assert_frame_equal(several.table[shared], binary.table[shared])
     pd.testing.assert_frame_equal(several.calibration, binary.calibration)
     assert several.ece == pytest.approx(binary.ece, abs=1e-7)  # single precision
     assert 0 < several.table["dice"].mean() < 1
 
 
-def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
+def test_the_predicted_label_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
     codes = blocks((1, 0, 20, 0, 15), (2, 5, 10, 20, 25))
-    rows = [
-        tiny.row(
-            tmp_path / "raw", "a.png", shown(codes), blocks((1, 5, 10, 20, 25)), label="malignant", region="0:16:20:30"
+    images = [
+        tiny.image(
+            tmp_path / "raw",
+            "a.png",
+            shown(codes),
+            blocks((1, 5, 10, 20, 25)),
+            label="malignant",
+            region=Region(0, 16, 20, 30),
         )
     ]
-    evaluation = run_classes(tmp_path, rows)
-    assert evaluation.table[["called", "class_dice"]].to_numpy().tolist() == [["malignant", 1.0]]
+    evaluation = run_classes(tmp_path, images)
+    assert evaluation.table[["predicted_label", "class_dice"]].to_numpy().tolist() == [["malignant", 1.0]]
     assert evaluation.pooled["benign"].true_positives + evaluation.pooled["benign"].false_positives == 0
     np.testing.assert_array_equal(read_prediction(tmp_path / "masks/a.png", THREE), codes)
 
@@ -191,31 +200,31 @@ def test_a_call_counts_pixels_inside_the_region_alone(tmp_path: Path) -> None:
     [("cyst", half(20, 30), "'cyst' is no class"), ("normal", half(20, 30), "something is annotated in it")],
 )
 def test_labels_that_do_not_fit_the_network_are_named(tmp_path: Path, label: str, truth: Pixels, said: str) -> None:
-    rows = [tiny.row(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
+    images = [tiny.image(tmp_path / "raw", "odd.png", shown(NOTHING), truth, label=label)]
     with pytest.raises(UserError, match=rf"odd\.png: .*{said}"):
-        run_classes(tmp_path, rows)
+        run_classes(tmp_path, images)
     assert not (tmp_path / "masks").exists()
 
 
 def test_labels_of_training_images_do_not_matter_here(tmp_path: Path) -> None:
-    rows = [
-        tiny.row(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
+    images = [
+        tiny.image(tmp_path / "raw", f"{split}.png", shown(NOTHING), NOTHING, label=label, split=split)
         for split, label in (("train", "cyst"), ("test", "normal"))
     ]
-    assert run_classes(tmp_path, rows).table["called"].tolist() == ["normal"]
+    assert run_classes(tmp_path, images).table["predicted_label"].tolist() == ["normal"]
 
 
 def test_each_column_is_documented_and_stands_in_its_order(evaluation: Evaluation, classes: Evaluation) -> None:
-    assert classes.table.columns.tolist() == list(COLUMNS)
+    assert classes.table.columns.tolist() == list(columns())
     several_only = ["class_dice", "class_iou"]
-    assert evaluation.table.columns.tolist() == [name for name in COLUMNS if name not in several_only]
+    assert evaluation.table.columns.tolist() == [name for name in columns() if name not in several_only]
 
 
 def test_objects_and_outlines_are_scored_inside_the_region(tmp_path: Path) -> None:
     truth = blocks((1, 2, 6, 2, 6), (1, 10, 14, 10, 14), (1, 2, 6, 20, 24))
     found = blocks((1, 2, 6, 2, 6), (1, 10, 12, 10, 11), (1, 15, 19, 2, 6))
-    row = tiny.row(tmp_path / "raw", "a.png", drawn(found), truth, region="0:0:20:18")
-    scores = run(tmp_path, [row]).table.iloc[0]
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(found), truth, region=Region(0, 0, 20, 18))]
+    scores = run(tmp_path, images).table.iloc[0]
     # Of the two objects in the region one is found; a sliver of the other and a third one are not matched.
     names = ["objects", "objects_found", "objects_detected", "objects_missed", "objects_false", "objects_error"]
     assert scores[names].tolist() == [2, 3, 1, 1, 2, 1]
@@ -238,8 +247,8 @@ def test_images_are_large_or_small_beside_one_another(evaluation: Evaluation) ->
 
 def test_calibration_is_over_the_pixels_around_objects(tmp_path: Path) -> None:
     truth = half(40, 60)
-    rows = [tiny.row(tmp_path / "raw", "a.png", drawn(truth), truth)]
-    evaluation = run(tmp_path, rows)
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(truth), truth)]
+    evaluation = run(tmp_path, images)
     assert evaluation.calibration["pixels"].sum() == object_surroundings(truth, truth).sum() < 40 * 60
     # Sure and right: dark pixels have a probability near 0, bright ones near 1.
     assert evaluation.calibration["observed"].tolist() == [0.0, 1.0]
@@ -257,9 +266,11 @@ def lopsided(pixels: Pixels) -> Probabilities:
 
 def test_uncertainty_is_where_orientations_disagree(tmp_path: Path) -> None:
     truth = half(16, 16)
-    rows = [tiny.row(tmp_path / "raw", "a.png", drawn(truth), truth)]
-    sure = run(tmp_path / "sure", [tiny.row(tmp_path / "sure/raw", "a.png", drawn(truth), truth)], uncertainty="flips")
-    unsure = run(tmp_path, rows, tiny.resize(side=16), forward=lopsided, uncertainty="flips")
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(truth), truth)]
+    sure = run(
+        tmp_path / "sure", [tiny.image(tmp_path / "sure/raw", "a.png", drawn(truth), truth)], uncertainty="flips"
+    )
+    unsure = run(tmp_path, images, tiny.resize(side=16), forward=lopsided, uncertainty="flips")
     assert sure.table["uncertainty"].tolist() == [0.0]
     assert unsure.table["uncertainty"].tolist() == [0.5]  # half the orientations say 1, half say 0
     assert (read_image(tmp_path / "uncertainty/a.png") == 255).all()
@@ -271,15 +282,15 @@ def test_what_was_chosen_is_applied(tmp_path: Path) -> None:
     truth = blocks((1, 2, 12, 2, 12))
     specked = blocks((1, 2, 12, 2, 12), (1, 15, 17, 20, 22))
     specked[6, 6] = 0
-    rows = [tiny.row(tmp_path / "raw", "a.png", drawn(specked), truth)]
-    assert run(tmp_path, rows).table["dice"].iloc[0] < 1
-    assert run(tmp_path, rows, fill_holes=True, smallest_object=5).table["dice"].tolist() == [1.0]
-    averaged = run(tmp_path, rows, tiny.resize(side=16), lopsided, test_time_augmentation="flips", threshold=0.6)
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(specked), truth)]
+    assert run(tmp_path, images).table["dice"].iloc[0] < 1
+    assert run(tmp_path, images, fill_holes=True, smallest_object=5).table["dice"].tolist() == [1.0]
+    averaged = run(tmp_path, images, tiny.resize(side=16), lopsided, test_time_augmentation="flips", threshold=0.6)
     assert averaged.table["predicted_pixels"].tolist() == [0]
 
 
-def test_equal_inputs_give_equal_evaluations(evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path) -> None:
-    again = run(folder, rows)
+def test_equal_inputs_give_equal_evaluations(evaluation: Evaluation, images: list[Image], folder: Path) -> None:
+    again = run(folder, images)
     pd.testing.assert_frame_equal(again.table, evaluation.table)
     pd.testing.assert_frame_equal(again.calibration, evaluation.calibration)
 

@@ -19,7 +19,7 @@ from medseg.cli import app, main
 from medseg.core.errors import UserError
 from medseg.data.image_io import write_png
 from medseg.data.manifest import read_manifest
-from medseg.data.task import Multiclass, logit_count
+from medseg.data.task import Multiclass
 from medseg.datasets import LAYOUTS
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.external import (
@@ -49,7 +49,7 @@ def write_model(folder: Path, **choices: Any) -> Path:
     """A segmenter with a small network of random weights."""
     torch.manual_seed(0)
     description = tiny.segmenter(uncertainty="flips", **choices)
-    save_bundle(folder, build_model(tiny.unet(), 1, logit_count(description.task)), description)
+    save_bundle(folder, build_model(tiny.unet(), 1, description.task.logits), description)
     return folder
 
 
@@ -63,8 +63,8 @@ def data(tmp_path: Path) -> Path:
     """Four images; nothing is annotated in the last one, and the mask of the second lies in two files."""
     folder = tmp_path / "study"
     for number, (name, size) in enumerate(SIZES.items()):
-        image, mask = tiny.square(number, *size)
-        write_png(folder / "images" / f"{name}.png", image)
+        pixels, mask = tiny.square(number, *size)
+        write_png(folder / "images" / f"{name}.png", pixels)
         mask *= np.uint8(0 if name == "d" else 255)
         parts = np.array_split(mask, 2) if name == "b" else [mask]
         for part, rows in enumerate(parts):
@@ -88,15 +88,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_figures_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_evaluation_of_the_same_images(model: Path, data: Path, tmp_path: Path) -> None:
     text = score(model, data, tmp_path / "out")
-    rows = []
+    images = []
     for number, (name, size) in enumerate(SIZES.items()):
-        image, mask = tiny.square(number, *size)
-        rows.append(tiny.row(tmp_path / "raw", f"images/{name}.png", image, mask * np.uint8(name != "d")))
+        pixels, mask = tiny.square(number, *size)
+        images.append(tiny.image(tmp_path / "raw", f"images/{name}.png", pixels, mask * np.uint8(name != "d")))
     network, description = load_bundle(model, SegmenterDescription)
-    segmenter = Predictor(description, network_forward(network, torch.device("cpu")))
-    found = evaluate(segmenter, pd.DataFrame(rows), tmp_path / "raw", 3, tmp_path / "expected")
+    segmenter = Predictor(description, network_forward(network, description.task, torch.device("cpu")))
+    found = evaluate(segmenter, images, 3, tmp_path / "expected")
     table = pd.read_csv(tmp_path / "out" / "per_image.csv")
     own = ["label", "group"]  # that rows of a test are given, and scanned ones find
     pd.testing.assert_frame_equal(table.drop(columns=own), found.table.drop(columns=own), check_dtype=False)
@@ -117,7 +117,7 @@ def test_all_that_is_written_has_its_place_and_equal_bytes(model: Path, data: Pa
     assert manifest["split"].unique().tolist() == ["test"]
     assert manifest["mask"].tolist()[1] == "masks/b_0.png;masks/b_1.png"
     before = contents(out)
-    assert score(model, data, out) == first  # what a former evaluation left is replaced
+    assert score(model, data, out) == first  # a previous evaluation is replaced
     assert contents(out) == before
     assert names(out.parent) == {"out"}
 
@@ -127,20 +127,20 @@ def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path
     write_png(data / "masks" / "e_0.png", tiny.square(0, 40, 50)[1] * np.uint8(255))
     text = score(model, data, tmp_path / "out", label="a|b")
     assert text.startswith("folder: 5 images. Means over those in which something is annotated")
-    assert "| NSD at 1 pixels | NSD at 1 % of the diagonal |" in text
+    assert "| NSD at 1 px | NSD at 1 % of the diagonal |" in text
     assert "| all | 4 | 3 |" in text  # e is a again
     assert "| a\\|b | 4 | 3 |" in text
-    assert "Images in which nothing is annotated: 1." in text
+    assert "Images with nothing annotated: 1." in text
     assert "Any that the model was trained on were not recognised." in text
     assert "Left out" not in text
-    assert pd.read_csv(tmp_path / "out" / "figures.csv")["groups"].max() == 3
+    assert pd.read_csv(tmp_path / "out" / "summary.csv")["groups"].max() == 3
 
 
 def test_without_any_annotated_image_means_are_absent(model: Path, data: Path, tmp_path: Path) -> None:
     for name in "abc":
         (data / "images" / f"{name}.png").unlink()
     text = score(model, data, tmp_path / "out")
-    absent = "\N{EN DASH} (\N{EN DASH} to \N{EN DASH})"
+    absent = "\N{EN DASH} (\N{EN DASH})"
     assert f"| all | 0 | 0 | 0 | {absent} | {absent} |" in text
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dice"] is None
 
@@ -214,7 +214,7 @@ def test_what_holds_something_else_is_never_replaced(model: Path, data: Path, tm
         assert contents(tmp_path) == before
 
 
-def test_data_inside_a_former_evaluation_are_not_replaced(model: Path, data: Path, tmp_path: Path) -> None:
+def test_data_inside_a_previous_evaluation_are_not_replaced(model: Path, data: Path, tmp_path: Path) -> None:
     score(model, data, tmp_path / "out")
     inside = tmp_path / "out" / "masks" / "study"
     data.rename(inside)

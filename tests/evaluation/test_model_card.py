@@ -1,4 +1,4 @@
-"""The card of a segmenter that was scored on images of known figures."""
+"""The card of a segmenter that was scored on images of known scores."""
 
 import html
 import json
@@ -12,16 +12,20 @@ import tiny
 from markdown_it import MarkdownIt
 
 from medseg.data.geometry import Patchify
+from medseg.data.image import images_of
 from medseg.data.image_io import Pixels
 from medseg.data.manifest import Fault
-from medseg.data.task import Binary, TaskParams
+from medseg.data.task import TaskParams
+from medseg.evaluation import describe
 from medseg.evaluation.evaluate import Evaluation, evaluate
+from medseg.evaluation.formatting import ABSENT, MINUS, TO
 from medseg.evaluation.model_card import card_text, write_card
-from medseg.evaluation.summary import figure_table, summarise
-from medseg.inference.crf import CrfParams
+from medseg.evaluation.summary import summarise, summary_table
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
-from medseg.inference.settings import Chosen, Option, SegmenterDescription
+from medseg.inference.settings import Option, SegmenterDescription
+from medseg.metrics import registry
+from medseg.metrics.registry import METRICS, Metric
 from medseg.previews.audit import audit
 
 TILES = Patchify(name="patchify", channels=1, patch=16, stride=16, border="pad")
@@ -29,8 +33,9 @@ SECTIONS = (
     "Model",
     "Intended use",
     "Data",
-    "How a mask is made, and how that was chosen",
-    "Figures",
+    "Choices",
+    "Scores",
+    "How scores are computed",
     "Limits",
     "How to use it",
 )
@@ -49,7 +54,7 @@ def three(pixels: Pixels) -> Probabilities:
 
 
 class Scored:
-    """A segmenter and all that its card is made from: `wide` marks 200 of 800 pixels, `found` half of them."""
+    """A segmenter and all that its card is made from: `wide` holds 200 of 800 pixels, `found` half of them."""
 
     def __init__(self, folder: Path, description: SegmenterDescription, **changes: str) -> None:
         self.description = description
@@ -61,16 +66,16 @@ class Scored:
             for file, (shown, truth) in images.items()
         ]
         self.manifest = pd.DataFrame(rows)
-        forward = bright if isinstance(description.task, Binary) else three
+        forward = three if description.task.has_classes else bright
         segmenter = Predictor(description, forward)
-        self.found: Evaluation = evaluate(segmenter, self.manifest, folder / "raw", 4, folder)
-        self.figures = figure_table(self.found.table)
-        self.metrics = summarise(self.found, self.figures)
+        self.found: Evaluation = evaluate(segmenter, images_of(self.manifest, folder / "raw"), 4, folder)
+        self.means = summary_table(self.found.table)
+        self.summary = summarise(self.found, self.means)
         self.audit = audit("busi", self.manifest, [], [])
 
     def card(self, **changes: Any) -> str:
         description = self.description.model_copy(update=changes)
-        return card_text(description, self.audit, self.metrics, self.figures)
+        return card_text(description, self.audit, self.summary, self.means)
 
 
 def scored(folder: Path, task: TaskParams = tiny.BINARY, **changes: str) -> Scored:
@@ -89,54 +94,56 @@ def cells(text: str, first: str) -> list[str]:
 
 def test_it_is_written_beside_the_model_with_all_sections(tmp_path: Path) -> None:
     run = scored(tmp_path)
-    write_card(tmp_path / "segmenter", run.description, run.audit, run.metrics, run.figures)
+    write_card(tmp_path / "segmenter", run.description, run.audit, run.summary, run.means)
     card = (tmp_path / "segmenter" / "README.md").read_text(encoding="utf-8")
     titles = [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")]
     assert titles == list(SECTIONS)
     assert card.startswith("# Model card: U-Net over the encoder timm-mobilenetv3\\_small\\_minimal\\_100, BUSI breast")
-    assert "no medical device" in card.split("##")[0]
+    assert describe.NOT_A_DEVICE in card.split("##")[0]
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
+def test_scores_by_hand(tmp_path: Path) -> None:
     run = scored(tmp_path)
     card = run.card()
-    figures = section(card, "Figures")
+    scores = section(card, "Scores")
     # Half of one lesion is found, all of the other: Dice 2/3 and 1, IoU 1/2 and 1.
-    assert cells(figures, "Dice") == ["Dice", "0.833", "0.667 to 1.000", "2", "2"]
-    assert cells(figures, "IoU") == ["IoU", "0.750", "0.500 to 1.000", "2", "2"]
-    assert cells(figures, "Area error, share of the truth")[1] == "-0.250"
-    assert "Dice 0.833 (0.667 to 1.000) and IoU 0.750 (0.500 to 1.000)" in card
-    assert "over 2 images of test" in card
-    assert "missed altogether: 0" in card
-    assert "something was found: 1.000 (\N{EN DASH} to \N{EN DASH}); share of their area: 0.12." in figures
+    assert cells(scores, "Dice") == ["Dice", "0.833", f"0.667{TO}1.000", "2", "2"]
+    assert cells(scores, "IoU") == ["IoU", "0.750", f"0.500{TO}1.000", "2", "2"]
+    assert cells(scores, "Area error, signed")[1] == f"{MINUS}25.0 %"
+    assert f"Dice 0.833 (0.667{TO}1.000) and IoU 0.750 (0.500{TO}1.000)" in card
     # IoU of 0.5 is no match, so one object is missed and two are false.
-    assert "Objects: 2 in the truth, 3 found; 1 matched, 1 missed, 2 false." in figures
-    assert "Dice 0.750, IoU 0.600" in figures  # 300 of 400 + 400 pixels, with the false ones of the empty image
-    assert "2 of 3 (66.7 %)" in figures
-    assert cells(figures, "NSD at 1 pixels")
-    assert cells(figures, "NSD at 1 % of the diagonal")
+    assert "1 detected, 1 missed, 2 false" in scores
+    assert "Dice 0.750, IoU 0.600" in scores  # 300 of 400 + 400 pixels, with the false ones of the empty image
+    assert "2 of 3 images (66.7 %)" in scores
+    assert "found in 100.0 % (" in scores  # of the images with nothing annotated
 
 
 def test_every_stratum_has_its_row(tmp_path: Path) -> None:
-    figures = section(scored(tmp_path, label="a|b").card(), "Figures")
-    expected = ["2", "2", "0", "0.833 (0.667 to 1.000)", "0.750 (0.500 to 1.000)"]
-    assert [row for row in figures.splitlines() if row.startswith("| a\\|b | 2 | 2 | 0 |")]
-    assert cells(figures, "small")[1:6] == expected
-    assert not [line for line in figures.splitlines() if line.startswith("| large")]
+    scores = section(scored(tmp_path, label="a|b").card(), "Scores")
+    expected = ["2", "2", "0", f"0.833 (0.667{TO}1.000)", f"0.750 (0.500{TO}1.000)"]
+    assert [row for row in scores.splitlines() if row.startswith("| a\\|b | 2 | 2 | 0 |")]
+    assert cells(scores, "small")[1:6] == expected
+    assert not [line for line in scores.splitlines() if line.startswith("| large")]
 
 
-def test_every_mean_of_the_table_of_figures_is_told_with_its_interval(tmp_path: Path) -> None:
+def test_every_metric_with_a_mean_is_shown_and_defined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = scored(tmp_path)
-    figures = section(run.card(), "Figures")
-    rows = run.figures[run.figures["by"] == "all"].set_index("figure")
-    for name in ("dice", "hd95", "assd", "nsd", "nsd_relative", "precision", "recall", "counted_absolute_error"):
-        row = rows.loc[name]
-        assert f"| {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row['images']} |" in figures
+    trial = Metric("trial", "Trial score", "share", "lower", "surface", "what it is", lambda _: 0.0)
+    monkeypatch.setattr(registry, "METRICS", (*METRICS, trial))
+    row = run.means[run.means["metric"] == "dice"].assign(metric="trial")
+    run.means = pd.concat([run.means, row], ignore_index=True)
+    card = run.card()
+    tolerance = run.description.scoring.tolerance
+    for metric in (*METRICS, trial):
+        if metric.over in ("annotated", "both") and not metric.several_classes:
+            assert cells(section(card, "Scores"), metric.title(tolerance))
+    assert cells(section(card, "Scores"), "Trial score")[1] == "83.3 %"
+    assert cells(section(card, "How scores are computed"), "Trial score")[1] == "what it is"
 
 
-def test_a_figure_without_an_interval_has_a_dash(tmp_path: Path) -> None:
-    figures = section(scored(tmp_path, group="same").card(), "Figures")
-    assert cells(figures, "Dice") == ["Dice", "0.833", "\N{EN DASH} to \N{EN DASH}", "2", "1"]
+def test_a_mean_without_an_interval_has_a_dash(tmp_path: Path) -> None:
+    scores = section(scored(tmp_path, group="same").card(), "Scores")
+    assert cells(scores, "Dice") == ["Dice", "0.833", ABSENT, "2", "1"]
 
 
 def test_the_model_is_described_as_it_is(tmp_path: Path) -> None:
@@ -145,42 +152,20 @@ def test_the_model_is_described_as_it_is(tmp_path: Path) -> None:
     assert "taken as grey (channels: 1)" in model
     assert cells(model, "Initial weights")[1] == "random weights"
     assert cells(model, "Made with")[1] == "torch 1"
-    assert "1 epoch of 4 samples; the weights are those of epoch 1" in model
 
 
-def test_what_val_chose_is_told_with_what_it_brought(tmp_path: Path) -> None:
+def test_choices_are_told_with_what_they_brought(tmp_path: Path) -> None:
     run = scored(tmp_path)
     tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", chosen="always")
-    postprocess = run.description.chosen.choices.postprocess.model_copy(
-        update={"threshold": 0.35, "fill_holes": True, "smallest_object": 30}
-    )
-    crf = CrfParams(
-        iterations=7,
-        gaussian_sigma=1.0,
-        gaussian_weight=1.0,
-        bilateral_sigma=1.0,
-        bilateral_colour=1.0,
-        bilateral_weight=1.0,
-    )
-    choices = run.description.chosen.choices.model_copy(
-        update={"test_time_augmentation": "flips", "postprocess": postprocess, "crf": crf}
-    )
-    chosen = Chosen(choices=choices, options=[tried], images=9, warnings=["beware of <this>"])
-    card = run.card(chosen=chosen)
-    way = section(card, SECTIONS[3])
-    settings = [
-        ("Test-time augmentation", "mean over 4 flips"),
-        ("Dense CRF", "7 iterations of mean-field inference"),
-        ("Threshold", "0.35"),
-        ("Holes filled", "yes"),
-        ("Objects dropped", "of fewer than 30 pixels"),
-        ("Largest object alone", "no"),
-    ]
-    assert [tuple(cells(way, step)) for step, _ in settings] == settings
-    assert "on the 9 images of val" in way
-    assert cells(way, "fill\\_holes") == ["fill\\_holes", "0.500", "0.600", "always", "always"]
-    assert section(card, "Warnings").strip() == "- beware of &lt;this>"
-    assert "All steps were set beforehand" in section(run.card(), SECTIONS[3])
+    chosen = run.description.chosen
+    last = chosen.choices.postprocess.model_copy(update={"fill_holes": True})
+    changed = {"choices": chosen.choices.model_copy(update={"postprocess": last}), "options": [tried], "images": 9}
+    card = run.card(chosen=chosen.model_copy(update=changed | {"warnings": ["beware of <this>"]}))
+    choices = section(card, "Choices")
+    assert "9 images" in choices
+    assert cells(choices, "Holes filled") == ["Holes filled", "never", "0.500", "always", "0.600", "**yes**"]
+    assert cells(choices, "Threshold") == ["Threshold", "set", *[ABSENT] * 3, "**0.5**"]
+    assert "beware of &lt;this>" in section(card, "Warnings")
 
 
 def test_data_and_audit_are_told(tmp_path: Path) -> None:
@@ -193,41 +178,16 @@ def test_data_and_audit_are_told(tmp_path: Path) -> None:
     assert cells(data, "a") == ["a", "0", "3", "3"]
     assert cells(data, "c&lt;d") == ["c&lt;d", "2", "0", "2"]
     assert cells(data, "all") == ["all", "2", "3", "5"]
-    assert "Groups of several images (near-duplicates by perceptual hash, or one known patient): 2." in data
-    assert "on more than one side of the split: 2;" in data
-    assert "Skipped as unusable: 1." in data
-    assert "Groups on more than one side of the split: 2." in section(card, "Limits")
+    assert cells(data, "Of these, on more than one side of the split")[1] == "2"
+    assert "more than one side of the split: 2." in section(card, "Limits")
 
 
-def test_limits_tell_what_is_known_of_the_run(tmp_path: Path) -> None:
-    run = scored(tmp_path)
-    limits = section(run.card(), "Limits")
-    assert "Scored on 2 groups: below about 20" in limits
-    for absent in ("simulated", "Scored on val", "more than one side"):
-        assert absent not in limits
-    run.audit = run.audit | {"data": "phantom"}
-    run.metrics = run.metrics | {"split": "val"}
-    card = run.card()
-    assert "The images are simulated." in section(card, "Limits")
-    assert "**Scored on val**" in section(card, "Limits")
-    assert "because this protocol has no test set" in section(card, "Figures")
-    assert "read once" not in card
-
-
-def test_enough_groups_are_not_warned_of(tmp_path: Path) -> None:
-    run = scored(tmp_path)
-    run.figures = run.figures.assign(groups=20)
-    assert "intervals are too narrow" not in run.card()
-
-
-def test_classes_are_told_with_their_codes_and_figures(tmp_path: Path) -> None:
+def test_classes_are_told_with_their_codes_and_scores(tmp_path: Path) -> None:
     card = scored(tmp_path, tiny.LESIONS, label="malignant").card()
     assert "0 background, 1 benign, 2 malignant" in section(card, "Model")
-    figures = section(card, "Figures")
-    assert "| malignant | 2 | 0.833 | 0.750 | 0.750 |" in figures
-    assert "| benign | 0 | \N{EN DASH} | \N{EN DASH} | 0.000 |" not in figures  # no pixel of it, neither true nor found
-    assert cells(figures, "Dice, only the right class counting")[1] == "0.833"
-    assert "mean over classes" in section(card, SECTIONS[3])
+    scores = section(card, "Scores")
+    assert "| malignant | 2 | 0.833 | 0.750 | 0.750 |" in scores
+    assert cells(scores, "Dice of the image's class")[1] == "0.833"
 
 
 def test_text_from_data_can_t_break_the_page(tmp_path: Path) -> None:
@@ -249,7 +209,7 @@ def test_equal_inputs_give_equal_bytes_without_a_path(tmp_path: Path) -> None:
     assert str(tmp_path) not in first.card()
     # As read back from the files that the stage wrote.
     run = first
-    run.audit, run.metrics = json.loads(json.dumps(run.audit)), json.loads(json.dumps(run.metrics))
+    run.audit, run.summary = json.loads(json.dumps(run.audit)), json.loads(json.dumps(run.summary))
     assert run.card() == again.card()
 
 

@@ -8,7 +8,7 @@ import tiny
 from scored import THREE, blocks
 
 from medseg.data.image_io import Pixels
-from medseg.evaluation.per_image import COLUMNS, score_image
+from medseg.evaluation.per_image import columns, score_image
 from medseg.inference.settings import Counting, Scoring
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.surface import Tolerance
@@ -32,12 +32,12 @@ def test_a_perfect_prediction_has_the_best_of_every_score() -> None:
     best = {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "specificity": 1, "accuracy": 1, "area_error": 0}
     best |= {"hd95": 0, "assd": 0, "nsd": 1, "nsd_relative": 1, "objects_f1": 1, "objects_iou": 1, "objects_error": 0}
     assert {name: found[name] for name in best} == pytest.approx(best)
-    assert found["called"] == "foreground"
+    assert found["predicted_label"] == "foreground"
 
 
 def test_the_row_has_the_documented_columns_in_order() -> None:
     around = {"file", "label", "group", "size", "uncertainty", "class_dice", "class_iou"}
-    assert list(scores(TRUTH)) == [name for name in COLUMNS if name not in around]
+    assert list(scores(TRUTH)) == [name for name in columns() if name not in around]
 
 
 def test_counts_of_the_prediction_have_a_rule_of_their_own() -> None:
@@ -57,7 +57,8 @@ def test_an_empty_truth_leaves_undefined_what_has_no_meaning() -> None:
     found = scores(TRUTH, np.zeros_like(TRUTH))
     undefined = {name for name, value in found.items() if isinstance(value, float) and math.isnan(value)}
     assert undefined == {
-        *("dice", "iou", "precision", "recall", "area_error", "hd95", "assd", "nsd", "nsd_relative"),
+        *("dice", "iou", "precision", "recall", "area_error", "area_error_absolute"),
+        *("hd95", "assd", "nsd", "nsd_relative"),
         *("objects_iou", "contours_relative_error", "counted_relative_error"),
     }
     assert (found["objects_false"], found["objects_f1"], found["counted_absolute_error"]) == (2, 0, 2)
@@ -71,5 +72,5 @@ def test_with_classes_the_images_own_counts_apart() -> None:
         uncertainty="none",
     )
     found = score_image(codes, TRUTH, np.uint8(1), THREE, rules)
-    assert (found["dice"], found["called"]) == (1, "benign")
+    assert (found["dice"], found["predicted_label"]) == (1, "benign")
     assert found["class_dice"] == round(2 * 64 / (64 + 73), 6)

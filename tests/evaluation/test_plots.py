@@ -1,7 +1,6 @@
 """What DVC draws of an evaluation: its tables, and the sheets of cases."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +9,11 @@ import tiny
 from scored import drawn, run
 
 from medseg.data.colours import CLASSES, PREDICTION, TRUTH
-from medseg.data.image_io import Pixels, read_image
+from medseg.data.image import Image
+from medseg.data.image_io import read_image
 from medseg.evaluation.evaluate import Evaluation
 from medseg.evaluation.plots import case_sheet, dice_by_label, dice_histogram, initials, uncertainty_sheet, write_plots
-from medseg.evaluation.summary import figure_table
+from medseg.evaluation.summary import summary_table
 
 NO_THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})
 TABLES = [
@@ -27,11 +27,10 @@ TABLES = [
 ]
 
 
-def plots(evaluation: Evaluation, rows: list[dict[str, Any]], predictions: Path, folder: Path) -> list[str]:
+def plots(evaluation: Evaluation, images: list[Image], predictions: Path, folder: Path) -> list[str]:
     """Write the plots and give the names of the files."""
     folder.mkdir()
-    figures, table = figure_table(evaluation.table), pd.DataFrame(rows)
-    write_plots(evaluation, NO_THRESHOLDS, figures, table, predictions / "raw", predictions, folder)
+    write_plots(evaluation, NO_THRESHOLDS, summary_table(evaluation.table), images, predictions, folder)
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -43,67 +42,61 @@ def test_the_histogram_counts_each_image_with_foreground_once(evaluation: Evalua
 
 def test_only_empty_images_still_give_a_sheet(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
-    rows = [tiny.row(tmp_path / "raw", "a.png", drawn(nothing), nothing)]
-    assert plots(run(tmp_path, rows), rows, tmp_path, tmp_path / "plots") == sorted(["cases.png", *TABLES])
+    images = [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]
+    assert plots(run(tmp_path, images), images, tmp_path, tmp_path / "plots") == sorted(["cases.png", *TABLES])
     assert (tmp_path / "plots/dice_by_label.csv").read_text() == "label,dice\n"
 
 
 def test_labels_stand_with_their_means_and_that_of_all(evaluation: Evaluation) -> None:
-    table = dice_by_label(figure_table(evaluation.table)).set_index("label")["dice"]
+    table = dice_by_label(summary_table(evaluation.table)).set_index("label")["dice"]
     assert table.round(4).to_dict() == {"all": 0.5556, "benign": 1.0, "malignant": 0.3333}
 
 
 def test_counts_stand_beside_those_of_the_truth(
-    evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path, tmp_path: Path
+    evaluation: Evaluation, images: list[Image], folder: Path, tmp_path: Path
 ) -> None:
-    plots(evaluation, rows, folder, tmp_path / "plots")
+    plots(evaluation, images, folder, tmp_path / "plots")
     counts = pd.read_csv(tmp_path / "plots/counts.csv").set_index("file")
     assert counts[["counted_truth", "counted_predicted"]].to_numpy().tolist() == [[1, 1], [1, 1], [1, 0], [0, 1]]
 
 
 def test_the_uncertain_images_stand_over_their_maps(tmp_path: Path) -> None:
     names = ("a.png", "b.png")
-    rows = [tiny.row(tmp_path / "raw", name, *tiny.square(number, 200, 200)) for number, name in enumerate(names)]
-    evaluation = run(tmp_path, rows, tiny.resize(side=32), uncertainty="flips")
-    assert plots(evaluation, rows, tmp_path, tmp_path / "plots") == sorted(["cases.png", "uncertainty.png", *TABLES])
-    sheet = uncertainty_sheet(evaluation, pd.DataFrame(rows), tmp_path / "raw", tmp_path, columns=6)
+    images = [tiny.image(tmp_path / "raw", name, *tiny.square(number, 200, 200)) for number, name in enumerate(names)]
+    evaluation = run(tmp_path, images, tiny.resize(side=32), uncertainty="flips")
+    assert plots(evaluation, images, tmp_path, tmp_path / "plots") == sorted(["cases.png", "uncertainty.png", *TABLES])
+    sheet = uncertainty_sheet(evaluation, images, tmp_path, columns=6)
     assert sheet.shape == (2 * 196 + 4, 2 * 196 + 4, 3)
     assert (sheet[:196] == TRUTH).all(axis=-1).any()
     assert not (sheet[196:] == TRUTH).all(axis=-1).any()
 
 
-def sheet(evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path, columns: int) -> Pixels:
-    return case_sheet(evaluation, pd.DataFrame(rows), folder / "raw", folder, columns)
-
-
 def test_the_sheet_shows_worst_median_and_best_in_rows(
-    evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path
+    evaluation: Evaluation, images: list[Image], folder: Path
 ) -> None:
-    image = sheet(evaluation, rows, folder, columns=1)
-    assert image.shape == (3 * 196 + 4, 196 + 4, 3)
-    worst = image[:196]
+    sheet = case_sheet(evaluation, images, folder, columns=1)
+    assert sheet.shape == (3 * 196 + 4, 196 + 4, 3)
+    worst = sheet[:196]
     assert not (worst == PREDICTION).all(axis=-1).any()  # nothing was found there
     assert (worst == TRUTH).all(axis=-1).any()
 
 
-def test_fewer_images_than_columns_make_shorter_rows(
-    evaluation: Evaluation, rows: list[dict[str, Any]], folder: Path
-) -> None:
-    assert sheet(evaluation, rows, folder, columns=6).shape == (3 * 196 + 4, 3 * 196 + 4, 3)
+def test_fewer_images_than_columns_make_shorter_rows(evaluation: Evaluation, images: list[Image], folder: Path) -> None:
+    assert case_sheet(evaluation, images, folder, columns=6).shape == (3 * 196 + 4, 3 * 196 + 4, 3)
 
 
 def test_outlines_of_large_images_stay_crisp(tmp_path: Path) -> None:
     truth = tiny.circle(1000, 300)
-    rows = [tiny.row(tmp_path / "raw", "large.png", drawn(np.zeros_like(truth)), truth)]
-    image = sheet(run(tmp_path, rows, tiny.resize()), rows, tmp_path, columns=1)
-    line = (image[4:196, 4:196] == TRUTH).all(axis=-1).sum()
+    images = [tiny.image(tmp_path / "raw", "large.png", drawn(np.zeros_like(truth)), truth)]
+    sheet = case_sheet(run(tmp_path, images, tiny.resize()), images, tmp_path, columns=1)
+    line = (sheet[4:196, 4:196] == TRUTH).all(axis=-1).sum()
     assert line > 2 * np.pi * 300 * 192 / 1000 * 0.8  # nearly as many pure pixels as the circle is long
 
 
 def test_classes_are_drawn_in_their_colours(
-    classes: Evaluation, class_rows: list[dict[str, Any]], class_folder: Path, tmp_path: Path
+    classes: Evaluation, class_images: list[Image], class_folder: Path, tmp_path: Path
 ) -> None:
-    plots(classes, class_rows, class_folder, tmp_path / "plots")
+    plots(classes, class_images, class_folder, tmp_path / "plots")
     assert (tmp_path / "plots/confusion.csv").read_text().splitlines()[:3] == [
         "actual,predicted",
         "benign,benign",

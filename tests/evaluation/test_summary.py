@@ -1,4 +1,4 @@
-"""The table per image to figures with intervals, and to the scalars that DVC compares."""
+"""The table per image to means with intervals, and to the few numbers that DVC compares."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,18 @@ import tiny
 from scipy import stats
 from scored import NOTHING, drawn, run, run_classes, shown
 
+from medseg.data.image import Image
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import COLUMNS
-from medseg.evaluation.summary import confusion, figure_table, summarise, write_tables
+from medseg.evaluation.per_image import columns
+from medseg.evaluation.summary import confusion, summarise, summary_table, write_metrics, write_tables
+from medseg.metrics import registry
 from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_interval
+from medseg.metrics.registry import Metric
+from medseg.metrics.surface import Tolerance
 
 
 def summary_of(evaluation: Evaluation) -> dict[str, Any]:
-    return summarise(evaluation, figure_table(evaluation.table))
+    return summarise(evaluation, summary_table(evaluation.table))
 
 
 def test_means_leave_out_images_without_foreground_and_keep_missed_ones(evaluation: Evaluation) -> None:
@@ -33,7 +37,7 @@ def test_images_without_foreground_stand_by_themselves(evaluation: Evaluation) -
     assert summary_of(evaluation)["empty"] == {"images": 1, "with_false_positives": 1.0, "false_positive_area": 0.5}
 
 
-def test_pooled_figures_count_every_pixel(evaluation: Evaluation) -> None:
+def test_pooled_scores_count_every_pixel(evaluation: Evaluation) -> None:
     # Shared 300 + 300, predicted 300 + 300 + 300, truth 300 + 600 + 300.
     assert summary_of(evaluation)["pooled"] == {"dice": round(1200 / 2100, 6), "iou": round(600 / 1500, 6)}
 
@@ -46,36 +50,40 @@ def test_each_label_has_its_means(evaluation: Evaluation) -> None:
 
 
 def test_tables_are_json_and_csv_without_nan(evaluation: Evaluation, tmp_path: Path) -> None:
-    figures, summary = write_tables(evaluation, tmp_path, tmp_path / "evaluate.json")
-    text = (tmp_path / "evaluate.json").read_text()
+    means, summary = write_tables(evaluation, tmp_path, tmp_path / "summary.json")
+    text = (tmp_path / "summary.json").read_text()
     assert json.loads(text) == summary == summary_of(evaluation)
     assert "NaN" not in text
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "per_image.csv"), evaluation.table)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "figures.csv"), figures)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), means)
     meanings = (tmp_path / "columns.md").read_text()
-    assert all(f"- `{name}`: {COLUMNS[name]}\n" in meanings for name in map(str, evaluation.table.columns))
+    assert all(f"- `{name}`: {columns()[name]}\n" in meanings for name in map(str, evaluation.table.columns))
 
 
-def figure(table: pd.DataFrame, name: str, by: str = "all", stratum: str = "all") -> dict[str, Any]:
-    figures = figure_table(table)
-    rows = figures[(figures["by"] == by) & (figures["stratum"] == stratum) & (figures["figure"] == name)]
+def mean(table: pd.DataFrame, name: str, by: str = "all", stratum: str = "all") -> dict[str, Any]:
+    means = summary_table(table)
+    rows = means[(means["by"] == by) & (means["stratum"] == stratum) & (means["metric"] == name)]
     return {str(key): value for key, value in rows.iloc[0].items()}
 
 
-def scored_table(**columns: list[Any]) -> pd.DataFrame:
+def scored_table(**given: list[Any]) -> pd.DataFrame:
     """A table per image with these columns; all else is that of an image of 100 pixels, 50 of them annotated."""
-    count = len(next(iter(columns.values())))
-    numbers = {name: [0.5] * count for name in COLUMNS if name not in columns}
-    words = {"file": [f"{number}.png" for number in range(count)], "label": ["a"] * count, "called": ["b"] * count}
+    count = len(next(iter(given.values())))
+    numbers = {name: [0.5] * count for name in columns() if name not in given}
+    words = {
+        "file": [f"{number}.png" for number in range(count)],
+        "label": ["a"] * count,
+        "predicted_label": ["b"] * count,
+    }
     sizes = {"region_pixels": [100] * count, "truth_pixels": [50] * count, "predicted_pixels": [50] * count}
     groups = {"group": [f"g{number}" for number in range(count)], "size": ["small"] * count}
-    return pd.DataFrame({**numbers, **words, **sizes, **groups, **columns})[list(COLUMNS)]
+    return pd.DataFrame({**numbers, **words, **sizes, **groups, **given})[list(columns())]
 
 
 def test_intervals_are_those_of_the_bootstrap_over_groups() -> None:
     rng = np.random.default_rng(0)
     dice, groups = rng.uniform(size=12).tolist(), [f"g{number // 2}" for number in range(12)]
-    found = figure(scored_table(dice=dice, group=groups), "dice")
+    found = mean(scored_table(dice=dice, group=groups), "dice")
     expected = bootstrap_interval(dice, groups, RESAMPLES, SEED)
     assert (found["images"], found["groups"], found["undefined"]) == (12, 6, 0)
     assert [found["mean"], found["low"], found["high"]] == [
@@ -84,29 +92,23 @@ def test_intervals_are_those_of_the_bootstrap_over_groups() -> None:
     assert found["low"] < found["mean"] < found["high"]
 
 
-def test_undefined_figures_are_left_out_and_counted() -> None:
+def test_undefined_scores_are_left_out_and_counted() -> None:
     table = scored_table(objects_iou=[0.6, None, 0.8], recall=[1.0, 0.0, 0.5])
-    found = figure(table, "objects_iou")
+    found = mean(table, "objects_iou")
     assert (found["images"], found["undefined"], found["missed"]) == (2, 1, 0)
     assert found["mean"] == pytest.approx(0.7)
-    assert figure(table, "dice")["missed"] == 1
+    assert mean(table, "dice")["missed"] == 1
 
 
 def test_one_group_has_a_mean_and_no_interval() -> None:
-    found = figure(scored_table(dice=[0.4, 0.8], group=["g", "g"]), "dice")
+    found = mean(scored_table(dice=[0.4, 0.8], group=["g", "g"]), "dice")
     assert found["mean"] == pytest.approx(0.6)
     assert np.isnan([found["low"], found["high"]]).all()
 
 
-def test_the_error_of_the_area_is_given_with_and_without_its_sign() -> None:
-    table = scored_table(area_error=[-0.5, 0.5, 0.3])
-    assert figure(table, "area_error")["mean"] == pytest.approx(0.1)
-    assert figure(table, "area_error_absolute")["mean"] == pytest.approx(1.3 / 3, abs=1e-6)
-
-
 def test_strata_are_labels_and_sizes_and_the_empty(evaluation: Evaluation) -> None:
-    figures = figure_table(evaluation.table)
-    strata = figures[["by", "stratum"]].drop_duplicates().to_numpy().tolist()
+    means = summary_table(evaluation.table)
+    strata = means[["by", "stratum"]].drop_duplicates().to_numpy().tolist()
     assert strata == [
         ["all", "all"],
         ["label", "benign"],
@@ -115,8 +117,8 @@ def test_strata_are_labels_and_sizes_and_the_empty(evaluation: Evaluation) -> No
         ["size", "large"],
         ["empty", "empty"],
     ]
-    assert figure(evaluation.table, "false_positive", "empty", "empty")["mean"] == 1
-    assert figure(evaluation.table, "dice", "size", "small")["mean"] == 0.5  # 1 and 0
+    assert mean(evaluation.table, "false_positive", "empty", "empty")["mean"] == 1
+    assert mean(evaluation.table, "dice", "size", "small")["mean"] == 0.5  # 1 and 0
 
 
 def test_sums_of_objects_are_over_all_images(evaluation: Evaluation) -> None:
@@ -154,21 +156,54 @@ def test_the_rank_correlation_is_spearmans() -> None:
 
 def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
-    summary = summary_of(run(tmp_path, [tiny.row(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
+    summary = summary_of(run(tmp_path, [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
     assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
     assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
     assert (summary["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
 
 
-def test_names_stay_short_and_nest_no_deeper_than_two(evaluation: Evaluation) -> None:
-    def depth(content: Any) -> int:
-        return 1 + max(map(depth, content.values())) if isinstance(content, dict) else 0
+def compared(summary: dict[str, Any], folder: Path) -> dict[str, float]:
+    """What `write_metrics` writes."""
+    write_metrics(summary, folder / "evaluate.json")
+    found: dict[str, float] = json.loads((folder / "evaluate.json").read_text())
+    return found
 
-    assert depth(summary_of(evaluation)) <= 3  # labels.benign.dice
-    assert "dice_low" in summary_of(evaluation)
+
+def test_dvc_compares_few_defined_numbers(evaluation: Evaluation, classes: Evaluation, tmp_path: Path) -> None:
+    summary = summary_of(evaluation)
+    flat = compared(summary, tmp_path)
+    assert list(flat) == ["dice", "dice_low", "dice_high", "iou", "hd95", "nsd", "f1", "false_positive_images"]
+    assert (flat["dice"], flat["f1"], flat["false_positive_images"]) == (summary["dice"], summary["objects"]["f1"], 1.0)
+    by_class = compared(summary_of(classes), tmp_path)
+    assert {name: by_class[name] for name in by_class if "/" in name} == {
+        "dice/benign": 0.8,
+        "dice/malignant": 0.222222,
+    }
+    nothing = tiny.image(tmp_path / "raw", "a.png", drawn(NOTHING), NOTHING)
+    assert compared(summary_of(run(tmp_path, [nothing])), tmp_path) == {"false_positive_images": 0.0}
 
 
-def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> None:
+def test_a_new_metric_is_one_entry(images: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Metric(
+        "height", "Height", "pixels", "neither", "overlap", "height of the region", lambda pair: float(len(pair.truth))
+    )
+    monkeypatch.setattr(registry, "METRICS", (*registry.METRICS, trial))
+    write_tables(run(tmp_path, images), tmp_path, tmp_path / "summary.json")
+    assert pd.read_csv(tmp_path / "per_image.csv")["height"].tolist() == [20.0] * 4
+    means = pd.read_csv(tmp_path / "summary.csv").query("by == 'all'").set_index("metric")["mean"]
+    assert means["height"] == 20
+    assert "- `height`: height of the region\n" in (tmp_path / "columns.md").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["height"] == 20
+
+
+def test_keys_of_metrics_are_unique_and_titles_hold_the_tolerance() -> None:
+    assert len(registry.BY_KEY) == len(registry.METRICS)
+    titles = [metric.title(Tolerance(pixels=2.0, diagonal=0.01)) for metric in registry.METRICS]
+    assert len(set(titles)) == len(titles)
+    assert not any("{" in title for title in titles)
+
+
+def test_the_predicted_label_of_a_binary_task_is_whether_anything_is_found(evaluation: Evaluation) -> None:
     assert confusion(evaluation).to_numpy().tolist() == [
         ["foreground", "foreground"],
         ["foreground", "foreground"],
@@ -176,12 +211,12 @@ def test_a_binary_call_is_whether_anything_is_found(evaluation: Evaluation) -> N
         ["empty", "foreground"],
     ]
     summary = summary_of(evaluation)
-    assert summary["calls"] == {"images": 4, "right": 2, "accuracy": 0.5}
+    assert summary["image_labels"] == {"images": 4, "right": 2, "accuracy": 0.5}
     assert "classes" not in summary
     assert not {"class_dice", "class_iou"} & set(evaluation.table)
 
 
-def test_an_image_is_called_what_most_of_it_is_and_the_first_of_equals(classes: Evaluation) -> None:
+def test_the_predicted_label_is_that_of_most_pixels_and_the_first_of_equals(classes: Evaluation) -> None:
     assert confusion(classes).to_numpy().tolist() == [
         ["benign", "benign"],
         ["malignant", "benign"],
@@ -190,10 +225,10 @@ def test_an_image_is_called_what_most_of_it_is_and_the_first_of_equals(classes: 
         ["normal", "malignant"],
         ["normal", "normal"],
     ]
-    assert summary_of(classes)["calls"] == {"images": 6, "right": 2, "accuracy": 0.333333}
+    assert summary_of(classes)["image_labels"] == {"images": 6, "right": 2, "accuracy": 0.333333}
 
 
-def test_figures_by_class_by_hand(classes: Evaluation) -> None:
+def test_scores_by_class_by_hand(classes: Evaluation) -> None:
     # Pooled: benign shares 200, predicts 650 and holds 300; malignant shares 150, predicts 550 and holds 900.
     assert summary_of(classes)["classes"] == {
         "benign": {"images": 1, "dice": 0.8, "iou": 0.666667, "pooled_dice": round(400 / 950, 6)},
@@ -201,7 +236,7 @@ def test_figures_by_class_by_hand(classes: Evaluation) -> None:
     }
 
 
-def test_a_class_without_an_image_has_no_figures(tmp_path: Path) -> None:
-    rows = [tiny.row(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
+def test_a_class_without_an_image_has_no_scores(tmp_path: Path) -> None:
+    images = [tiny.image(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
-    assert summary_of(run_classes(tmp_path, rows))["classes"] == {"benign": nothing, "malignant": nothing}
+    assert summary_of(run_classes(tmp_path, images))["classes"] == {"benign": nothing, "malignant": nothing}

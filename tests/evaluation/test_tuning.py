@@ -24,7 +24,7 @@ from medseg.evaluation.tuning import (
 )
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Postprocess, Probabilities, postprocess
-from medseg.inference.predictor import finish
+from medseg.inference.predictor import to_prediction
 from medseg.inference.settings import Augmentation, Choices, Chosen
 
 CRF: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_l
     sure = choose_on([shown(row(0.0, 1.0), row(0, 1))], threshold="val")
     assert sure.choices.postprocess.threshold == 0.5
     assert table(sure) == [("threshold", 1.0, 1.0, "0.45", "0.5")]
-    # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the unmarked one.
+    # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the other one.
     two = [shown(row(0.47, 1.0), row(1, 1)), shown(row(0.52, 1.0), row(0, 1))]
     assert choose_on(two, threshold="val").choices.postprocess.threshold == 0.45
 
@@ -229,7 +229,7 @@ def test_the_crf_is_used_where_it_helps() -> None:
     assert chosen.options[0].option == "crf.use"
     assert chosen.options[0].other > chosen.options[0].simplest + 0.2
     probabilities = noisy.astype(np.float32)[None]
-    assert dice(finish(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
+    assert dice(to_prediction(probabilities, image, chosen.choices).codes, disc) == pytest.approx(
         chosen.options[0].other, abs=1e-6
     )
     harmless = choose_on([shown(disc.astype(float), disc, image)], crf={"use": "val", **CRF})
@@ -328,7 +328,7 @@ def settled(state: dict[str, Any]) -> Choices:
 def mean_dice(images: list[ValImage], state: dict[str, Any]) -> float:
     choices = settled(state)
     scores = [
-        dice(finish(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
+        dice(to_prediction(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
         for image in images
         if image.truth.any()
     ]

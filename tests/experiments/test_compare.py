@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from medseg.cli import app
 from medseg.core.errors import UserError
-from medseg.evaluation.per_image import COLUMNS, score_image
+from medseg.evaluation.per_image import columns, score_image
 from medseg.experiments.compare import (
     WORDS,
     Images,
@@ -160,7 +160,7 @@ def test_without_any_truth_there_is_nothing_to_compare() -> None:
 
 def test_a_score_that_is_undefined_everywhere_is_told_so() -> None:
     table = scored(FIRST, uncertainty=NAN)
-    with pytest.raises(UserError, match="1 of 5 have an empty truth, and the figure is undefined in 4"):
+    with pytest.raises(UserError, match="1 of 5 have an empty truth, and the score is undefined in 4"):
         compare({"main": table, "tried": table}, "uncertainty")
 
 
@@ -176,17 +176,17 @@ def per_image() -> pd.DataFrame:
         | score_image(codes, truth, np.uint8(1), tiny.LESIONS, scoring)
         for name, (codes, truth) in pairs.items()
     ]
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    return pd.DataFrame(rows)[list(columns())]
 
 
 def test_the_columns_of_text_are_those_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "predictions").mkdir(parents=True)
     table = per_image()
-    assert tuple(name for name in COLUMNS if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
+    assert tuple(name for name in columns() if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
     table.to_csv("data/predictions/per_image.csv", index=False)
     read = read_tables(["workspace"])["workspace"]
-    for name in set(COLUMNS) - set(WORDS):
+    for name in set(columns()) - set(WORDS):
         assert pd.api.types.is_float_dtype(read[name]) or pd.api.types.is_integer_dtype(read[name]), name
         if not name.endswith("_pixels"):
             assert compare({"main": read, "tried": read}, name).differences[0].mean == pytest.approx(
@@ -213,7 +213,7 @@ def test_the_text_tells_runs_way_and_changes() -> None:
     assert lines[4] == "| main | 0.675 |" + " \N{EN DASH} |" * 6
     assert lines[5].startswith("| a\\|b | 0.700 | +0.025 | -0.050 to +0.100 | ")
     assert lines[6] == "| same | 0.675 | +0.000 | +0.000 to +0.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
-    assert "10000 resamples of whole groups, seed 0, but of so few groups it promises too much." in lines[8]
+    assert "10000 resamples of whole groups, seed 0; of fewer than 20 groups it is too narrow." in lines[8]
     assert lines[8].endswith("Holm: corrected for 2 comparisons.")
     assert "| c | 0.700 | 0.600 | -0.100 |" in lines
     assert lines[-1] == "Changed most from main to same: no image changed."
@@ -223,7 +223,7 @@ def test_a_single_comparison_is_not_corrected_and_enough_groups_are_not_warned_o
     first = {f"{number:02}": 0.5 for number in range(20)}
     text = comparison_text(compare({"main": scored(first), "tried": scored(first)}, "dice"))
     assert "Holm" not in text
-    assert "promises too much" not in text
+    assert "too narrow" not in text
 
 
 def test_json_holds_what_the_comparison_holds_and_null_for_what_is_undefined() -> None:

@@ -236,7 +236,7 @@ def test_without_the_cache_a_changed_folder_is_named_by_its_hashes(root: Path) -
 @pytest.mark.parametrize(
     ("path", "text", "named"),
     [
-        ("data/raw/a b.png", "pictura", "data/raw"),
+        ("data/raw/a b.png", "imago", "data/raw"),
         ("models/network/weights.safetensors", "weightZ", "models/network"),
         ("src/train.py", "brain", "src/train.py"),
         ("src/parts/a.py", "b", "src/parts"),
@@ -308,7 +308,7 @@ def continued(root: Path) -> Provenance:
     return trace(SEGMENTER)
 
 
-def test_the_former_network_is_followed_to_its_own_run(root: Path) -> None:
+def test_the_initial_network_is_followed_to_its_own_run(root: Path) -> None:
     found = continued(root)
     assert found.faults == []
     assert found.parent is not None
@@ -316,7 +316,7 @@ def test_the_former_network_is_followed_to_its_own_run(root: Path) -> None:
     assert found.parent.folder == Path("weights/first")
     assert (found.parent.made.stage, found.parent.md5) == ("train", locked_at(root, "HEAD~1", "models/network"))
     text = provenance_text(found)
-    assert "weights of an initial network, first, continued after 1 epoch" in text
+    assert "weights of the initial network first, continued after 1 epoch" in text
     assert "\n  made by: stage train\n" in text[text.index("started from:") :]
 
 
@@ -325,7 +325,7 @@ def locked_at(root: Path, revision: str, path: str) -> str:
     return next(str(out["md5"]) for stage in stages.values() for out in stage["outs"] if out["path"] == path)
 
 
-def test_a_former_network_that_is_another_now_is_named(root: Path) -> None:
+def test_an_initial_network_that_is_another_now_is_named(root: Path) -> None:
     continued(root)
     replace_file(root / "weights/first/weights.safetensors", "weightZ")
     assert trace(SEGMENTER).faults == [
@@ -334,7 +334,7 @@ def test_a_former_network_that_is_another_now_is_named(root: Path) -> None:
     ]
 
 
-def test_a_former_network_that_is_gone_is_told(root: Path) -> None:
+def test_an_initial_network_that_is_gone_is_told(root: Path) -> None:
     continued(root)
     shutil.rmtree(root / "weights/first")
     found = trace(SEGMENTER)

@@ -1,4 +1,4 @@
-"""A row of experiments, through the real DVC queue, on a pipeline that takes no time."""
+"""A series of experiments, through the real DVC queue, on a pipeline that takes no time."""
 
 import json
 import os
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import medseg
 from medseg.core.errors import UserError
-from medseg.experiments.series import Variant, find_row, read_variants
+from medseg.experiments.series import Variant, find_series, read_variants
 
+SOURCES = Path(medseg.__file__).parents[1]  # not those of an installed version
 CONFIG = """\
 defaults:
   - _self_
@@ -26,8 +28,8 @@ from ruamel.yaml import YAML
 values = YAML(typ="safe").load(pathlib.Path("params.yaml"))
 if values["train"]["fails"]:
     raise SystemExit("no such luck")
-former = values["train"]["init_from"]
-network = (pathlib.Path("weights", former, "network").read_text() if former else "") + values["name"] + ";"
+initial = values["train"]["init_from"]
+network = (pathlib.Path("weights", initial, "network").read_text() if initial else "") + values["name"] + ";"
 metrics = {"split": "test", "dice": len(network) / 100, "iou": None}
 for folder in ("models/network", "metrics/runs"):
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,7 @@ EXPERIMENTS = {
 
 
 class Toy:
-    """A repository with a pipeline of one stage and a row of four experiments."""
+    """A repository with a pipeline of one stage and a series of four experiments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,9 +84,10 @@ class Toy:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def row(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `medseg row` in the repository."""
-        return self.attempt(sys.executable, "-c", "from medseg.cli import main; main()", "row", *arguments)
+    def series(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `medseg series` in the repository."""
+        code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); from medseg.cli import main; main()"
+        return self.attempt(sys.executable, "-c", code, "series", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +111,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 @pytest.fixture(scope="module")
 def first_run(toy: Toy) -> subprocess.CompletedProcess[str]:
-    """The row of four: one good, one after it, one that fails, one after that."""
-    return toy.row("toy", "--jobs", "2")
+    """The series of four: one good, one after it, one that fails, one after that."""
+    return toy.series("toy", "--jobs", "2")
 
 
 def recorded(toy: Toy, name: str) -> str:
@@ -118,6 +121,19 @@ def recorded(toy: Toy, name: str) -> str:
     return network
 
 
+@pytest.mark.slow
+def test_a_variant_that_waits_in_the_queue_is_not_queued_twice(toy: Toy) -> None:
+    # First of these tests: no worker of another run is there to take it.
+    name = "waiting"
+    toy.write(f"conf/experiment/{name}.yaml", f"# @package _global_\nname: {name}\n")
+    toy.run(sys.executable, "-m", "dvc", "exp", "run", "--queue", "-n", name, "-S", f"experiment={name}")
+    done = toy.series(name)
+    assert done.returncode == 1
+    assert f"in the queue already: {name};" in done.stderr
+    toy.run(sys.executable, "-m", "dvc", "queue", "remove", name)
+
+
+@pytest.mark.slow
 def test_a_variant_runs_after_the_one_that_it_starts_from_with_its_network(
     toy: Toy, first_run: subprocess.CompletedProcess[str]
 ) -> None:
@@ -127,6 +143,7 @@ def test_a_variant_runs_after_the_one_that_it_starts_from_with_its_network(
     assert recorded(toy, "toy_after") == "toy_first;toy_after;"
 
 
+@pytest.mark.slow
 def test_the_commands_that_bring_a_network_are_shown(first_run: subprocess.CompletedProcess[str]) -> None:
     shown = [line for line in first_run.stdout.splitlines() if "weights/" in line]
     assert shown == [
@@ -136,6 +153,7 @@ def test_the_commands_that_bring_a_network_are_shown(first_run: subprocess.Compl
     ]
 
 
+@pytest.mark.slow
 def test_the_table_tells_the_finished_variants_and_the_page_draws_them(
     toy: Toy, first_run: subprocess.CompletedProcess[str]
 ) -> None:
@@ -146,12 +164,13 @@ def test_the_table_tells_the_finished_variants_and_the_page_draws_them(
         "| toy_first | segnet 32 | dice | test | 0.100 | \N{EN DASH} |\n"
     )
     assert table in first_run.stdout
-    assert toy.row("toy", "--table").stdout == table
+    assert toy.series("toy", "--table").stdout == table
     page = (toy.folder / "dvc_plots" / "toy" / "index.html").read_text()
     assert "toy_first" in page
     assert "toy_after" in page
 
 
+@pytest.mark.slow
 def test_a_failure_shows_the_end_of_its_log_and_stops_only_what_builds_on_it(
     first_run: subprocess.CompletedProcess[str],
 ) -> None:
@@ -163,31 +182,24 @@ def test_a_failure_shows_the_end_of_its_log_and_stops_only_what_builds_on_it(
     assert "Traceback" not in first_run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first_run")
 def test_a_finished_variant_is_kept(toy: Toy) -> None:
-    done = toy.row("toy_first")
+    done = toy.series("toy_first")
     assert done.returncode == 0, done.stderr
     assert "toy_first: finished earlier, kept" in done.stdout
     assert "dvc exp run" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("first_run")
 def test_a_variant_finished_with_other_parameters_is_not_taken_for_this_one(toy: Toy) -> None:
-    done = toy.row("toy_first", "-S", "loss.name=bce")
+    done = toy.series("toy_first", "-S", "loss.name=bce")
     assert done.returncode == 1
     assert "dvc exp remove toy_first" in done.stderr
 
 
-def test_a_variant_that_waits_in_the_queue_is_not_queued_twice(toy: Toy) -> None:
-    name = "waiting"
-    toy.write(f"conf/experiment/{name}.yaml", f"# @package _global_\nname: {name}\n")
-    toy.run(sys.executable, "-m", "dvc", "exp", "run", "--queue", "-n", name, "-S", f"experiment={name}")
-    done = toy.row(name)
-    assert done.returncode == 1
-    assert f"in the queue already: {name};" in done.stderr
-    toy.run(sys.executable, "-m", "dvc", "queue", "remove", name)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
@@ -198,19 +210,19 @@ def test_a_variant_that_waits_in_the_queue_is_not_queued_twice(toy: Toy) -> None
     ],
 )
 def test_what_cannot_run_is_said_before_anything_is_queued(toy: Toy, arguments: tuple[str, ...], fault: str) -> None:
-    done = toy.row(*arguments)
+    done = toy.series(*arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert fault in done.stderr
     assert "$ dvc" not in done.stdout
 
 
-def test_a_row_is_what_begins_with_whole_words(project: Path) -> None:
+def test_a_series_is_what_begins_with_whole_words(project: Path) -> None:
     conf = project / "conf"
-    assert find_row(conf, "isic2017_improved_unet") == ["isic2017_improved_unet", "isic2017_improved_unet_continued"]
-    assert len(find_row(conf, "busi_encoder_upsampled")) == 6
+    assert find_series(conf, "isic2017_improved_unet") == ["isic2017_improved_unet", "isic2017_improved_unet_continued"]
+    assert len(find_series(conf, "busi_encoder_upsampled")) == 6
     with pytest.raises(UserError, match=r"no name begins with 'ucs'; near it: ucsb.*; there are: busi_cmunext, "):
-        find_row(conf, "ucs")
+        find_series(conf, "ucs")
 
 
 def test_a_variant_knows_the_network_that_it_starts_from_or_goes_on_with(project: Path) -> None:

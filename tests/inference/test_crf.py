@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
-from medseg.inference.crf import CrfParams, refine
+from medseg.inference.crf import CrfParams, apply_crf
 from medseg.inference.postprocess import Probabilities, foreground_probability
 
 VALUES = {
@@ -50,7 +50,7 @@ def in_classes(foreground: Probabilities) -> Probabilities:
 
 def test_a_noisy_disc_becomes_a_disc() -> None:
     image, probabilities, disc = noisy_disc()
-    refined = refine(probabilities, image, params())
+    refined = apply_crf(probabilities, image, params())
     assert refined.shape == probabilities.shape
     assert refined.dtype == np.float32
     assert 0 <= refined.min() <= refined.max() <= 1
@@ -60,13 +60,13 @@ def test_a_noisy_disc_becomes_a_disc() -> None:
 
 def test_one_probability_is_that_of_two_labels() -> None:
     image, probabilities, _ = noisy_disc()
-    two = refine(np.concatenate([1 - probabilities, probabilities]), image, params())
-    np.testing.assert_array_equal(refine(probabilities, image, params()), two[1:])
+    two = apply_crf(np.concatenate([1 - probabilities, probabilities]), image, params())
+    np.testing.assert_array_equal(apply_crf(probabilities, image, params()), two[1:])
 
 
 def test_several_classes_stay_shares_of_one() -> None:
     image, probabilities, disc = noisy_disc()
-    refined = refine(in_classes(probabilities), image, params())
+    refined = apply_crf(in_classes(probabilities), image, params())
     assert refined.shape == (3, SIDE, SIDE)
     np.testing.assert_allclose(refined.sum(axis=0), 1, rtol=1e-5)
     assert dice(foreground_probability(refined), disc) > 0.95
@@ -75,16 +75,16 @@ def test_several_classes_stay_shares_of_one() -> None:
 
 def test_without_weights_nothing_moves() -> None:
     image, probabilities, _ = noisy_disc()
-    refined = refine(probabilities, image, params(gaussian_weight=0.0, bilateral_weight=0.0))
+    refined = apply_crf(probabilities, image, params(gaussian_weight=0.0, bilateral_weight=0.0))
     # Certainty is kept a hundred-thousandth away from 0 and 1.
     np.testing.assert_allclose(refined, probabilities, atol=1.1e-5)
 
 
 def test_the_bilateral_kernel_stops_at_edges_that_the_gaussian_one_does_not_see() -> None:
     image, probabilities, disc = noisy_disc()
-    near = dice(refine(probabilities, image, params(bilateral_weight=0.0))[0], disc)
-    alike = dice(refine(probabilities, image, params(gaussian_weight=0.0))[0], disc)
-    flat = dice(refine(probabilities, np.full_like(image, 128), params(gaussian_weight=0.0))[0], disc)
+    near = dice(apply_crf(probabilities, image, params(bilateral_weight=0.0))[0], disc)
+    alike = dice(apply_crf(probabilities, image, params(gaussian_weight=0.0))[0], disc)
+    flat = dice(apply_crf(probabilities, np.full_like(image, 128), params(gaussian_weight=0.0))[0], disc)
     assert alike > near
     assert alike > flat
 
@@ -92,7 +92,7 @@ def test_the_bilateral_kernel_stops_at_edges_that_the_gaussian_one_does_not_see(
 def test_a_grey_image_is_an_rgb_image_of_equal_channels() -> None:
     image, probabilities, _ = noisy_disc()
     np.testing.assert_array_equal(
-        refine(probabilities, image, params()), refine(probabilities, np.repeat(image, 3, axis=2), params())
+        apply_crf(probabilities, image, params()), apply_crf(probabilities, np.repeat(image, 3, axis=2), params())
     )
 
 
@@ -104,7 +104,7 @@ def test_a_grey_image_is_an_rgb_image_of_equal_channels() -> None:
 def test_it_agrees_with_mean_field_written_out_over_all_pairs_of_pixels(change: dict[str, Any]) -> None:
     image, probabilities, _ = noisy_disc()
     image, probabilities = image[14:30, 4:24], probabilities[:, 14:30, 4:24]
-    refined = refine(probabilities, image, params(**change))[0]
+    refined = apply_crf(probabilities, image, params(**change))[0]
     exact = mean_field(probabilities, image, params(**change))
     # The library filters on a lattice, which approximates the sums.
     assert np.abs(refined - exact).mean() < 0.01
@@ -145,7 +145,7 @@ def test_a_missing_package_is_told_with_what_installs_it(monkeypatch: pytest.Mon
     image, probabilities, _ = noisy_disc()
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(UserError, match=r"evaluate\.crf\.use: .*pip install 'medseg\[crf\]'"):
-        refine(probabilities, image, params())
+        apply_crf(probabilities, image, params())
 
 
 @pytest.mark.parametrize(

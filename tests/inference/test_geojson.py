@@ -90,13 +90,13 @@ def test_each_class_has_objects_of_its_own() -> None:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MASKS)
 def test_the_polygons_cover_the_mask_and_nothing_else(mask: Pixels) -> None:
     np.testing.assert_array_equal(filled(mask), mask)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MASKS)
 def test_rings_are_closed_and_never_touch_themselves(mask: Pixels) -> None:
     for ring in (ring for shape in polygons(mask) for polygon in shape for ring in polygon):
@@ -110,7 +110,7 @@ def test_rings_are_closed_and_never_touch_themselves(mask: Pixels) -> None:
         assert all((x == right) != (y == below) for (x, y), (right, below) in pairwise(ring))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(MASKS)
 def test_areas_and_objects_are_those_of_the_mask(mask: Pixels) -> None:
     labels, count = ndimage.label(mask, np.ones((3, 3)))

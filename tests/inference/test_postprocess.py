@@ -105,7 +105,6 @@ def test_a_hole_gets_the_class_that_most_of_its_outline_has_and_of_equal_ones_th
     )
 
 
-@settings(deadline=None)
 @given(MASKS)
 def test_filling_holes_agrees_with_scipy(mask: Pixels) -> None:
     np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
@@ -123,7 +122,6 @@ def test_objects_of_fewer_pixels_are_dropped_and_those_of_as_many_stay() -> None
     assert not run(codes, smallest_object=4).any()
 
 
-@settings(deadline=None)
 @given(MASKS, st.integers(0, 20))
 def test_dropping_small_objects_agrees_with_scipy(mask: Pixels, smallest: int) -> None:
     objects, count = ndimage.label(mask, EIGHT)
@@ -151,7 +149,6 @@ def test_of_equally_large_objects_the_first_row_by_row_is_kept() -> None:
     np.testing.assert_array_equal(keep_largest_object(codes), drawn("...1", "...1", "...."))
 
 
-@settings(deadline=None)
 @given(MASKS)
 def test_the_largest_object_agrees_with_scipy(mask: Pixels) -> None:
     objects, count = ndimage.label(mask, EIGHT)
@@ -182,7 +179,7 @@ def test_an_empty_and_a_full_image_stay_as_they_are() -> None:
         assert done.dtype == np.uint8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays(np.float32, (4, 7, 9), elements=st.floats(0, 1, width=32)), WAYS)
 def test_foreground_is_that_of_one_class_with_the_same_probability(shares: Probabilities, choices: Postprocess) -> None:
     shares = shares / np.maximum(shares.sum(axis=0), 1)

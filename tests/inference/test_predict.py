@@ -19,8 +19,9 @@ from small_predictors import PLAIN, TILES, bright
 
 from medseg.core.errors import UserError
 from medseg.data.colours import PREDICTION
+from medseg.data.image import images_of
 from medseg.data.image_io import Pixels, write_png
-from medseg.data.task import TaskParams, logit_count
+from medseg.data.task import TaskParams
 from medseg.evaluation.evaluate import evaluate
 from medseg.inference.backends import open_model
 from medseg.inference.crf import CrfParams
@@ -48,7 +49,7 @@ def three(pixels: Pixels) -> Probabilities:
 
 def model(task: TaskParams = tiny.BINARY, **choices: Any) -> Predictor:
     """A network that needs no training, on tiles of 32 pixels."""
-    return Predictor(tiny.segmenter(TILES, task=task, **choices), bright if logit_count(task) == 1 else three)
+    return Predictor(tiny.segmenter(TILES, task=task, **choices), bright if task.logits == 1 else three)
 
 
 def draw(path: Path, height: int = 40, width: int = 60) -> Path:
@@ -65,14 +66,14 @@ def table(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def written(folder: Path) -> list[str]:
+def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_an_image_gives_mask_probabilities_contours_overlay_and_a_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_images(model(), [draw(tmp_path / "a.png")], out)
-    assert written(out) == [
+    assert files(out) == [
         "contours/a.geojson",
         "masks/a.png",
         "overlays/a.png",
@@ -160,7 +161,7 @@ def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
     chosen = model(threshold=0.3, largest_component=True, test_time_augmentation="flips")
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 1), np.uint8)
     rows = pd.DataFrame([tiny.row(tmp_path, "a.png", noise, np.ones((50, 70), np.uint8))])
-    evaluate(chosen, rows, tmp_path, 3, tmp_path / "scored")
+    evaluate(chosen, images_of(rows, tmp_path), 3, tmp_path / "scored")
     predict_images(chosen, [tmp_path / "a.png"], tmp_path / "out")
     assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
 
@@ -233,7 +234,7 @@ def test_a_name_that_the_table_cannot_hold_is_told_and_the_others_go_on(tmp_path
 def test_the_longest_names_are_predicted(tmp_path: Path) -> None:
     image = draw(tmp_path / f"{'é' * 123}.png")  # 250 bytes
     predict_images(model(), [image], tmp_path / "out")
-    assert len(written(tmp_path / "out")) == 5
+    assert len(files(tmp_path / "out")) == 5
 
 
 def test_images_with_one_stem_do_not_overwrite_one_another(tmp_path: Path) -> None:
@@ -275,10 +276,10 @@ def test_what_was_predicted_is_not_predicted_again(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     out = tmp_path / "out"
     predict_images(model(), find_images([str(tmp_path)], out), out)
-    before = written(out)
+    before = files(out)
     assert find_images([str(tmp_path)], out) == [tmp_path / "a.png"]
     predict_images(model(), find_images([str(tmp_path)], out), out)
-    assert written(out) == before
+    assert files(out) == before
 
 
 @pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", "", "x" * 300])
@@ -363,20 +364,17 @@ def test_an_onnx_file_is_run_without_torch_and_nothing_is_written_elsewhere(trai
     path = shutil.copy(trained / "segmenter.onnx", tmp_path)
     done = medseg("predict", "in", "--model", str(path), "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["1 image predicted, written to out", "[]"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "segmenter.onnx"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FOLDERS, "predictions.csv"])
-    assert written(tmp_path / "in") == ["a.png"]
+    assert files(tmp_path / "in") == ["a.png"]
 
 
 def test_a_failed_image_ends_the_command_with_1(trained: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
-    code = "from medseg.cli import main; main()"
-    arguments = ["predict", ".", "--model", str(trained / "segmenter.onnx"), "--out", "out"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    arguments = ["-m", "medseg", "predict", ".", "--model", str(trained / "segmenter.onnx"), "--out", "out"]
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "error: 1 of 2 images failed" in done.stderr
     assert "b.png: not readable as an image" in done.stderr

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from medseg.core.errors import UserError
 from medseg.data.geometry import Patchify, Resize, Scale
 from medseg.data.image_io import Pixels
-from medseg.inference.crf import CrfParams, refine
+from medseg.inference.crf import CrfParams, apply_crf
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predictor import Predictor, finish, predict, segment
+from medseg.inference.predictor import Predictor, to_prediction
 from medseg.inference.settings import Augmentation, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 
@@ -33,10 +33,10 @@ def whole() -> Pixels:
 def test_a_pixel_is_foreground_from_the_threshold_that_was_chosen_on() -> None:
     image = np.array([[[101], [102], [103]]], np.uint8)  # 0.4 is 102 of 255
     frame = Resize(name="resize", channels=1, height=8, width=24, aspect="squash")
-    segmented = segment(Predictor(tiny.segmenter(frame, threshold=0.4), constant(image)), image, 1)
-    assert segmented.codes.tolist() == [[0, 1, 1]]
-    assert segmented.codes.dtype == np.uint8
-    assert segmented.probabilities.shape == (1, 1, 3)
+    found = Predictor(tiny.segmenter(frame, threshold=0.4), constant(image)).predict(image, 1)
+    assert found.codes.tolist() == [[0, 1, 1]]
+    assert found.codes.dtype == np.uint8
+    assert found.probabilities.shape == (1, 1, 3)
 
 
 def constant(image: Pixels) -> Forward:
@@ -58,7 +58,7 @@ def test_the_image_is_predicted_in_every_orientation_that_was_chosen(augmentatio
         return bright(pixels)
 
     described = tiny.segmenter(tiny.resize(side=16), test_time_augmentation=augmentation)
-    segment(Predictor(described, counted), whole(), 4)
+    Predictor(described, counted).predict(whole(), 4)
     assert next(calls) == times
 
 
@@ -70,7 +70,7 @@ def test_tiles_overlap_as_described_and_come_in_batches_of_the_size() -> None:
         return bright(pixels)
 
     described = tiny.segmenter(TILES)  # overlap 0.5: tiles of 16 at every 8 pixels
-    segment(Predictor(described, noted), np.zeros((16, 48, 1), np.uint8), 2)
+    Predictor(described, noted).predict(np.zeros((16, 48, 1), np.uint8), 2)
     assert seen == [2, 2, 1]
 
 
@@ -82,27 +82,27 @@ def test_a_network_of_one_size_gets_no_other() -> None:
         return bright(pixels)
 
     scaled = Scale(name="scale", channels=1, factor=1.0)
-    segment(Predictor(tiny.segmenter(scaled), noted, size=(24, 24)), whole(), 2)
+    Predictor(tiny.segmenter(scaled), noted, size=(24, 24)).predict(whole(), 2)
     assert shapes == {(24, 24, 1)}
 
 
 def test_the_random_field_comes_before_the_threshold_and_its_probabilities_are_given() -> None:
     image = whole()
-    alone = predict(Predictor(tiny.segmenter(TILES), bright), image, 4, "none").probabilities
-    segmented = segment(Predictor(tiny.segmenter(TILES, crf=CRF), bright), image, 4)
-    refined = refine(alone, image, CRF)
+    alone = Predictor(tiny.segmenter(TILES), bright).predict_probabilities(image, 4, "none").probabilities
+    found = Predictor(tiny.segmenter(TILES, crf=CRF), bright).predict(image, 4)
+    refined = apply_crf(alone, image, CRF)
     assert not np.array_equal(refined >= 0.5, alone >= 0.5)
-    np.testing.assert_array_equal(segmented.probabilities, refined)
-    np.testing.assert_array_equal(segmented.codes, refined[0] >= 0.5)
+    np.testing.assert_array_equal(found.probabilities, refined)
+    np.testing.assert_array_equal(found.codes, refined[0] >= 0.5)
 
 
-def test_segmenting_is_predicting_and_finishing() -> None:
+def test_a_prediction_is_the_probabilities_and_what_follows_them() -> None:
     described = tiny.segmenter(TILES, test_time_augmentation="flips", largest_component=True)
-    segmenter, image = Predictor(described, bright), whole()
-    averaged = predict(segmenter, image, 4, "flips")
-    found = finish(averaged.probabilities, image, described.chosen.choices)
-    np.testing.assert_array_equal(found.codes, segment(segmenter, image, 4).codes)
-    assert averaged.deviation.shape == image.shape[:2]
+    predictor, image = Predictor(described, bright), whole()
+    augmented = predictor.predict_probabilities(image, 4, "flips")
+    found = to_prediction(augmented.probabilities, image, described.chosen.choices)
+    np.testing.assert_array_equal(found.codes, predictor.predict(image, 4).codes)
+    assert augmented.deviation.shape == image.shape[:2]
 
 
 def test_a_description_survives_being_written_and_is_more_than_that_of_its_network() -> None:
@@ -117,4 +117,4 @@ def test_a_network_that_gives_no_numbers_is_told() -> None:
         return np.full((len(pixels), 1, *pixels.shape[1:3]), np.nan, np.float32)
 
     with pytest.raises(UserError, match="gives values that are no numbers"):
-        predict(Predictor(tiny.segmenter(TILES), forward), whole(), 1, "none")
+        Predictor(tiny.segmenter(TILES), forward).predict_probabilities(whole(), 1, "none")

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
 from medseg.data.image_io import Pixels
 from medseg.data.patches import blending_weight, origins, pad_to, padded_size
-from medseg.inference import sliding_window as tiling
+from medseg.inference import sliding_window
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.sliding_window import Forward, in_parts, predict_image, predict_tiles
+from medseg.inference.sliding_window import Forward, forward_in_chunks, predict_image, predict_tiles
 from medseg.inference.torch_backend import network_forward
 
 REACH = 2  # pixels that `blurred` sees in each direction
@@ -64,7 +65,7 @@ def convolutions() -> Forward:
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight)
     network = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
-    return network_forward(nn.Sequential(Centred(), network), torch.device("cpu"))
+    return network_forward(nn.Sequential(Centred(), network), tiny.BINARY, torch.device("cpu"))
 
 
 class Centred(nn.Module):
@@ -93,7 +94,7 @@ def scale(factor: float) -> Scale:
 LAYOUTS = (st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(*LAYOUTS, st.integers(1, 16))
 def test_cutting_and_putting_back_is_the_identity(
     height: int, width: int, overlap: float, batch_size: int, tile: int
@@ -105,7 +106,7 @@ def test_cutting_and_putting_back_is_the_identity(
     np.testing.assert_allclose(found, brightness(image[None])[0], rtol=256 * float(np.finfo(np.float32).eps))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(*LAYOUTS, st.integers(8, 16))
 def test_each_pixel_is_the_mean_of_its_tiles_by_weight(
     height: int, width: int, overlap: float, batch_size: int, tile: int
@@ -207,7 +208,7 @@ def test_the_batch_size_bounds_batches_and_changes_nothing() -> None:
 
 
 def test_a_batch_has_no_more_pixels_than_a_large_tile_but_one_tile_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LARGEST_WHOLE", 2 * 16**2)
+    monkeypatch.setattr(sliding_window, "MAX_PIXELS", 2 * 16**2)
     for tile, most in [(16, 2), (32, 1)]:
         recorder = Recorder()
         predict_tiles(recorder, whole(64, 64), tile, 0.0, 100)
@@ -220,9 +221,9 @@ def test_tiles_side_by_side_keep_their_probabilities_bit_by_bit() -> None:
 
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1] * 5), (12 * 2, [2, 2, 1]), (12 * 5, [5])])
-def test_parts_of_a_batch_give_what_the_batch_gives(most: int, counts: list[int]) -> None:
+def test_chunks_of_a_batch_give_what_the_batch_gives(most: int, counts: list[int]) -> None:
     batch, recorder = np.stack([whole(3, 4) + np.uint8(number) for number in range(5)]), Recorder()
-    np.testing.assert_array_equal(in_parts(recorder, batch, most), brightness(batch))
+    np.testing.assert_array_equal(forward_in_chunks(recorder, batch, most), brightness(batch))
     assert [shape[0] for shape in recorder.shapes] == counts
 
 
@@ -239,8 +240,8 @@ def test_a_resized_image_is_seen_whole_at_the_size_of_the_samples() -> None:
 
 
 def test_a_scaled_image_is_seen_whole_until_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "LARGEST_WHOLE", 50 * 40)
-    monkeypatch.setattr(tiling, "LARGE_TILE", 32)
+    monkeypatch.setattr(sliding_window, "MAX_PIXELS", 50 * 40)
+    monkeypatch.setattr(sliding_window, "LARGE_TILE", 32)
     recorder = Recorder()
     predict_image(recorder, whole(100, 80), scale(0.5), 0.5, 4)
     assert recorder.shapes == [(1, 50, 40, 1)]

@@ -59,7 +59,8 @@ class ThreeLogits(nn.Module):
 def predict(
     network: nn.Module, image: Pixels, geometry: Geometry, overlap: float, batch_size: int, device: torch.device
 ) -> Probabilities:
-    return predict_image(network_forward(network, device), image, geometry, overlap, batch_size)
+    task = tiny.LESIONS if isinstance(network, ThreeLogits) else tiny.BINARY
+    return predict_image(network_forward(network, task, device), image, geometry, overlap, batch_size)
 
 
 def expected(image: Pixels) -> Probabilities:
@@ -67,7 +68,7 @@ def expected(image: Pixels) -> Probabilities:
     return probabilities
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))
 def test_tiles_give_every_pixel_its_own_probability(height: int, width: int, overlap: float, batch_size: int) -> None:
     image = tiny.noise(height, width)
@@ -176,12 +177,12 @@ def test_several_logits_become_their_softmax() -> None:
 def test_the_network_is_run_as_it_is_after_training_and_keeps_no_gradients() -> None:
     network = nn.Sequential(AsLogits(), nn.Dropout(0.9))
     network.train()
-    forward, pixels = network_forward(network, CPU), tiny.noise(9, 7)[None]
+    forward, pixels = network_forward(network, tiny.BINARY, CPU), tiny.noise(9, 7)[None]
     np.testing.assert_allclose(forward(pixels)[0], expected(pixels[0]), atol=1e-6)
     assert not network.training
 
 
-def test_a_segmenter_is_loaded_with_all_that_val_chose(tmp_path: Path) -> None:
+def test_the_settings_of_prediction_are_loaded_with_the_network(tmp_path: Path) -> None:
     described = tiny.segmenter(threshold=0.4)
     save_bundle(tmp_path, build_model(described.model, 1, 1), described)
     network, found = load_segmenter(tmp_path)
@@ -189,7 +190,7 @@ def test_a_segmenter_is_loaded_with_all_that_val_chose(tmp_path: Path) -> None:
     assert not network.training
 
 
-def test_a_network_alone_is_no_segmenter(tmp_path: Path) -> None:
+def test_a_network_without_settings_of_prediction_is_refused(tmp_path: Path) -> None:
     save_bundle(tmp_path, build_model(tiny.unet(), 1, 1), tiny.description())
     with pytest.raises(UserError, match=r"model\.yaml: describes a network alone.*models/segmenter"):
         load_segmenter(tmp_path)

@@ -1,11 +1,11 @@
-"""An image held in several ways, predicted in each, turned back and averaged."""
+"""The mean of predictions of an image flipped and rotated in several ways."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.data.geometry import Geometry, Scale
@@ -14,7 +14,15 @@ from medseg.evaluation.tuning import AUGMENTATIONS
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import Augmentation
 from medseg.inference.sliding_window import Forward, predict_image
-from medseg.inference.tta import Averaged, Orientation, average, orientations, oriented, predict_augmented, turned_back
+from medseg.inference.tta import (
+    AugmentedPrediction,
+    Orientation,
+    average,
+    orient,
+    orientations,
+    predict_augmented,
+    undo_orientation,
+)
 
 
 def logits(pixels: Pixels) -> Probabilities:
@@ -55,21 +63,20 @@ EVERY_GEOMETRY = pytest.mark.parametrize(
 )
 
 
-def augmented(forward: Forward, image: Pixels, geometry: Geometry, augmentation: Augmentation) -> Averaged:
+def augmented(forward: Forward, image: Pixels, geometry: Geometry, augmentation: Augmentation) -> AugmentedPrediction:
     return predict_augmented(forward, image, geometry, 0.5, 4, augmentation)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6), st.sampled_from(orientations("flips_and_turns", SQUARE)))
-def test_turning_back_undoes_every_orientation(height: int, width: int, way: Orientation) -> None:
+def test_every_orientation_can_be_undone(height: int, width: int, orientation: Orientation) -> None:
     image = tiny.noise(height, width, 3)
-    planes = oriented(image, way).transpose(2, 0, 1).astype(np.float32)
-    np.testing.assert_array_equal(turned_back(planes, way), image.transpose(2, 0, 1))
+    planes = orient(image, orientation).transpose(2, 0, 1).astype(np.float32)
+    np.testing.assert_array_equal(undo_orientation(planes, orientation), image.transpose(2, 0, 1))
 
 
-def test_the_orientations_are_the_four_flips_and_the_eight_ways_to_hold_a_square() -> None:
+def test_the_orientations_are_the_four_flips_and_the_eight_symmetries_of_a_square() -> None:
     image = np.array([[1, 2], [3, 4]], np.uint8)[..., None]
-    held = [oriented(image, way)[..., 0].tolist() for way in orientations("flips_and_turns", SQUARE)]
+    held = [orient(image, orientation)[..., 0].tolist() for orientation in orientations("flips_and_turns", SQUARE)]
     flips = [[[1, 2], [3, 4]], [[2, 1], [4, 3]], [[3, 4], [1, 2]], [[4, 3], [2, 1]]]
     turns = [[[2, 4], [1, 3]], [[3, 1], [4, 2]], [[1, 3], [2, 4]], [[4, 2], [3, 1]]]
     assert held[0] == flips[0]
@@ -77,7 +84,7 @@ def test_the_orientations_are_the_four_flips_and_the_eight_ways_to_hold_a_square
     assert sorted(held[4:]) == sorted(turns)
     assert orientations("flips", SQUARE) == orientations("flips_and_turns", SQUARE)[:4]
     assert orientations("mirror", SQUARE) == orientations("flips", SQUARE)[:2]
-    assert oriented(image, orientations("mirror", SQUARE)[1])[..., 0].tolist() == [[2, 1], [4, 3]]
+    assert orient(image, orientations("mirror", SQUARE)[1])[..., 0].tolist() == [[2, 1], [4, 3]]
     assert orientations("none", SQUARE) == orientations("flips", SQUARE)[:1]
 
 
@@ -115,8 +122,8 @@ def test_the_mean_and_the_deviation_are_those_over_all_orientations(
     found = augmented(ramp, image, geometry, augmentation)
     each = np.stack(
         [
-            turned_back(predict_image(ramp, oriented(image, way), geometry, 0.5, 4), way)
-            for way in orientations(augmentation, geometry)
+            undo_orientation(predict_image(ramp, orient(image, orientation), geometry, 0.5, 4), orientation)
+            for orientation in orientations(augmentation, geometry)
         ]
     ).astype(np.float64)
     np.testing.assert_allclose(found.probabilities, each.mean(axis=0), rtol=1e-6)
@@ -131,7 +138,7 @@ def test_the_deviation_of_several_classes_is_that_of_their_foreground() -> None:
     np.testing.assert_allclose(found.deviation, [[0.3, 0.25]], rtol=1e-6)
 
 
-def test_a_prediction_is_turned_back_before_it_is_averaged() -> None:
+def test_the_orientation_is_undone_before_averaging() -> None:
     image = np.zeros((3, 2, 1), np.uint8)
     image[0, 0] = 255
 

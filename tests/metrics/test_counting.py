@@ -22,8 +22,8 @@ from medseg.metrics.counting import (
     choose_counting,
     count_contours,
     count_objects,
+    count_scores,
     counting_errors,
-    counts_row,
     separate_objects,
 )
 from medseg.metrics.overlap import Mask
@@ -341,7 +341,7 @@ def test_the_grid_holds_each_size_without_a_split_once_and_with_each_depth() -> 
 def test_a_row_holds_counts_and_their_errors() -> None:
     ring = discs((60, 60), (30, 30, 25)) - discs((60, 60), (30, 30, 15))
     truth = discs((60, 60), (15, 15, 8), (15, 45, 8), (45, 30, 8))
-    assert counts_row(ring, truth, SPLIT) == {
+    assert count_scores(ring, truth, SPLIT, SPLIT) == {
         "contours_predicted": 2,
         "contours_truth": 3,
         "contours_absolute_error": 1,
@@ -354,14 +354,14 @@ def test_a_row_holds_counts_and_their_errors() -> None:
 
 
 def test_the_relative_error_is_undefined_where_the_truth_is_empty() -> None:
-    row = counts_row(chain(2), np.zeros_like(chain(2)), SPLIT)
+    row = count_scores(chain(2), np.zeros_like(chain(2)), SPLIT, SPLIT)
     assert (row["counted_truth"], row["counted_absolute_error"]) == (0, 2)
     assert math.isnan(row["counted_relative_error"])
     assert math.isnan(row["contours_relative_error"])
 
 
 def test_the_truth_can_be_counted_by_a_rule_of_its_own() -> None:
-    row = counts_row(chain(2), chain(3), WHOLE, SPLIT)
+    row = count_scores(chain(2), chain(3), WHOLE, SPLIT)
     assert (row["counted_predicted"], row["counted_truth"]) == (1, 3)
 
 

@@ -1,4 +1,4 @@
-"""Outlines to distances, held against medpy, DeepMind's surface-distance and figures worked out by hand."""
+"""Outlines to distances, held against medpy, DeepMind's surface-distance and values worked out by hand."""
 
 import math
 
@@ -31,7 +31,7 @@ def scores_at(prediction: Mask, truth: Mask, pixels: float) -> dict[str, float]:
 
 @st.composite
 def blobs(draw: st.DrawFn) -> Pixels:
-    """Rectangles laid over one another, each of which marks or clears: lesions, holes, islands, cut by the edge."""
+    """Rectangles laid over one another, each of which sets or clears: lesions, holes, islands, cut by the edge."""
     height, width = draw(SHAPES)
     image = np.zeros((height, width), np.uint8)
     for value in draw(st.lists(st.integers(0, 1), min_size=1, max_size=4)):

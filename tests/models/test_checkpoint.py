@@ -54,7 +54,7 @@ def test_the_normalisation_comes_from_the_description(network: Network, tmp_path
     assert loaded.mean.item() == 0.25
 
 
-def test_several_classes_and_the_former_network_come_back(tmp_path: Path) -> None:
+def test_several_classes_and_the_initial_network_come_back(tmp_path: Path) -> None:
     plain = tiny.description(task=tiny.LESIONS)
     initial_network = InitialNetwork(name="first", weights_sha256="0" * 64, continued=True, epochs_before=30)
     training = plain.training.model_copy(

@@ -74,10 +74,10 @@ def test_a_standard_deviation_of_nothing_is_refused(std: list[float]) -> None:
     [("resnet81", "resnet18"), ("tu-resnt18", "tu-resnet18")],
 )
 def test_an_unknown_encoder_is_named_with_its_neighbours(encoder: str, near: str) -> None:
-    with pytest.raises(UserError, match=rf"model\.encoder = '{encoder}': no such encoder; near names: .*{near}"):
+    with pytest.raises(UserError, match=rf"model\.encoder = '{encoder}': no such encoder; similar names: .*{near}"):
         build_model(tiny.unet(encoder=encoder), 1, 1)
 
 
 def test_an_encoder_that_no_unet_can_use_is_named_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"model\.encoder = 'tu-vit_tiny_patch16_224': can't be "):
+    with pytest.raises(UserError, match=r"model\.encoder = 'tu-vit_tiny_patch16_224': does not fit "):
         build_model(tiny.unet(encoder="tu-vit_tiny_patch16_224"), 3, 1)

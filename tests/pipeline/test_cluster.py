@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import tiny
 import yaml
@@ -19,6 +18,7 @@ from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import validate
 from medseg.data.augment import AugmentParams, augment
 from medseg.data.geometry import Patchify
+from medseg.data.image import Image
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.prepare import prepare
 from medseg.datasets.phantom import PhantomParams
@@ -53,11 +53,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(raw: Path) -> pd.DataFrame:
+def images(raw: Path) -> list[Image]:
     """Images of several sizes under `raw`."""
-    return pd.DataFrame(
-        [tiny.row(raw, f"{number}.png", *tiny.square(number, *size)) for number, size in enumerate(SIZES)]
-    )
+    return [tiny.image(raw, f"{number}.png", *tiny.square(number, *size)) for number, size in enumerate(SIZES)]
 
 
 def on(backend: str, workers: int = 2) -> MachineParams:
@@ -82,8 +80,8 @@ def assert_same_everywhere(work: Work, cluster: Any, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("geometry", [tiny.resize(), PATCHES], ids=lambda geometry: str(geometry.name))
-def test_prepare(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path, geometry: Any) -> None:
-    assert_same_everywhere(lambda way, out: prepare(rows, raw, geometry, way, out), cluster, tmp_path)
+def test_prepare(images: list[Image], cluster: Any, tmp_path: Path, geometry: Any) -> None:
+    assert_same_everywhere(lambda way, out: prepare(images, geometry, way, out), cluster, tmp_path)
 
 
 @pytest.mark.slow
@@ -101,9 +99,9 @@ def test_phantom(cluster: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_manifest(rows: pd.DataFrame, raw: Path, cluster: Any, tmp_path: Path) -> None:
+def test_manifest(images: list[Image], raw: Path, cluster: Any, tmp_path: Path) -> None:
     """The faults too name the same paths, though workers are given absolute ones."""
-    records = [Record(file, (mask,), "a") for file, mask in zip(rows["file"], rows["mask"], strict=True)]
+    records = [Record(image.file, image.masks, "a") for image in images]
     records.append(Record("gone.png", ("no.png",), "a"))
 
     def work(way: MachineParams, out: Path) -> None:
@@ -130,9 +128,9 @@ def process_of(number: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_a_mistake_in_a_worker_reaches_the_caller_as_it_was(cluster: Any, rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_mistake_in_a_worker_reaches_the_caller_as_it_was(cluster: Any, images: list[Image], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^{tmp_path}/0\.png: no such file$"):
-        prepare(rows[:1], tmp_path, PATCHES, on(cluster.scheduler_address), tmp_path / "out")
+        prepare([images[0].at(tmp_path)], PATCHES, on(cluster.scheduler_address), tmp_path / "out")
 
 
 @pytest.mark.slow

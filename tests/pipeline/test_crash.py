@@ -58,7 +58,7 @@ def test_ctrl_c_under_dvc_is_told_in_a_few_lines_and_the_next_run_goes_on(site: 
     assert "Traceback" not in site.output(name)
     site.start("dvc repro", "train", name)
     site.finish()
-    assert "going on from epoch" in site.output(name)
+    assert "resuming from epoch" in site.output(name)
     assert site.faults_of_end("train", "dvc repro", name) == []
 
 

@@ -726,8 +726,8 @@ BUNDLES: dict[str, tuple[Bend, str]] = {
         layers(lambda state: state.update({first(state): state[first(state)].int()})),
         "holds torch.int32, torch.float32 in the network",
     ),
-    "weights: NaN": (layers(lambda state: state[first(state)].fill_(float("nan"))), "values that are no numbers"),
-    "weights: infinite": (layers(lambda state: state[first(state)].fill_(float("inf"))), "values that are no numbers"),
+    "weights: NaN": (layers(lambda state: state[first(state)].fill_(float("nan"))), "NaN or infinity"),
+    "weights: infinite": (layers(lambda state: state[first(state)].fill_(float("inf"))), "NaN or infinity"),
     "no description": (without(DESCRIPTION), "no such file"),
     "description: a folder": (without(DESCRIPTION, Path.mkdir), "no such file"),
     "description: a pipe": (without(DESCRIPTION, os.mkfifo), "no such file"),
@@ -977,7 +977,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
     path = _written_yaml(given / "params.yaml", SECTIONS | {"augment": tiny.STILL | {"seed": 0, "factor": 2}})
     bend(given / "train")
     if door == "train":
-        outs = (out / "network", out / "metrics", out / "tensorboard", out / "environment.json")
+        outs = (out / "network", out / "metrics", out / "train.json", out / "logs", out / "environment.json")
         call = stage("train", path, given / "train", given / "val", given / "weights", *outs)
     else:
         call = stage("augment", path, given / "train", out / "augmented", out / "sheet.png")

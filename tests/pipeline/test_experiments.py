@@ -13,7 +13,7 @@ from medseg.core.params import Seed, read_section
 from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry
 from medseg.data.packed import Packed
-from medseg.data.task import Multiclass, TaskParams, class_names
+from medseg.data.task import TaskParams
 from medseg.experiments.compose import compose
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import Description
@@ -22,7 +22,7 @@ from medseg.training.losses import LossParams
 from medseg.training.optim import OptimizerParams, SchedulerParams
 from medseg.training.optimizer_state import save_state
 from medseg.training.sampler import SamplingParams
-from medseg.training.trainer import Places, Recipe, Trained, TrainParams, fit
+from medseg.training.trainer import Folders, Recipe, Trained, TrainParams, fit
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -81,7 +81,7 @@ def read_recipe(experiment: str, folder: Path) -> tuple[Recipe, Any]:
 
 
 def write_stores(folder: Path, recipe: Recipe, channels: Any) -> tuple[Packed, Packed]:
-    labels = [recipe.task.background, *class_names(recipe.task)] if isinstance(recipe.task, Multiclass) else ["a"]
+    labels = recipe.task.names if recipe.task.has_classes else ["a"]
     return (
         tiny.write_packed(folder / "train", SAMPLES, channels, labels=labels, side=SIDE),
         tiny.write_packed(folder / "val", len(labels), channels, seed=1, labels=labels, side=SIDE),
@@ -94,9 +94,9 @@ def train(experiment: str, folder: Path) -> tuple[Recipe, Trained, Packed]:
     if initial_network := recipe.train.init_from or recipe.train.continue_from:
         save(*train(initial_network, folder)[:2], folder / "weights" / initial_network)
     stores = write_stores(folder / experiment, recipe, geometry.channels)
-    places = Places(folder / "weights", folder / "metrics", folder / "tensorboard")
+    folders = Folders(folder / "weights", folder / "metrics", folder / "logs")
     with Operations() as used:
-        trained = fit(*stores, recipe, places, tiny.CPU)
+        trained = fit(*stores, recipe, folders, tiny.CPU)
     assert trained is not None
     assert not used.names & NOT_DETERMINISTIC
     return recipe, trained, stores[1]

@@ -218,6 +218,6 @@ def test_ctrl_c_in_training_keeps_what_was_learnt(whole: Path, tmp_path: Path) -
     assert told.endswith("interrupted\n")
     assert "Traceback" not in told
     again = subprocess.run(command("train", whole, made), env=environment(), capture_output=True, text=True, check=True)
-    assert "going on from epoch" in again.stdout
+    assert "resuming from epoch" in again.stdout
     assert digests("train", made) == right
     assert list(states.iterdir()) == []

@@ -252,7 +252,7 @@ class Run:
         self.stage("manifest", "raw", "lists", "manifest.csv", "splits", "audit.json")
 
     def train(self) -> None:
-        names = ("augmented", "prepared/val", "weights", "network", "metrics", "tensorboard", "environment.json")
+        names = ("augmented", "prepared/val", "weights", "network", "metrics", "train.json", "logs", "environment.json")
         self.stage("train", *names)
 
     def finish(self) -> None:

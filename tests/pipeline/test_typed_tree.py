@@ -26,12 +26,11 @@ from medseg.data.duplicates import group_names
 from medseg.data.geometry import Patchify, Resize, sample_count
 from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
-from medseg.data.task import class_codes
 from medseg.datasets.folder import FolderParams
 from medseg.evaluation.tuning import select
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
-from medseg.training.batch_augment import draw_numbers, vary_batch
+from medseg.training.batch_augment import augment_batch, random_numbers
 from medseg.training.losses import build_loss
 from medseg.training.optim import OptimizerParams, build_optimizer, build_schedule
 from medseg.training.sampler import Sampling
@@ -154,7 +153,7 @@ def use(group: str, section: Any, folder: Path) -> None:
         case "augment" | "online":
             use_transforms(section)
         case "task":
-            class_codes(["a", "normal", "benign"], section)
+            section.codes(["a", "normal", "benign"])
         case "model":
             use_model(section)
         case "loss":
@@ -205,7 +204,7 @@ def use_transforms(section: Any) -> None:
     assert varied.dtype == np.uint8
     assert set(np.unique(moved)) <= {0, 1}
     pixels, truth = torch.from_numpy(image).permute(2, 0, 1)[None].float(), torch.from_numpy(mask)[None, None]
-    online, _ = vary_batch(pixels, truth, section, draw_numbers(0, 0, 0, 1))
+    online, _ = augment_batch(pixels, truth, section, random_numbers(0, 0, 0, 1))
     assert online.isfinite().all()
 
 
@@ -241,10 +240,10 @@ def use_optimisation(group: str, section: Any) -> None:
 
 def use_evaluation(section: Any, folder: Path) -> None:
     section = section.model_copy(update={"crf": section.crf.model_copy(update={"use": "never"})})
-    rows = pd.DataFrame([tiny.row(folder / "raw", "a.png", *tiny.square(0, 16, 16), split="val")])
+    images = [tiny.image(folder / "raw", "a.png", *tiny.square(0, 16, 16), split="val")]
     network = tiny.description(tiny.resize(side=16))
     description, _ = select(
-        lambda pixels: np.moveaxis(pixels, -1, 1).astype(np.float32) / 255, network, rows, folder / "raw", section
+        lambda pixels: np.moveaxis(pixels, -1, 1).astype(np.float32) / 255, network, images, section
     )
     assert 0 < description.chosen.choices.postprocess.threshold < 1
 

@@ -11,13 +11,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from finished_run import CHOSEN, DESCRIPTION, EVALUATE, PARAMETERS, SEVERAL, Drawn, Run, run_in, write_run
+from finished_run import CHOSEN, DESCRIPTION, PARAMETERS, SEVERAL, Drawn, Run, run_in, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,14 +25,11 @@ from PIL import Image
 from medseg.core.errors import UserError
 from medseg.data.colours import CLASSES
 from medseg.datasets.record import Region
-from medseg.evaluation.describe import MODEL_IN_WORDS
-from medseg.models.params import Library, ModelParams
-from medseg.report import sentences
+from medseg.evaluation.formatting import MINUS, TO
+from medseg.metrics import registry
+from medseg.metrics.registry import Metric
 from medseg.report.charts import WIDE, Axis, Line, bar_chart, diagonal_chart, interval, line_chart, ticks
 from medseg.report.images import LARGEST, SIDE, jpeg_uri, outline
-from medseg.report.metric_text import MINUS, TO, Unit, measured, percent, signed
-from medseg.report.metric_text import interval as interval_in_words
-from medseg.report.tables import Figure
 from stages.report import main
 
 DASH = "\N{EN DASH}"
@@ -103,8 +100,12 @@ def several(written: dict[str, Run], tmp_path: Path) -> Run:
     return run_in(tmp_path / "several")
 
 
-def metrics_of(run: Run) -> dict[str, Any]:
-    return dict(json.loads(run.metrics.read_text(encoding="utf-8")))
+def summary_path(run: Run) -> Path:
+    return run.predictions / "summary.json"
+
+
+def summary_of(run: Run) -> dict[str, Any]:
+    return dict(json.loads(summary_path(run).read_text(encoding="utf-8")))
 
 
 def test_the_page_is_one_whole_file_that_asks_no_network(run: Run, tmp_path: Path) -> None:
@@ -117,6 +118,21 @@ def test_the_page_is_one_whole_file_that_asks_no_network(run: Run, tmp_path: Pat
     assert "url(" not in html
     assert "@import" not in html
     assert "default-src 'none'; img-src data:;" in html
+
+
+def test_a_new_metric_appears_with_its_label_and_unit(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = (run.predictions / "summary.csv").read_text(encoding="utf-8")
+    row = next(line for line in table.splitlines() if line.startswith("all,all,hd95,"))
+    (run.predictions / "summary.csv").write_text(table + row.replace("hd95", "trial") + "\n", encoding="utf-8")
+    trial = Metric("trial", "Trial score", "pixels", "lower", "surface", "what it is", lambda _: 0.0)
+    monkeypatch.setattr(registry, "METRICS", (*registry.METRICS, trial))
+    html, markdown = report(run, tmp_path)
+    mean = row.split(",")[7]
+    assert f"Trial score {float(mean):.1f} px" in Page(html).text
+    assert "Trial score what it is" in Page(html).text
+    assert f"| Trial score | {float(mean):.1f} px |" in markdown
 
 
 def test_the_policy_lets_this_script_run_and_no_other(run: Run, tmp_path: Path) -> None:
@@ -137,7 +153,7 @@ def test_text_from_data_is_escaped(run: Run, tmp_path: Path) -> None:
     assert "twin &amp; sister.png" in html
 
 
-def test_the_page_holds_the_figures_of_the_run(run: Run, tmp_path: Path) -> None:
+def test_the_page_holds_the_scores_of_the_run(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0]).text
     assert "U-Net on BUSI breast ultrasound" in text
     assert "Research software, not a medical device." in text
@@ -145,45 +161,43 @@ def test_the_page_holds_the_figures_of_the_run(run: Run, tmp_path: Path) -> None
     assert f"Dice 0.750 0.500{TO}1.000 2 0 0 IoU 0.667 0.333{TO}1.000 2 0 0" in text
     assert f"Area error, signed 0.0 % 0.0{TO}0.0 2 0 0" in text
     assert "Objects detected 1 of 2 2 false" in text
-    assert f"Images with anything found 100.0 % {DASH} 1 0 Area wrongly found 8.33 % {DASH} 1 0" in text
-    assert "Pooled over all pixels , to compare with papers: Dice 0.600, IoU 0.429" in text
-    assert "Surface Dice within 2 px" in text
-    assert "Surface Dice within 1 % of the diagonal" in text
+    assert f"Images with any false positive 100.0 % {DASH} 1 0 False positive area 8.3 % {DASH} 1 0" in text
+    assert "Dice 0.600, IoU 0.429" in text  # pooled
+    assert "NSD at 2 px" in text
+    assert "NSD at 1 % of the diagonal" in text
     assert "rotate.degrees 15" in text
     assert "path null" in text
     assert "resized to 128x96 (aspect not kept)" in text
     assert "Files skipped as unusable 1" in text
 
 
-def test_strata_have_rows_of_their_own_and_empty_images_their_own(run: Run, tmp_path: Path) -> None:
+def test_strata_have_rows_of_their_own(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0].split('<section id="strata">')[1].split("</section>")[0]).text
     row = f"2 0 0.750 0.500{TO}1.000 0.667 0.333{TO}1.000 0.750 0.500{TO}1.000 0.750 0.500{TO}1.000"
     assert f"all {row}" in text
     assert f"Label a|b {row}" in text
     assert f"Size small {row}" in text
-    assert f"Nothing annotated empty 1 anything found in 100.0 % ({DASH}), on average 8.33 % of the area" in text
 
 
-def test_figures_that_are_undefined_for_some_images_say_so(run: Run, tmp_path: Path) -> None:
+def test_metrics_that_are_undefined_for_some_images_say_so(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0].split('<section id="counts">')[1].split("</section>")[0]).text
     assert "In the truth Found Detected Missed False 2 3 1 1 2" in text
     assert f"IoU of detected objects 1.000 {DASH} 1 1 0" in text
-    assert f"F1 per image 0.500 0.000{TO}1.000 2 0 0" in text
+    assert f"Object F1 0.500 0.000{TO}1.000 2 0 0" in text
 
 
 def test_each_choice_shows_what_it_brought_on_val(run: Run, tmp_path: Path) -> None:
     html, markdown = report(run, tmp_path)
     text = Page(html.split('<section id="choices">')[1].split("</section>")[0]).text
-    assert "on 5 images of val" in text
-    assert f"Test-time augmentation none 0.7000 flips 0.6500 {MINUS}0.0500 none" in text
+    assert "5 images" in text
+    assert f"Test-time augmentation none 0.7000 flips 0.6500 {MINUS}0.0500 no" in text
     assert "Threshold 0.5 0.7000 0.4 0.7400 +0.0400 0.4" in text
-    assert f"Holes filled never 0.7400 always 0.7400 > {MINUS}0.0001 never" in text
-    assert "Dense CRF set, not chosen never Holes" in text
-    assert "Smallest object kept, px set, not chosen 30" in text
+    assert f"Holes filled never 0.7400 always 0.7400 > {MINUS}0.0001 no" in text
+    assert "Dense CRF set, not chosen no Holes" in text
+    assert "Smallest object kept, pixels set, not chosen 30" in text
     assert "Circled: threshold 0.4" in text
-    assert "Test chose nothing." in text
     assert "| Threshold | 0.5 | 0.7000 | 0.4 | 0.7400 | +0.0400 | **0.4** |" in markdown
-    assert "| Dense CRF | set | | | | | **never** |" in markdown
+    assert "| Dense CRF | set | | | | | **no** |" in markdown
 
 
 def test_where_val_could_not_choose_the_warning_stands_first(run: Run, tmp_path: Path) -> None:
@@ -194,58 +208,25 @@ def test_where_val_could_not_choose_the_warning_stands_first(run: Run, tmp_path:
     assert "nothing is annotated in &lt;val&gt;" in html.split('<section id="summary">')[0]
     assert markdown.index("nothing is annotated in &lt;val") < markdown.index("## Scores")
     assert "Mean Dice on val over thresholds" not in html
-    assert "Threshold set, not chosen 0.5" in Page(html).text
-
-
-def test_a_protocol_without_choices_says_that_all_was_set(run: Run, tmp_path: Path) -> None:
-    change(run.segmenter / "model.yaml", DESCRIPTION | {"chosen": CHOSEN | {"options": [], "images": 0}})
-    set_all = {"test_time_augmentation": "none", "threshold": 0.4, "fill_holes": "never"}
-    change(run.params, PARAMETERS | {"evaluate": EVALUATE | set_all})
-    text = Page(report(run, tmp_path)[0]).text
-    assert "Nothing was left to val: all values below were set." in text
-    assert "Threshold set, not chosen 0.4" in text
-
-
-def test_calibration_says_which_pixels_it_is_of(run: Run, tmp_path: Path) -> None:
-    html, markdown = report(run, tmp_path)
-    for text in (Page(html).text, markdown):
-        assert (
-            "Expected calibration error 0.100, over 400 pixels: those of objects, annotated or found, and those" in text
-        )
-        assert "within 2 % of the region's diagonal around them" in text
-    assert "perfect calibration" in html
+    assert "Threshold set, not chosen 0.4" in Page(html).text
 
 
 def test_without_any_pixel_near_an_object_calibration_is_left_undefined(run: Run, tmp_path: Path) -> None:
     (run.plots / "calibration.csv").write_text("confidence,observed,pixels\n", encoding="utf-8")
-    change(run.metrics, metrics_of(run) | {"ece": None})
+    change(summary_path(run), summary_of(run) | {"ece": None})
     html, _ = report(run, tmp_path)
-    assert f"Expected calibration error {DASH}, over 0 pixels" in Page(html).text
+    assert f"calibration error {DASH}" in Page(html).text
     assert "perfect calibration" not in html
 
 
 def test_uncertainty_is_shown_where_there_is_a_map_and_left_out_where_not(tmp_path: Path) -> None:
     html, markdown = report(write_run(tmp_path / "with"), tmp_path)
     assert html.count('class="uncertainty"') == 3
-    assert f"over 2 images is {MINUS}1.00, a strong relation: the more uncertain an image, the lower" in Page(html).text
-    assert "the more uncertain an image" in markdown
+    assert "-1.00, a strong relation" in Page(html).text
+    assert "-1.00, a strong relation" in markdown
     html, markdown = report(write_run(tmp_path / "without", with_uncertainty=False), tmp_path)
     assert "ncertainty" not in Page(html.split('<section id="parameters">')[0]).text.replace("evaluate.uncertainty", "")
     assert "ncertain" not in markdown
-
-
-@pytest.mark.parametrize(
-    ("correlation", "sentence"),
-    [
-        (-0.59, f"is {MINUS}0.59, a strong relation: the more uncertain an image, the lower its Dice."),
-        (-0.4, "a moderate relation: the more uncertain"),
-        (0.05, "no relation: uncertainty does not tell here which images go wrong."),
-        (0.2, "a weak relation, and not the expected one"),
-        (None, "can't be told"),
-    ],
-)
-def test_the_rank_correlation_in_words(correlation: float | None, sentence: str) -> None:
-    assert sentence in sentences.uncertainty(correlation, 28)
 
 
 def test_data_code_and_packages_are_named(run: Run, tmp_path: Path) -> None:
@@ -267,14 +248,14 @@ def test_images_stand_worst_first_and_those_without_a_dice_last(run: Run, tmp_pa
     html, _ = report(run, tmp_path)
     assert re.findall(r'data-file="([^"]*)"', html) == ["&lt;script&gt;alert(1).png", "good.png", "empty.png"]
     worst, good, empty = gallery_texts(html)
-    assert worst.startswith(
-        "0.500 a|b 1 missed, 1 false <script>alert(1).png Label a|b Size small Dice 0.500 IoU 0.333"
-    )
-    assert "Objects 1 Detected 0 Missed 1 False 1 Uncertainty 0.200" in worst
-    assert "missed" not in good
+    assert worst.startswith("0.500 a|b 1 missed, 1 false <script>alert(1).png Label a|b Size small")
+    assert "Dice 0.500 IoU 0.333" in worst
+    assert "Objects 1 Objects found 1 Objects detected 0 Objects missed 1 False objects 1" in worst
+    assert worst.endswith("Uncertainty 0.200")
+    assert "1 missed" not in good
     assert empty.startswith("nothing annotated NA 1 false empty.png Label NA Size empty")
     assert f"HD95 {DASH}" in empty
-    assert "Area annotated 0.00 % Area found 8.33 %" in empty
+    assert "Area annotated 0.0 % Area found 8.3 %" in empty
 
 
 def gallery_texts(html: str) -> list[str]:
@@ -301,16 +282,16 @@ def test_speed_settings_are_neither_shown_nor_felt(run: Run, tmp_path: Path) -> 
 
 def test_a_run_scored_on_val_says_so_loudly(run: Run, tmp_path: Path) -> None:
     assert "Scored on val" not in "".join(report(run, tmp_path))
-    change(run.metrics, metrics_of(run) | {"split": "val"})
+    change(summary_path(run), summary_of(run) | {"split": "val"})
     html, markdown = report(run, tmp_path)
     assert html.index("Scored on val.") < html.index('<section id="summary">')
     assert markdown.index("**Scored on val.**") < markdown.index("## Scores")
     choices = Page(html.split('<section id="choices">')[1].split("</section>")[0]).text
-    assert "Choices and score come from the same images." in choices
-    assert "Test chose nothing" not in choices
+    assert "optimistically biased" in choices
+    assert "test set was read" not in choices
 
 
-def test_without_a_annotated_object_dice_is_said_to_be_undefined(tmp_path: Path) -> None:
+def test_without_an_annotated_object_dice_is_said_to_be_undefined(tmp_path: Path) -> None:
     empty = Drawn("empty.png", "NA", None, None)
     html, markdown = report(write_run(tmp_path / "run", images=[empty]), tmp_path)
     assert "Dice and IoU are not defined" in Page(html).text
@@ -326,8 +307,8 @@ def test_without_empty_truths_and_faults_the_page_says_none(tmp_path: Path) -> N
     audited = json.loads(run.audit.read_text(encoding="utf-8"))
     change(run.audit, audited | {"skipped": 0, "skipped_files": [], "contradicting_labels": []})
     html, markdown = report(run, tmp_path)
-    assert "Images with nothing annotated: none among those scored" in Page(html).text
-    assert "Images with nothing annotated: none among those scored" in markdown
+    assert "nothing annotated: none" in Page(html).text
+    assert "nothing annotated: none" in markdown
     assert "Skipped files" not in html
     assert "carry different labels" not in html
 
@@ -338,10 +319,10 @@ def test_without_empty_truths_and_faults_the_page_says_none(tmp_path: Path) -> N
         "params.yaml",
         "manifest.csv",
         "audit.json",
-        "evaluate.json",
         "segmenter/model.yaml",
         "predictions/per_image.csv",
-        "predictions/figures.csv",
+        "predictions/summary.csv",
+        "predictions/summary.json",
         "predictions/masks/good.png",
         "plots/cases.png",
         "plots/precision_recall.csv",
@@ -360,9 +341,9 @@ def test_a_missing_input_is_named_and_nothing_is_written(run: Run, tmp_path: Pat
 
 
 def test_a_damaged_table_is_named_and_nothing_is_written(run: Run, tmp_path: Path) -> None:
-    table = tmp_path / "run" / "predictions" / "figures.csv"
+    table = tmp_path / "run" / "predictions" / "summary.csv"
     table.write_text(table.read_text().replace("dice,", "dice,x", 1))
-    with pytest.raises(UserError, match=r"predictions/figures\.csv: not readable as a table: .*'x"):
+    with pytest.raises(UserError, match=r"predictions/summary\.csv: not readable as a table: .*'x"):
         report(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -382,7 +363,6 @@ def test_an_image_is_cut_to_the_annotated_window(tmp_path: Path) -> None:
     html, _ = report(write_run(tmp_path / "run", Region(2, 4, 22, 34)), tmp_path)
     assert images(html)[0].shape == (20, 30)
     assert '<path class="truth" d="M1 3l0 9 9 0 0-9z"/>' in html
-    assert "annotated window alone" in Page(html).text
 
 
 def images(html: str) -> list[Any]:
@@ -435,23 +415,9 @@ def test_the_summary_has_whole_tables_and_neither_images_nor_links(run: Run, tmp
     assert "](" not in markdown
     assert "a\\|b" in markdown
     blocks = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 7
+    assert len(blocks) == 6
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block
-
-
-def test_intervals_say_what_they_do_not_show(run: Run, tmp_path: Path) -> None:
-    text = Page(report(run, tmp_path)[0].split('<section id="limits">')[1].split("</section>")[0]).text
-    assert "They do not show the chance of training: this is one run with one seed (0)" in text
-    assert "The scored images form 3 groups. With fewer than 20, bootstrap intervals are too narrow" in text
-
-
-def test_patients_and_groups_on_both_sides_are_told_among_the_limits(run: Run, tmp_path: Path) -> None:
-    audited = json.loads(run.audit.read_text(encoding="utf-8"))
-    change(run.audit, audited | {"straddling_groups": 2})
-    text = Page(report(run, tmp_path)[0]).text
-    assert "The patient is not known for 4 of 4 images." in text
-    assert "images on both sides of the split: 2." in text
 
 
 def test_several_classes_have_a_section_of_their_own(run: Run, several: Run, tmp_path: Path) -> None:
@@ -463,8 +429,8 @@ def test_several_classes_have_a_section_of_their_own(run: Run, several: Run, tmp
     assert page.open == []
     assert "a|b 2 0.500 0.500 0.667" in page.text
     assert f"c<d 0 {DASH} {DASH} 0.667" in page.text
-    assert "Label NA a|b c<d All NA 0 1 0 1 a|b 0 1 1 2 c<d 0 0 0 0 1 of 3 images (33.3 %)" in page.text
-    assert "the first of a|b, c<d. An image in which nothing is found is called NA." in page.text
+    assert "Label NA a|b c<d All NA 0 1 0 1 a|b 0 1 1 2 c<d 0 0 0 0" in page.text
+    assert "1 of 3 images (33.3 %)" in page.text
     assert "c&lt;d" in html
     assert "c<d" not in html
 
@@ -475,24 +441,18 @@ def test_the_markdown_of_several_classes_has_whole_tables(several: Run, tmp_path
     assert "| label | NA | a\\|b | c&lt;d | all |" in markdown
     assert "| a\\|b | 0 | **1** | 1 | 2 |" in markdown
     blocks = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 9
+    assert len(blocks) == 8
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block}) == 1, block
 
 
-def test_each_image_says_what_it_was_called(several: Run, tmp_path: Path) -> None:
+def test_each_image_has_its_predicted_label(several: Run, tmp_path: Path) -> None:
     worst, good, empty = gallery_texts(report(several, tmp_path)[0])
     assert worst.startswith("0.500 a|b as c<d 1 missed, 1 false")
-    assert "Called c<d Size small Dice 0.500 Class Dice 0.000" in worst
+    assert "Predicted label c<d" in worst
+    assert "Dice of the image's class 0.000" in worst
     assert good.startswith("1.000 a|b good.png")
-    assert f"Class Dice {DASH}" in empty
-
-
-def test_the_method_says_how_classes_are_found_and_the_epoch_chosen(run: Run, several: Run, tmp_path: Path) -> None:
-    assert "at least 0.4." in Page(report(run, tmp_path)[0]).text
-    text = Page(report(several, tmp_path)[0]).text
-    assert "the probabilities of a|b and c<d together are at least 0.4; its class is the most probable" in text
-    assert "the mean over a|b, c<d of each class's Dice, pooled over all pixels of val" in text
+    assert f"Dice of the image's class {DASH}" in empty
 
 
 def test_the_legend_has_the_colours_of_the_outlines(several: Run, tmp_path: Path) -> None:
@@ -504,87 +464,14 @@ def test_the_legend_has_the_colours_of_the_outlines(several: Run, tmp_path: Path
     assert f'<path class="found" style="--class: {colours[1]}" d="M10 5l' in frame
 
 
-def test_a_report_of_classes_needs_the_calls(several: Run, tmp_path: Path) -> None:
+def test_a_report_of_classes_needs_the_confusion_table(several: Run, tmp_path: Path) -> None:
     (several.plots / "confusion.csv").unlink()
     with pytest.raises(UserError, match=r"confusion\.csv"):
         report(several, tmp_path)
 
 
-NORMALISED: dict[str, Any] = {"input_mean": [0.5], "input_std": [0.5]}
-ENCODED = NORMALISED | {"encoder": "resnet18", "encoder_weights": "none"}
-MODELS: dict[str, dict[str, Any]] = {
-    "U-Net": ENCODED | {"name": "unet", "decoder_channels": [64, 48, 32, 24, 16]},
-    "PSPNet": ENCODED | {"name": "pspnet", "psp_channels": 512, "dropout": 0.2},
-    "Plain U-Net": NORMALISED | {"name": "unet_plain", "init_features": 32},
-    "SegNet": NORMALISED | {"name": "segnet", "init_features": 64},
-    "Improved U-Net": NORMALISED | {"name": "improved_unet", "init_features": 16, "dropout": 0.3},
-    "CMUNeXt": NORMALISED
-    | {"name": "cmunext", "widths": [16, 32, 128, 160, 256], "depths": [1, 1, 1, 3, 1], "kernels": [3, 3, 7, 7, 7]},
-    **{
-        words: ENCODED | {"name": "library", "arch": arch}
-        for arch, words in {
-            "unetplusplus": "U-Net++",
-            "manet": "MA-Net",
-            "linknet": "LinkNet",
-            "fpn": "FPN",
-            "pan": "PAN",
-            "deeplabv3": "DeepLabV3",
-            "deeplabv3plus": "DeepLabV3+",
-            "upernet": "UPerNet",
-            "segformer": "SegFormer",
-        }.items()
-    },
-}
-
-
-@pytest.mark.parametrize("words", MODELS)
-def test_every_model_has_its_name_in_the_title(run: Run, tmp_path: Path, words: str) -> None:
-    model = MODELS[words]
-    change(run.params, PARAMETERS | {"model": model})
-    change(run.segmenter / "model.yaml", DESCRIPTION | {"model": model})
-    html, markdown = report(run, tmp_path)
-    assert f"<h1>{words} on BUSI breast ultrasound</h1>" in html
-    assert markdown.startswith(f"# {words} on BUSI")
-    assert ("resnet18, started from random" in html) == ("encoder" in model)
-    assert ("Started from random weights." in html) == ("encoder" not in model)
-
-
-def test_models_in_words_are_all_models_and_nothing_else() -> None:
-    known = {kind.model_fields["name"].annotation for kind in get_args(get_args(ModelParams)[0])}
-    names = {name for annotation in known for name in get_args(annotation)} - {"library"}
-    assert set(MODEL_IN_WORDS) == names | set(get_args(Library.model_fields["arch"].annotation))
-
-
-@pytest.mark.parametrize("continued", [True, False])
-def test_a_former_network_is_named(run: Run, tmp_path: Path, continued: bool) -> None:
-    initial_network = {
-        "name": "earlier_run",
-        "weights_sha256": "0" * 64,
-        "continued": continued,
-        "epochs_behind": 30 * continued,
-    }
-    training = DESCRIPTION["training"] | {"initial_weights": "initial_network", "initial_network": initial_network}
-    change(run.segmenter / "model.yaml", DESCRIPTION | {"training": training})
-    text = Page(report(run, tmp_path)[0]).text
-    assert "resnet18, started from weights of an initial network, earlier_run" in text
-    assert ("continued after 30 epochs with its optimiser and schedule" in text) == continued
-
-
-@pytest.mark.parametrize(
-    ("geometry", "words"),
-    [
-        ({"name": "patchify", "channels": 1, "patch": 64, "stride": 16, "border": "pad"}, "patches of 64x64"),
-        ({"name": "scale", "channels": 1, "factor": 0.5}, "scaled by 0.5"),
-        (PARAMETERS["prepare"] | {"aspect": "keep"}, "resized to 128x96 (aspect kept, padded)"),
-    ],
-)
-def test_the_method_follows_the_geometry(run: Run, tmp_path: Path, geometry: dict[str, Any], words: str) -> None:
-    change(run.segmenter / "model.yaml", DESCRIPTION | {"geometry": geometry})
-    assert words in Page(report(run, tmp_path)[0]).text
-
-
 def test_the_report_loads_no_torch() -> None:
-    code = "import sys, medseg.report.page, medseg.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, medseg.report.page, medseg.experiments.run_record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -635,24 +522,3 @@ def test_the_diagonal_goes_through_equal_values_and_the_area_of_dots_tells_how_m
 def test_an_interval_lies_along_its_axis() -> None:
     place = interval(0.5, 0.75, 1.0, Axis("", 0.5, 1))
     assert (place.low, place.mean, place.high) == (0, 50, 100)
-
-
-def test_small_shares_never_look_like_nothing() -> None:
-    assert [percent(share) for share in (None, 0.0, 0.123, 1.0)] == [DASH, "0.0 %", "12.3 %", "100.0 %"]
-    assert percent(0.00001, 2) == "< 0.01 %"
-    assert percent(-0.00001, 2) == f"> {MINUS}0.01 %"
-    assert percent(-0.25) == f"{MINUS}25.0 %"
-
-
-def test_values_bear_their_units_and_intervals_do_not() -> None:
-    units: tuple[Unit, ...] = ("score", "pixels", "percent", "small_percent", "number")
-    assert [measured(0.5, unit) for unit in units] == ["0.500", "0.5 px", "50.0 %", "50.00 %", "0.50"]
-    figure = Figure(images=2, undefined=0, missed=0, groups=2, mean=0.5, low=-0.25, high=1.0)
-    assert [interval_in_words(figure, unit) for unit in ("percent", "pixels")] == [
-        f"{MINUS}25.0 to 100.0",
-        f"{MINUS}0.2 to 1.0",
-    ]
-
-
-def test_gains_bear_their_sign_and_never_look_like_nothing() -> None:
-    assert [signed(gain) for gain in (0.02, -0.02, 0.0, 0.00001)] == ["+0.0200", f"{MINUS}0.0200", "0", "< 0.0001"]

@@ -55,19 +55,21 @@ def paths(tmp_path: Path) -> list[Path]:
 def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     main(*paths)
     *_, segmenter, predictions, metrics, plots, _ = paths
-    summary = json.loads(metrics.read_text())
+    summary = json.loads((predictions / "summary.json").read_text())
     table = pd.read_csv(predictions / "per_image.csv")
     assert (summary["split"], summary["images"]) == ("test", 3)
-    assert summary["dice"] == pytest.approx(table["dice"].mean(), abs=1e-6)
+    dice = json.loads(metrics.read_text())["dice"]
+    assert summary["dice"] == dice == pytest.approx(table["dice"].mean(), abs=1e-6)
     assert read_image(predictions / "masks/a (1).png").shape == (40, 50, 1)
     assert sorted(path.name for path in plots.iterdir()) == sorted(
         ["cases.png", "uncertainty.png", *(f"{name}.csv" for name in PLOTS)]
     )
     assert sorted(path.name for path in predictions.iterdir()) == [
         "columns.md",
-        "figures.csv",
         "masks",
         "per_image.csv",
+        "summary.csv",
+        "summary.json",
         "uncertainty",
     ]
     network, description = load_bundle(segmenter, SegmenterDescription)
@@ -79,15 +81,16 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     assert list(json.loads(paths[9].read_text())) == ["evaluate"]
 
 
-def test_a_network_of_classes_leaves_codes_and_calls(paths: list[Path]) -> None:
+def test_a_network_of_classes_leaves_codes_and_labels(paths: list[Path]) -> None:
     task = Multiclass(name="multiclass", background="normal", labels=["a", "b", "c"])
     torch.manual_seed(0)
     save_bundle(paths[4], build_model(tiny.unet(), 1, 4), tiny.description(task=task))
     main(*paths)
     *_, predictions, metrics, plots, _ = paths
-    summary = json.loads(metrics.read_text())
+    summary = json.loads((predictions / "summary.json").read_text())
     assert list(summary["classes"]) == ["a", "b", "c"]
-    assert summary["calls"]["images"] == 3
+    assert summary["image_labels"]["images"] == 3
+    assert json.loads(metrics.read_text())["dice/a"] == summary["classes"]["a"]["dice"]
     assert set(np.unique(read_codes(predictions / "masks/b.png"))) <= {0, 1, 2, 3}
     assert pd.read_csv(plots / "confusion.csv")["actual"].tolist() == ["a", "a", "a"]
 
@@ -100,7 +103,7 @@ def test_equal_inputs_give_equal_bytes(paths: list[Path]) -> None:
         files = [file for path in outputs for file in ([path] if path.is_file() else sorted(path.rglob("*.*")))]
         contents.append({file: file.read_bytes() for file in files if file.is_file()})
     assert contents[0] == contents[1]
-    segmenter, predictions, metrics, plots = 3, 3 + 2 * 3, 1, 2 + len(PLOTS)
+    segmenter, predictions, metrics, plots = 3, 4 + 2 * 3, 1, 2 + len(PLOTS)
     assert len(contents[0]) == segmenter + predictions + metrics + plots
 
 

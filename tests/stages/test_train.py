@@ -49,10 +49,16 @@ def test_a_network_and_its_curves_come_out(paths: list[Path]) -> None:
     main(*paths)
     _, description = load_bundle(paths[4], Description)
     assert description.training.samples == 4
-    assert (paths[5] / "metrics.json").is_file()
     assert (paths[5] / "plots/metrics/val/dice.tsv").is_file()
-    assert not paths[6].exists()  # no TensorBoard unless asked for
-    assert list(json.loads(paths[7].read_text())) == ["train"]
+    assert json.loads(paths[6].read_text()) == {"val/dice": description.training.val_dice, "epoch": 1}
+    assert not paths[7].exists()  # no further logger unless asked for
+    assert list(json.loads(paths[8].read_text())) == ["train"]
+
+
+def test_the_logger_that_is_chosen_writes_to_its_folder(paths: list[Path]) -> None:
+    write_params(paths[0], "logger", name="csv")
+    main(*paths)
+    assert len(list(paths[7].rglob("metrics.csv"))) == 1
 
 
 def test_an_older_network_is_replaced_whole(paths: list[Path]) -> None:
@@ -73,6 +79,7 @@ def test_an_older_network_is_replaced_whole(paths: list[Path]) -> None:
         ("online", {"vertical_flip": 2.0}, r"online\.vertical_flip = 2\.0"),
         ("train", {"epochs": 0}, r"train\.epochs"),
         ("train", {"init_from": "gone"}, r"weights/gone"),
+        ("logger", {"name": "wandb"}, r"logger\.name = 'wandb'"),
         ("machine", {"accelerator": "tpu"}, r"machine\.accelerator"),
     ],
 )
@@ -116,7 +123,7 @@ def test_a_network_placed_as_it_came_out_is_trained_further(paths: list[Path]) -
     write_params(paths[0], "train", continue_from="first")
     main(*paths)
     _, description = load_bundle(paths[4], Description)
-    initial_network = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_behind": 1}
+    initial_network = {"name": "first", "weights_sha256": digest, "continued": True, "epochs_before": 1}
     assert description.training.initial_network is not None
     assert description.training.initial_network.model_dump() == initial_network
     assert names(paths[4]) == NETWORK

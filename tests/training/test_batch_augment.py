@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medseg.core.params import validate
 from medseg.data.augment import Transforms
-from medseg.training.batch_augment import COLUMNS, Draws, draw_numbers, vary_batch
+from medseg.training.batch_augment import COLUMNS, Numbers, augment_batch, random_numbers
 
 SIDE = 32
 
@@ -33,22 +33,22 @@ def smooth(count: int = 1) -> Tensor:
     return torch.from_numpy(image).float().expand(count, 1, 48, 48)
 
 
-def draws(count: int = 4, **numbers: float) -> Draws:
+def draws(count: int = 4, **numbers: float) -> Numbers:
     """Nothing acts but what is named: 0 acts at any probability, 1 at none."""
     table = {name: np.ones(count) for name in COLUMNS}
     return table | {name: np.full(count, number) for name, number in numbers.items()}
 
 
-def varied(pixels: Tensor, truth: Tensor, numbers: Draws, **transforms: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def varied(pixels: Tensor, truth: Tensor, numbers: Numbers, **transforms: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     params = validate(tiny.STILL | transforms, Transforms, "online")
-    images, codes = vary_batch(pixels, truth, params, numbers)
+    images, codes = augment_batch(pixels, truth, params, numbers)
     return images.numpy(), codes.numpy()
 
 
 def test_nothing_acts_where_nothing_is_drawn() -> None:
     pixels, truth = batch()
     everything = tiny.online(*tiny.STILL, p=0.99)
-    images, codes = vary_batch(pixels, truth, everything, draws())
+    images, codes = augment_batch(pixels, truth, everything, draws())
     assert_allclose(images, pixels.float(), atol=0.01)
     assert_array_equal(codes, truth)
     assert codes.dtype == torch.uint8
@@ -96,7 +96,7 @@ def test_a_scale_above_one_shows_less_of_the_sample(number: float, factor: float
 
 def test_truth_moves_with_the_pixels() -> None:
     shape = (smooth() > 140).to(torch.uint8)
-    numbers = draw_numbers(3, 0, 0, 1) | {name: np.zeros(1) for name in ("rotate", "scale", "elastic")}
+    numbers = random_numbers(3, 0, 0, 1) | {name: np.zeros(1) for name in ("rotate", "scale", "elastic")}
     moving = {"rotate": {"p": 1.0, "degrees": 30}, "scale": {"p": 1.0, "share": 0.2}}
     images, codes = varied(shape.float() * 255, shape, numbers, **moving, elastic={"p": 1.0, "alpha": 200, "sigma": 6})
     clear = np.abs(images - 127.5) > 64  # not on the border, where pixels are mixed
@@ -154,14 +154,14 @@ def test_blur_is_scipys_gaussian() -> None:
 def test_a_places_numbers_hang_on_seed_epoch_and_place_alone(
     seed: int, epoch: int, first: int, skipped: int, count: int
 ) -> None:
-    whole = draw_numbers(seed, epoch, first, skipped + count)
-    part = draw_numbers(seed, epoch, first + skipped, count)
+    whole = random_numbers(seed, epoch, first, skipped + count)
+    part = random_numbers(seed, epoch, first + skipped, count)
     for name in COLUMNS:
         assert_array_equal(part[name], whole[name][skipped:])
 
 
 def test_every_epoch_and_every_column_has_numbers_of_its_own() -> None:
-    tables = [np.stack(list(draw_numbers(seed, epoch, 0, 500).values())) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    tables = [np.stack(list(random_numbers(seed, epoch, 0, 500).values())) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     numbers = np.concatenate(tables)
     assert len(np.unique(numbers)) == numbers.size
     correlations = np.corrcoef(numbers) - np.eye(len(numbers))
@@ -173,10 +173,10 @@ def test_every_epoch_and_every_column_has_numbers_of_its_own() -> None:
 def test_a_batch_is_its_samples_varied_one_by_one() -> None:
     pixels, truth = batch(6)
     everything = tiny.online(*tiny.STILL, p=0.7)
-    images, codes = vary_batch(pixels, truth, everything, draw_numbers(5, 2, 10, 6))
+    images, codes = augment_batch(pixels, truth, everything, random_numbers(5, 2, 10, 6))
     for place in range(6):
-        alone = vary_batch(
-            pixels[place : place + 1], truth[place : place + 1], everything, draw_numbers(5, 2, 10 + place, 1)
+        alone = augment_batch(
+            pixels[place : place + 1], truth[place : place + 1], everything, random_numbers(5, 2, 10 + place, 1)
         )
         assert_allclose(images[place], alone[0][0], atol=1e-3)
         assert_array_equal(codes[place], alone[1][0])

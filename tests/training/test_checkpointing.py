@@ -17,7 +17,7 @@ from small_training import PLAIN, RECIPE, SGD, TRAIN, equal, improved
 from medseg.data.packed import Packed
 from medseg.training.optim import Cosine, Plateau
 from medseg.training.sampler import Sampling
-from medseg.training.trainer import Places, Recipe, Trained, fit
+from medseg.training.trainer import Folders, Recipe, Trained, fit
 
 EPOCHS = 4
 
@@ -34,10 +34,8 @@ class Run:
     stores: tuple[Packed, Packed]
 
     def train(self, recipe: Recipe) -> Trained:
-        places = Places(
-            self.folder / "weights", self.folder / "metrics", self.folder / "tensorboard", self.folder / "state"
-        )
-        trained = fit(*self.stores, recipe, places, tiny.CPU)
+        folders = Folders(self.folder / "weights", self.folder / "metrics", self.folder / "logs", self.folder / "state")
+        trained = fit(*self.stores, recipe, folders, tiny.CPU)
         assert trained is not None
         return trained
 
@@ -71,12 +69,6 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
-    folder = tmp_path_factory.mktemp("stores")
-    return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
-
-
-@pytest.fixture(scope="module")
 def hopeless(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
     """Nothing to find in val: val/dice is 0 throughout, and the first epoch stays the best."""
     train, val = stores
@@ -85,7 +77,7 @@ def hopeless(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
 
 @pytest.fixture(autouse=True)
 def write_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medseg.training.checkpointing.SPARING", 0)
+    monkeypatch.setattr("medseg.training.checkpointing.COST_RATIO", 0)
 
 
 SMALL = replace(PLAIN, optimizer=RECIPE.optimizer)
@@ -123,7 +115,7 @@ def assert_same(one: Trained, other: Trained) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in RECIPES]
 )
-def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
+def test_a_run_that_was_killed_resumes_and_ends_as_one_that_was_not(
     stores: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +127,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     killed.kill(RECIPES[name], monkeypatch, after=2)
     capsys.readouterr()
     assert_same(undisturbed, killed.train(RECIPES[name]))
-    assert "going on from epoch 2 of 4" in capsys.readouterr().out
+    assert "resuming from epoch 2 of 4" in capsys.readouterr().out
     assert whole.logged() == killed.logged()
 
 
@@ -178,7 +170,7 @@ def test_patience_counts_the_epochs_before_the_kill(
         assert (training.best_epoch, training.epochs) == (1, 3)
 
 
-def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
+def test_what_a_killed_process_left_half_written_is_not_resumed(
     stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, stores)
@@ -190,7 +182,7 @@ def test_what_a_killed_process_left_half_written_is_not_gone_on_from(
 
 
 @pytest.mark.parametrize("part", ["weights.safetensors", "state.json"])
-def test_a_damaged_epoch_is_not_gone_on_from(
+def test_a_damaged_epoch_is_not_resumed(
     hopeless: tuple[Packed, Packed],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -201,10 +193,10 @@ def test_a_damaged_epoch_is_not_gone_on_from(
     run.kill(recipe(), monkeypatch, after=3)
     os.truncate(run.epochs() / "epoch-3" / part, 100)
     run.train(recipe())
-    assert "going on from epoch 1 of 4" in capsys.readouterr().out
+    assert "resuming from epoch 1 of 4" in capsys.readouterr().out
 
 
-def test_a_run_from_other_first_weights_is_not_gone_on_from(
+def test_a_run_from_other_initial_weights_is_not_resumed(
     stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where `auto` found no weights of the encoder, and later does, they are other ones."""
@@ -224,7 +216,7 @@ def test_no_more_than_two_epochs_lie_on_disk(hopeless: tuple[Packed, Packed], tm
 def test_states_that_would_cost_more_than_their_share_of_the_time_are_left_out(
     hopeless: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medseg.training.checkpointing.SPARING", 10**9)
+    monkeypatch.setattr("medseg.training.checkpointing.COST_RATIO", 10**9)
     run = Run(tmp_path, hopeless)
     run.train(recipe())
     assert {path.name for path in run.epochs().iterdir()} == {"epoch-1"}  # what the run itself needs

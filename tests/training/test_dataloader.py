@@ -198,7 +198,7 @@ def test_lightning_moves_on_to_the_next_epochs_samples(store: Packed) -> None:
 def test_a_gpu_gets_the_same_batches(
     store: Packed, room: float, online: Transforms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medseg.training.dataloader.ROOM", room)
+    monkeypatch.setattr("medseg.training.dataloader.MEMORY_SHARE", room)
     sampling = Sampling(Uniform(name="uniform"), store, 0)
     gpu, cpu = (
         training_batches(store, codes(store), sampling, online, 4, 0, device=torch.device(name))

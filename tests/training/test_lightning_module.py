@@ -15,7 +15,7 @@ from medseg.data.packed import Packed
 from medseg.metrics.overlap import count_pixels, overlap_scores
 from medseg.models.network import Network
 from medseg.training.dataloader import Batches, training_batches, validation_batches
-from medseg.training.lightning_module import SegmentationTask, predicted_codes
+from medseg.training.lightning_module import SegmentationModule, predicted_codes
 from medseg.training.losses import BCE, CrossEntropy, LossFunction, build_loss
 from medseg.training.optim import Adam, Plateau, Poly, SchedulerParams, build_optimizer, build_schedule
 from medseg.training.sampler import Sampling, Uniform
@@ -80,11 +80,11 @@ def task(
     head_weights: tuple[float, ...] = (1.0,),
     epochs: int = 3,
     logits: int = 1,
-) -> SegmentationTask:
+) -> SegmentationModule:
     network = wrapped(core)
     optimizer = build_optimizer(Adam(name="adam", fused=True, learning_rate=rate, encoder_factor=1.0), network)
     schedule = build_schedule(scheduler, optimizer, epochs, STEPS)
-    return SegmentationTask(network, loss_for(logits), list(head_weights), optimizer, schedule, logits)
+    return SegmentationModule(network, loss_for(logits), list(head_weights), optimizer, schedule, logits)
 
 
 def loss_for(logits: int) -> LossFunction:
@@ -102,7 +102,7 @@ def validation(store: Packed, size: int = 2, code: int = 1) -> Batches:
     return validation_batches(store, np.full(len(store.images), code, np.uint8), size)
 
 
-def validated(judged: SegmentationTask, batches: Batches) -> dict[str, float]:
+def validated(judged: SegmentationModule, batches: Batches) -> dict[str, float]:
     (figures,) = trainer().validate(judged, batches, verbose=False)
     return dict(figures)
 
@@ -246,7 +246,7 @@ def test_without_a_schedule_the_rate_stays(store: Packed) -> None:
     network = wrapped(Line())
     optimizer = build_optimizer(Adam(name="adam", fused=True, learning_rate=0.1, encoder_factor=1.0), network)
     rates = Rates()
-    judged = SegmentationTask(network, loss_for(1), [1.0], optimizer, None, 1)
+    judged = SegmentationModule(network, loss_for(1), [1.0], optimizer, None, 1)
     trainer(2, rates).fit(judged, training(store), validation(store))
     assert rates.steps == [0.1] * 4
 

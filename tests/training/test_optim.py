@@ -30,9 +30,9 @@ from medseg.training.optim import (
     Sgd,
     build_optimizer,
     build_schedule,
-    cosine_share,
-    one_cycle_share,
-    poly_share,
+    cosine_fraction,
+    one_cycle_fraction,
+    poly_fraction,
 )
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -217,7 +217,7 @@ def rates_by_step(params: SchedulerParams, steps: int, optimizer_params: Optimiz
 
 def test_the_cosine_at_points_known_by_hand() -> None:
     # 20 steps, of which 4 warm up: 1/5, 2/5, 3/5, 4/5; then 16 from 1 to 0.2
-    shares = [cosine_share(step, 20, 4, 0.2) for step in range(25)]
+    shares = [cosine_fraction(step, 20, 4, 0.2) for step in range(25)]
     assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert shares[8] == pytest.approx(0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2)  # a quarter of the way
     assert shares[12] == pytest.approx(0.6)  # half of it
@@ -225,20 +225,20 @@ def test_the_cosine_at_points_known_by_hand() -> None:
 
 
 def test_the_cosine_without_warm_up_starts_at_the_full_rate() -> None:
-    assert cosine_share(0, 20, 0, 0) == 1
-    assert cosine_share(10, 20, 0, 0) == pytest.approx(0.5)
-    assert cosine_share(20, 20, 0, 0) == 0
+    assert cosine_fraction(0, 20, 0, 0) == 1
+    assert cosine_fraction(10, 20, 0, 0) == pytest.approx(0.5)
+    assert cosine_fraction(20, 20, 0, 0) == 0
 
 
 def test_the_poly_schedule_at_points_known_by_hand() -> None:
-    assert [poly_share(step, 4, 1) for step in range(6)] == [1, 0.75, 0.5, 0.25, 0, 0]
-    assert [poly_share(step, 4, 2) for step in range(6)] == [1, 0.5625, 0.25, 0.0625, 0, 0]
-    assert poly_share(1, 4, 0.5) == pytest.approx(math.sqrt(3) / 2)
+    assert [poly_fraction(step, 4, 1) for step in range(6)] == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert [poly_fraction(step, 4, 2) for step in range(6)] == [1, 0.5625, 0.25, 0.0625, 0, 0]
+    assert poly_fraction(1, 4, 0.5) == pytest.approx(math.sqrt(3) / 2)
 
 
 def test_the_one_cycle_at_points_known_by_hand() -> None:
     # 20 steps; from 1/10 to 1 in 8 of them, then to 1/10/50 in 12
-    shares = [one_cycle_share(step, 20, 0.4, 10, 50) for step in range(25)]
+    shares = [one_cycle_fraction(step, 20, 0.4, 10, 50) for step in range(25)]
     assert shares[0] == pytest.approx(0.1)
     assert shares[4] == pytest.approx(0.55)  # half-way up
     assert shares[8] == 1
@@ -260,7 +260,7 @@ def test_the_one_cycle_is_torchs(total: int, peak: int) -> None:
         final_div_factor=10000,
     )
     for step in range(total + 1):
-        share = one_cycle_share(step, total, peak / total, 25, 10000)
+        share = one_cycle_fraction(step, total, peak / total, 25, 10000)
         assert share == pytest.approx(torchs.get_last_lr()[0], rel=1e-9, abs=1e-12)
         if step < total:
             optimizer.step()
@@ -270,9 +270,9 @@ def test_the_one_cycle_is_torchs(total: int, peak: int) -> None:
 @pytest.mark.parametrize(
     "share",
     [
-        lambda step: cosine_share(step, 1, 0.5, 0.1),
-        lambda step: poly_share(step, 1, 0.9),
-        lambda step: one_cycle_share(step, 1, 0.3, 25, 10000),
+        lambda step: cosine_fraction(step, 1, 0.5, 0.1),
+        lambda step: poly_fraction(step, 1, 0.9),
+        lambda step: one_cycle_fraction(step, 1, 0.3, 25, 10000),
     ],
 )
 def test_a_run_of_one_step_has_a_rate(share: Callable[[int], float]) -> None:
@@ -285,7 +285,7 @@ def test_a_run_of_one_step_has_a_rate(share: Callable[[int], float]) -> None:
     final=st.floats(0, 1),
 )
 def test_the_cosine_rises_while_it_warms_up_and_falls_after(total: int, warmup: float, final: float) -> None:
-    shares = [cosine_share(step, total, warmup * total, final) for step in range(total + 3)]
+    shares = [cosine_fraction(step, total, warmup * total, final) for step in range(total + 3)]
     assert_one_hill(shares, math.ceil(warmup * total))
     assert shares[0] > 0
     assert shares[-1] == pytest.approx(final)
@@ -293,7 +293,7 @@ def test_the_cosine_rises_while_it_warms_up_and_falls_after(total: int, warmup: 
 
 @given(total=st.integers(1, 400), warmup=st.floats(0.001, 0.999), start=st.floats(1, 100), final=st.floats(1, 10_000))
 def test_the_one_cycle_rises_to_its_peak_and_falls_after(total: int, warmup: float, start: float, final: float) -> None:
-    shares = [one_cycle_share(step, total, warmup, start, final) for step in range(total + 3)]
+    shares = [one_cycle_fraction(step, total, warmup, start, final) for step in range(total + 3)]
     assert_one_hill(shares, math.ceil(warmup * total))
     assert shares[0] == pytest.approx(1 / start)
     assert shares[-1] == pytest.approx(1 / start / final)
@@ -301,7 +301,7 @@ def test_the_one_cycle_rises_to_its_peak_and_falls_after(total: int, warmup: flo
 
 @given(total=st.integers(1, 400), power=st.floats(0.01, 5))
 def test_the_poly_schedule_falls_from_one_to_nothing(total: int, power: float) -> None:
-    shares = [poly_share(step, total, power) for step in range(total + 3)]
+    shares = [poly_fraction(step, total, power) for step in range(total + 3)]
     assert_one_hill(shares, 0)
     assert (shares[0], shares[total]) == (1, 0)
 
@@ -317,9 +317,9 @@ def assert_one_hill(shares: list[float], peak: int) -> None:
 @pytest.mark.parametrize(
     ("params", "share"),
     [
-        (COSINE, lambda step: cosine_share(step, 20, 7.5, 0.1)),  # one and a half epochs of five steps
-        (POLY, lambda step: poly_share(step, 20, 0.9)),
-        (ONE_CYCLE, lambda step: one_cycle_share(step, 20, 0.3, 25, 1000)),
+        (COSINE, lambda step: cosine_fraction(step, 20, 7.5, 0.1)),  # one and a half epochs of five steps
+        (POLY, lambda step: poly_fraction(step, 20, 0.9)),
+        (ONE_CYCLE, lambda step: one_cycle_fraction(step, 20, 0.3, 25, 1000)),
     ],
     ids=["cosine", "poly", "one_cycle"],
 )

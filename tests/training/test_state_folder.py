@@ -129,7 +129,7 @@ def test_a_run_in_hand_is_not_shared_and_a_killed_one_is_taken_over(
         held = Path(other.stdout.readline().decode().strip())
         with state_folder("parameters", [project / "data"], "cpu") as folder:
             assert folder is None
-        assert "another process trains this very network now" in capsys.readouterr().out
+        assert "another process trains the same network now" in capsys.readouterr().out
         assert (held / "epoch-1").is_dir()
         other.kill()
     with state_folder("parameters", [project / "data"], "cpu") as folder:

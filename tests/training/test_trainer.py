@@ -15,7 +15,6 @@ import pytorch_lightning as pl
 import tiny
 import torch
 from small_training import PLAIN, RECIPE, TRAIN, equal, improved, recipe, train
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from torch import Tensor
 
 from medseg.core.errors import UserError
@@ -28,6 +27,7 @@ from medseg.models.model_yaml import Description
 from medseg.models.network import Network
 from medseg.models.params import UnetPlain
 from medseg.training import trainer as training
+from medseg.training.loggers import TensorBoard
 from medseg.training.losses import CEDice
 from medseg.training.optim import Adam, AdamW, Constant, Plateau
 from medseg.training.optimizer_state import save_state
@@ -77,7 +77,7 @@ class Finished:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            self.network, self.description = run(stores, recipe(tensorboard=True), folder)
+            self.network, self.description = run(stores, recipe(), folder)
         finally:
             os.chdir(before)
 
@@ -103,16 +103,8 @@ def test_the_last_epochs_figures_are_metrics(finished: Finished) -> None:
 
 def test_dvclive_writes_its_folder_and_nothing_else(finished: Finished) -> None:
     assert (finished.folder / "dvc.yaml").read_text() == "stages: {}\n"
-    assert sorted(path.name for path in finished.folder.iterdir()) == ["dvc.yaml", "metrics", "tensorboard"]
+    assert sorted(path.name for path in finished.folder.iterdir()) == ["dvc.yaml", "metrics"]
     assert sorted(path.name for path in (finished.folder / "metrics/train").iterdir()) == ["metrics.json", "plots"]
-
-
-def test_tensorboard_gets_figures_and_images(finished: Finished) -> None:
-    (file,) = (finished.folder / "tensorboard").rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(file)).Reload()
-    assert {"train/loss", "val/loss", "val/dice", "learning_rate"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
-    assert [event.step for event in events.Images("val")] == [1, 2, 3]
 
 
 def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Packed, Packed]) -> None:
@@ -261,7 +253,7 @@ def test_training_says_what_it_trains_and_nothing_that_worries(
     run(stores, recipe(epochs=1), tmp_path)
     said = capfd.readouterr()
     assert "5 samples" in said.out
-    assert len(said.out.splitlines()) == 1
+    assert [line.split()[0] for line in said.out.splitlines()] == ["training", "epoch"]
     assert said.err == ""
 
 
@@ -280,7 +272,7 @@ def lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
 
 
 def test_several_classes_are_told_apart(lesions: tuple[Packed, Packed], tmp_path: Path) -> None:
-    learning = replace(SEVERAL, optimizer=adam(1e-2), train=TRAIN.model_copy(update={"epochs": 3, "tensorboard": True}))
+    learning = replace(SEVERAL, optimizer=adam(1e-2), train=TRAIN.model_copy(update={"epochs": 3}))
     network, description = run(lesions, learning, tmp_path)
     assert description.task == tiny.LESIONS
     truth = np.array(lesions[1].masks) * np.array([1, 0, 2], np.uint8)[:, None, None]
@@ -292,7 +284,6 @@ def test_several_classes_are_told_apart(lesions: tuple[Packed, Packed], tmp_path
         [2 * p.true_positives / (2 * p.true_positives + p.false_positives + p.false_negatives) for p in parts]
     )
     assert description.training.val_dice == pytest.approx(dice, abs=1e-6)
-    assert len(list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))) == 1
 
 
 def test_labels_that_contradict_the_classes_stop_before_any_work(
@@ -341,13 +332,10 @@ def test_images_and_figures_are_those_of_the_exponential_mean_over_steps(
     seen = {}
     for epochs, decay in ((1, 0.0), (2, 0.0), (2, 0.75)):
         watcher = Watcher()
-        monkeypatch.setattr(training, "ValidationImages", lambda *_, watcher=watcher: watcher)
+        monkeypatch.setattr("medseg.training.loggers.ValidationImages", lambda *_, watcher=watcher: watcher)
         # A batch of all samples, so that an epoch is one step.
-        run(
-            stores,
-            recipe(epochs=epochs, batch_size=5, ema_decay=decay, tensorboard=True),
-            tmp_path / f"{epochs}{decay}",
-        )
+        averaged = recipe(epochs=epochs, batch_size=5, ema_decay=decay)
+        train(stores, averaged, tmp_path / f"{epochs}{decay}", logger=TensorBoard(name="tensorboard"))
         seen[epochs, decay] = watcher.weights
     for key, mean in seen[2, 0.75].items():
         if mean.is_floating_point():
@@ -406,13 +394,13 @@ def initial_network(learning: tuple[Packed, Packed], tmp_path_factory: pytest.Te
 
 
 def going_on(initial_network: Path, folder: Path) -> Path:
-    """A folder for the next run with the former one's weights."""
+    """A folder for the next run with the initial network's weights."""
     folder.mkdir()
     (folder / "weights").symlink_to(initial_network / "weights")
     return folder
 
 
-def test_a_run_begins_with_the_former_networks_weights(
+def test_a_run_begins_with_the_initial_networks_weights(
     initial_network: tuple[Path, Trained], learning: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
     still = replace(steady(epochs=1, init_from="first"), optimizer=adam(1e-12))
@@ -485,7 +473,7 @@ def test_epochs_add_up_over_runs_that_go_on(
     assert anew.epochs_before == 0
 
 
-def test_a_missing_former_network_is_named(learning: tuple[Packed, Packed], tmp_path: Path) -> None:
+def test_a_missing_initial_network_is_named(learning: tuple[Packed, Packed], tmp_path: Path) -> None:
     for key in ("init_from", "continue_from"):
         with pytest.raises(UserError, match=str(tmp_path / "weights/gone")):
             run(learning, steady(**{key: "gone"}), tmp_path)

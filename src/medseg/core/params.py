@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 MAX_VALUES = 100_000  # in a file; the longest that the project writes has some hundreds
 
-MACHINE_SECTION = "machine"  # changes speed but no bytes, so no stage lists it under `params:`
+FREE_SECTIONS = frozenset({"machine", "logger"})  # change no result, so no stage lists them under `params:`
 
 
 class Section(BaseModel):
@@ -47,8 +47,8 @@ def read_section(path: Path, name: str, kind: Any) -> Any:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read all sections that can change a result (all but `machine`) as plain values."""
-    return {name: section for name, section in read_yaml(path).items() if name != MACHINE_SECTION}
+    """Read all sections that can change a result, as plain values for the record: all but `FREE_SECTIONS`."""
+    return {name: section for name, section in read_yaml(path).items() if name not in FREE_SECTIONS}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

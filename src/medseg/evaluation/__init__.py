@@ -1,1 +1,1 @@
-"""Choosing on the validation set, scoring on the test set, and what is written about it."""
+"""Tuning on the validation set, scoring on the test set, and the tables and plots of both."""

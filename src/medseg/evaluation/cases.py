@@ -1,4 +1,4 @@
-"""One scored image: where its predicted mask lies, in which form, and how image, truth and prediction are drawn."""
+"""Reading and drawing one scored image with its truth and its prediction."""
 
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,6 @@ def coloured(deviation: Pixels) -> Pixels:
 
 
 def _shrunk(mask: NDArray[Any], height: int, width: int) -> Pixels:
-    """A mask of 0 and 1 at another size; a pixel is 1 where at least half of it was."""
+    """A mask of 0 and 1 at a smaller size; a pixel is 1 where at least half of its area was."""
     share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     return (share >= 0.5).astype(np.uint8)

@@ -1,15 +1,28 @@
-"""A model and its figures in words, for those who read of it in a report or a model card."""
+"""A run in words: every sentence and phrase that the report, the model card and the command line share, once.
 
-import math
+Sentences are plain text; whoever writes Markdown or HTML escapes them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from medseg.data.geometry import Geometry, Patchify, Scale
-from medseg.inference.settings import Augmentation, Choices
+from medseg.data.task import TaskParams
+from medseg.datasets import is_simulated
+from medseg.evaluation.formatting import counted, percent, score, signed, spread
+from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
+from medseg.metrics import registry
+from medseg.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED
+from medseg.metrics.calibration import BAND
 from medseg.metrics.counting import CountingParams
+from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Training
 from medseg.models.params import Encoded, Library, ModelParams
 
-ABSENT = "\N{EN DASH}"  # for a figure that is not defined
-MODEL_IN_WORDS = {
+SPLITS = ("train", "val", "test", "dropped")  # in the order of tables
+
+ARCHITECTURES = {
     "unet": "U-Net",
     "unet_plain": "plain U-Net",
     "segnet": "SegNet",
@@ -26,46 +39,108 @@ MODEL_IN_WORDS = {
     "upernet": "UPerNet",
     "segformer": "SegFormer",
 }
-WEIGHTS_IN_WORDS = {
+INITIAL_WEIGHTS = {
     "packaged": "ImageNet weights from a package",
     "placed": "ImageNet weights from a placed file",
     "hub": "ImageNet weights from the hub",
     "random": "random weights",
 }
-ORIENTATIONS_IN_WORDS: dict[Augmentation, str] = {
+AUGMENTATIONS: dict[Augmentation, str] = {
     "none": "no",
     "mirror": "mean over the image and its mirror image",
     "flips": "mean over 4 flips",
     "flips_and_turns": "mean over 8 flips and quarter turns",
 }
+# The choices in the order in which they are made: key in the section evaluate, name, and simplest value.
+CHOICES = (
+    ("test_time_augmentation", "Test-time augmentation", "none"),
+    ("threshold", "Threshold", "0.5"),
+    ("crf", "Dense CRF", "never"),
+    ("fill_holes", "Holes filled", "never"),
+    ("smallest_object", "Smallest object kept, pixels", "0"),
+    ("largest_component", "Only the largest object kept", "never"),
+)
+STRENGTHS = ((0.1, "no relation"), (0.3, "a weak relation"), (0.5, "a moderate relation"), (1.0, "a strong relation"))
+
+NOT_A_DEVICE = "Research software, not a medical device. Not for diagnosis or treatment."
+SCORED_ON_VAL = (
+    "There is no test set: the epoch and every choice left to val were made on the images that are scored, so the "
+    "scores are optimistically biased."
+)
+CHOICES_ON_VAL = (
+    "Chosen one after the other by mean Dice on the validation set; a step is taken only if it raises that Dice. "
+    "These Dice are optimistically biased: they are of the images that chose."
+)
+MISSED = (
+    "Missed: images in which something is annotated and no pixel of it was found. They stay in every mean: overlap 0, "
+    "distances the diagonal of the region."
+)
+SIZE_STRATA = "Small, medium and large are thirds of the scored images by the annotated share of their area."
 
 
-def architecture_in_words(name: str) -> str:
-    """An architecture by `model.name`, or by `model.arch` for those of the library; else the name itself."""
-    return MODEL_IN_WORDS.get(name, name)
+def architecture(model: ModelParams) -> str:
+    """The network's architecture; one that is not known here stands for itself."""
+    name = model.arch if isinstance(model, Library) else model.name
+    return ARCHITECTURES.get(name, name)
 
 
-def network_in_words(model: ModelParams) -> str:
+def network(model: ModelParams) -> str:
     """The network's architecture, with its encoder where it has one."""
-    words = architecture_in_words(model.arch if isinstance(model, Library) else model.name)
-    return f"{words} over the encoder {model.encoder}" if isinstance(model, Encoded) else words
-
-
-def initial_weights_in_words(training: Training) -> str:
-    """Where the weights came from that training started with."""
-    initial_network = training.initial_network
-    if initial_network is None:
-        return WEIGHTS_IN_WORDS[training.initial_weights]
-    weights = f"weights of an initial network, {initial_network.name}"
-    if not initial_network.continued:
-        return weights
     return (
-        f"{weights}, continued after {counted(initial_network.epochs_before, 'epoch')} with its optimiser and schedule"
+        f"{architecture(model)} over the encoder {model.encoder}" if isinstance(model, Encoded) else architecture(model)
     )
 
 
-def prediction_in_words(geometry: Geometry, overlap: float) -> str:
-    """How an image of any size becomes probabilities, as a sentence."""
+def network_briefly(model: Mapping[str, Any]) -> str:
+    """The section `model`, of a record too: architecture and encoder, or width.
+
+    `unet resnet18`, `unetplusplus resnet18`, `segnet 32`, `cmunext 16-32-128-160-256`.
+    """
+    name = model.get("arch", model["name"])
+    if "encoder" in model:
+        return f"{name} {model['encoder']}"
+    widths = model["widths"] if "widths" in model else [model["init_features"]]
+    return f"{name} {'-'.join(str(width) for width in widths)}"
+
+
+def samples_briefly(prepare: Mapping[str, Any]) -> str:
+    """The section `prepare`, of a record too: `96x96 grey`, `128x128 RGB patches`, `x0.5 RGB`."""
+    colour = "grey" if prepare["channels"] == 1 else "RGB"
+    match prepare["name"]:
+        case "resize":
+            return f"{prepare['width']}x{prepare['height']} {colour}"
+        case "patchify":
+            return f"{prepare['patch']}x{prepare['patch']} {colour} patches"
+        case _:
+            return f"x{prepare['factor']:g} {colour}"
+
+
+def initial_weights(training: Training) -> str:
+    """Where the weights came from that training started with."""
+    initial = training.initial_network
+    if initial is None:
+        return INITIAL_WEIGHTS[training.initial_weights]
+    weights = f"weights of the initial network {initial.name}"
+    if not initial.continued:
+        return weights
+    return f"{weights}, continued after {counted(initial.epochs_before, 'epoch')} with its optimiser and scheduler"
+
+
+def training_in_short(training: Training) -> str:
+    """How long was trained, on how much, and which epoch was kept."""
+    return f"{training.samples} samples an epoch, epoch {training.best_epoch} of {training.epochs} kept"
+
+
+def warnings(description: SegmenterDescription) -> list[str]:
+    """What a reader of any score should know first."""
+    return [
+        *(f"Training: {warning}" for warning in description.training.warnings),
+        *(f"Choices on val: {warning}" for warning in description.chosen.warnings),
+    ]
+
+
+def prediction(geometry: Geometry, overlap: float) -> str:
+    """How an image of any size becomes probabilities."""
     if isinstance(geometry, Patchify):
         return (
             f"Each image is predicted in patches of {geometry.patch}x{geometry.patch} that overlap by "
@@ -80,37 +155,266 @@ def prediction_in_words(geometry: Geometry, overlap: float) -> str:
     )
 
 
-def choices_in_words(choices: Choices) -> dict[str, str]:
-    """Every step from a network's probabilities to a mask, in the order in which it is done, and how it is set."""
-    crf, last = choices.crf, choices.postprocess
-    return {
-        "Test-time augmentation": ORIENTATIONS_IN_WORDS[choices.test_time_augmentation],
-        "Dense CRF": "no" if crf is None else f"{counted(crf.iterations, 'iteration')} of mean-field inference",
-        "Threshold": f"{last.threshold:g}",
-        "Holes filled": "yes" if last.fill_holes else "no",
-        "Objects dropped": f"of fewer than {last.smallest_object} pixels" if last.smallest_object > 1 else "none",
-        "Largest object alone": "yes" if last.largest_component else "no",
-    }
+def thresholding(task: TaskParams, threshold: float) -> str:
+    """How probabilities become a mask."""
+    if not task.has_classes:
+        return f"A pixel counts as found where its probability is at least {threshold:g}."
+    return (
+        f"A pixel counts as found where the probabilities of {' and '.join(task.class_names)} together are at least "
+        f"{threshold:g}; its class is the most probable of these."
+    )
 
 
-def counting_in_words(rule: CountingParams) -> str:
+@dataclass(frozen=True)
+class Decision:
+    """One step from probabilities to a mask: how it is set, and what it brought on val where val chose it."""
+
+    name: str
+    setting: str
+    simplest: str  # its simplest value
+    option: Option | None  # None: set beforehand
+
+    @property
+    def gain(self) -> str:
+        """Dice on val with the best other value less that with the simplest, signed."""
+        return signed(round(self.option.other - self.option.simplest, 6)) if self.option else ""
+
+
+def decisions(chosen: Chosen) -> list[Decision]:
+    """All steps in the order of choosing."""
+    options = {option.option.removesuffix(".use"): option for option in chosen.options}
+    settings = _settings(chosen.choices)
+    return [Decision(name, settings[key], simplest, options.get(key)) for key, name, simplest in CHOICES]
+
+
+def chosen_on(chosen: Chosen, split: str) -> str:
+    """On which images the choices were made."""
+    if chosen.options:
+        how = f"{CHOICES_ON_VAL} Val has {counted(chosen.images, 'image')} with something annotated."
+    elif chosen.warnings:
+        how = "Val could not decide anything: every step is at its simplest value or was set beforehand."
+    else:
+        how = "Nothing was left to val: every step was set beforehand."
+    return f"{how} The test set was read once, after all choices." if split == "test" else f"{how} {SCORED_ON_VAL}"
+
+
+def counting(rule: CountingParams) -> str:
     """What counts as one object, as part of a sentence."""
     dropped = f"those of fewer than {rule.smallest} pixels dropped" if rule.smallest > 1 else "none dropped"
     if not rule.split:
         return f"{dropped}, touching ones counted as one"
-    return f"{dropped}, touching ones told apart by watershed (depth {rule.depth:g} pixels)"
+    return f"{dropped}, touching ones split by watershed (depth {rule.depth:g} pixels)"
 
 
-def score(value: float | None, form: str = ".3f") -> str:
-    """A figure with three decimals, or as `form` says; a dash where it is not defined: None or NaN."""
-    return ABSENT if value is None or math.isnan(value) else f"{value:{form}}"
+def resampling(groups: int) -> str:
+    """How intervals are made, and whether that holds for so few groups."""
+    how = f"percentile bootstrap, {RESAMPLES} resamples of whole groups, seed {SEED}"
+    return f"{how}; of fewer than {FEW_GROUPS} groups it is too narrow" if groups < FEW_GROUPS else how
 
 
-def spread(mean: float | None, low: float | None, high: float | None) -> str:
-    """A mean with its interval, each as `score` writes it: `0.812 (0.790 to 0.833)`."""
-    return f"{score(mean)} ({score(low)} to {score(high)})"
+def definitions(tolerance: Tolerance, task: TaskParams) -> list[tuple[str, str]]:
+    """Every metric of which means are shown, and what it is."""
+    return [
+        (metric.title(tolerance), metric.sentence)
+        for metric in registry.METRICS
+        if metric.over and (task.has_classes or not metric.several_classes)
+    ]
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 image`, `2 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def method(description: SegmenterDescription) -> list[str]:
+    """How scores are computed, one thought each."""
+    task = description.task
+    return [
+        f"{prediction(description.geometry, description.overlap)} "
+        f"{thresholding(task, description.chosen.choices.postprocess.threshold)} Prediction and truth are compared at "
+        "the image's own resolution, inside its annotated region.",
+        "The primary scores are means over images in which something is annotated, each image counting the same. A "
+        "missed image stays in every mean. Images in which nothing is annotated have no Dice; how often and how much "
+        "is found in them is scored apart.",
+        "Pooled scores count the pixels of all images together, so large objects weigh more; they are given to compare "
+        "with papers that report them.",
+        _counting_rules(description.scoring.counting),
+        SIZE_STRATA,
+        f"95 % intervals: percentile bootstrap, {RESAMPLES} resamples of whole groups (near-duplicates and images of "
+        "one patient), because images of one group are not independent.",
+        *(_class_rules(task) if task.has_classes else ()),
+        epoch_choice(task, description.training),
+    ]
+
+
+def epoch_choice(task: TaskParams, training: Training) -> str:
+    """By what the kept epoch was chosen."""
+    pooled = (
+        f"the mean over {', '.join(task.class_names)} of each class's pooled Dice" if task.has_classes else "pooled"
+    )
+    return (
+        f"Epoch {training.best_epoch} was kept for its Dice on val, {pooled} over pixels at the size of the network's "
+        f"samples: {score(training.val_dice)}."
+    )
+
+
+def label_rule(task: TaskParams) -> str:
+    """How an image as a whole is given a label."""
+    return (
+        "The predicted label of an image is the class of most pixels found in it; of equally many, the first of "
+        f"{', '.join(task.class_names)}; {task.names[0]} where nothing is found."
+    )
+
+
+def label_accuracy(summary: Mapping[str, Any]) -> str:
+    """How many images have the right predicted label."""
+    found = summary["image_labels"]
+    images = counted(found["images"], "image")
+    return f"Predicted label right: {found['right']} of {images} ({percent(found['accuracy'])})."
+
+
+def means_over(summary: Mapping[str, Any]) -> str:
+    """What the primary means are over."""
+    return f"the {counted(summary['images'], 'image')} of {summary['split']} in which something is annotated"
+
+
+def pooled(summary: Mapping[str, Any]) -> str:
+    """The pooled scores."""
+    scores = summary["pooled"]
+    return f"Pooled over the pixels of all images: Dice {score(scores['dice'])}, IoU {score(scores['iou'])}."
+
+
+def objects_found(summary: Mapping[str, Any]) -> str:
+    """How many objects were detected, over all images."""
+    objects = summary["objects"]
+    return (
+        f"Objects: {objects['objects']} in the truth, {objects['found']} in the prediction; {objects['detected']} "
+        f"detected, {objects['missed']} missed, {objects['false']} false."
+    )
+
+
+def false_positives(images: int, any_found: Mapping[Any, Any], area: Mapping[Any, Any]) -> str:
+    """What was found where nothing is annotated; the last two have `mean`, `low`, `high`, shares 0..1."""
+    if not images:
+        return "Images with nothing annotated: none among those scored, so false alarms are not measured."
+    ends = (any_found["mean"], any_found["low"], any_found["high"])
+    return (
+        f"Images with nothing annotated: {images}. Something was found in {spread(*ends, 'share')} of them, on average "
+        f"{percent(area['mean'])} of the area."
+    )
+
+
+def calibration(ece: float | None) -> str:
+    """The calibration error, and of which pixels it is."""
+    return (
+        f"Expected calibration error {score(ece)}, over the pixels of objects, annotated or found, and those within "
+        f"{100 * BAND:g} % of the region's diagonal around them; plain background far from any object is left out."
+    )
+
+
+def uncertainty(orientations: Augmentation) -> str:
+    """What is shown as uncertainty."""
+    return (
+        "Uncertainty is the standard deviation, 0 to 0.5, of the foreground probability over the orientations of the "
+        f"image ({AUGMENTATIONS[orientations].removeprefix('mean over ')}), in and around objects. It shows where the "
+        "network contradicts itself, not where it is confidently wrong."
+    )
+
+
+def uncertainty_finding(correlation: float | None, images: int) -> str:
+    """Whether uncertain images have a lower Dice."""
+    if correlation is None:
+        return "Whether uncertain images have a lower Dice can't be told: there are too few images, or all are alike."
+    strength = next(words for limit, words in STRENGTHS if abs(correlation) <= limit)
+    rank = f"Spearman's rank correlation of uncertainty and Dice over {counted(images, 'image')}"
+    rank = f"{rank}: {score(correlation, '.2f')}, {strength}"
+    if abs(correlation) <= STRENGTHS[0][0]:
+        return f"{rank}; uncertainty does not tell which images go wrong."
+    if correlation > 0:
+        return f"{rank}, and not the expected one: the more uncertain images have the higher Dice."
+    return f"{rank}: the more uncertain an image, the lower its Dice."
+
+
+def limits(audit: Mapping[str, Any], split: str, groups: int) -> Iterator[str]:
+    """What the scores do not show; `groups` are those that the primary means are over."""
+    if is_simulated(audit["data"]):
+        yield "The images are simulated. No score here says how well patients' images would be segmented."
+    if split == "val":
+        yield SCORED_ON_VAL
+    if audit["straddling_groups"]:
+        yield (
+            "Groups of near-duplicates or of one patient with images on more than one side of the split: "
+            f"{audit['straddling_groups']}. The scores are optimistically biased."
+        )
+    if groups < FEW_GROUPS:
+        yield f"Scored on {counted(groups, 'group')}: with fewer than {FEW_GROUPS}, bootstrap intervals are too narrow."
+    else:
+        yield f"Intervals of strata with fewer than {FEW_GROUPS} groups are too narrow."
+    yield "This is one training run: intervals show how scores vary over images, not over seeds."
+    yield "All images come from one data set. Images from other devices, sites or patients may score lower."
+    yield (
+        "Near-duplicates are found by perceptual hash; where the patient is not known, images of one patient may lie "
+        "on more than one side of the split."
+    )
+    yield (
+        "Age, sex, disease and device are not recorded: whether the model serves some patients worse was not measured."
+    )
+    yield "The annotations are taken as they are; how far annotators would agree is not known here."
+
+
+def audit_rows(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The audit's counts, each with what it counts."""
+    height, width, foreground = audit["sizes"]["height"], audit["sizes"]["width"], audit["foreground"]
+    return [
+        ("Images", str(audit["images"])),
+        ("Files skipped as unusable", str(audit["skipped"])),
+        ("Images dropped by the split", str(audit["dropped"])),
+        ("Images with nothing annotated", str(audit["empty_masks"])),
+        ("Masks that look inverted", str(audit["inverted_masks"])),
+        ("Repeated files, same bytes", str(audit["repeated_files"])),
+        ("Groups of near-duplicates or of one patient", str(audit["groups_of_several"])),
+        ("Of these, on more than one side of the split", str(audit["straddling_groups"])),
+        ("Of these, with different labels", str(audit["groups_with_several_labels"])),
+        ("Width, pixels", f"{width['least']} to {width['most']}"),
+        ("Height, pixels", f"{height['least']} to {height['most']}"),
+        ("Annotated share of an image", f"mean {percent(foreground['mean'])}, most {percent(foreground['most'])}"),
+    ]
+
+
+def label_counts(audit: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Images by label and split: the splits that there are, and rows of a label, its counts by split, and their sum."""
+    splits = [split for split in SPLITS if split in audit["splits"]]
+    rows = [
+        [label, *(str(audit["labels_by_split"][split].get(label, 0)) for split in splits), str(number)]
+        for label, number in audit["labels"].items()
+    ]
+    return splits, [*rows, ["all", *(str(audit["splits"][split]) for split in splits), str(audit["images"])]]
+
+
+def inverted(files: Sequence[str]) -> str:
+    """A heading for masks that look inverted."""
+    return f"Masks that look inverted, as if the background had been annotated: {len(files)}"
+
+
+def _settings(choices: Choices) -> dict[str, str]:
+    crf, last = choices.crf, choices.postprocess
+    return {
+        "test_time_augmentation": AUGMENTATIONS[choices.test_time_augmentation],
+        "threshold": f"{last.threshold:g}",
+        "crf": "no" if crf is None else f"{counted(crf.iterations, 'mean-field iteration')}",
+        "fill_holes": "yes" if last.fill_holes else "no",
+        "smallest_object": str(last.smallest_object),
+        "largest_component": "yes" if last.largest_component else "no",
+    }
+
+
+def _counting_rules(rules: Counting) -> str:
+    return (
+        "Objects are connected pixels (8 neighbours). Where objects are counted, those of the truth: "
+        f"{counting(rules.truth)}; of the prediction: {counting(rules.prediction)}."
+    )
+
+
+def _class_rules(task: TaskParams) -> list[str]:
+    return [
+        "In the truth every annotated pixel has the class of its image's label. The primary scores ask only whether a "
+        "pixel belongs to any class. Scores by class are means over the images of that class, in which only pixels "
+        "found as that class count. A class's pooled Dice counts the pixels of all images, so pixels found as that "
+        "class elsewhere lower it.",
+        label_rule(task),
+    ]

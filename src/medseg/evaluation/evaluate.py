@@ -1,4 +1,4 @@
-"""A segmenter against the images that it never chose: a table per image, curves over pixels, and its masks."""
+"""Score a segmenter on the test set: a table per image, curves over pixels, and the predicted masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ from medseg.core.errors import UserError
 from medseg.data.image import Image, of_split
 from medseg.data.image_io import Pixels
 from medseg.data.task import TaskParams
-from medseg.evaluation.per_image import COLUMNS, DECIMALS, score_image
+from medseg.evaluation.per_image import columns, score_image
 from medseg.evaluation.strata import size_limits, size_strata
 from medseg.inference.postprocess import Probabilities, foreground_probability
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
-from medseg.inference.predictor import Predictor, finish, predict
+from medseg.inference.predictor import Predictor, to_prediction
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.calibration import Calibration, object_surroundings
 from medseg.metrics.overlap import Counts, Mask, count_classes
 from medseg.metrics.precision_recall import PrecisionRecall
+from medseg.metrics.registry import DECIMALS
 
 CURVE_STEPS = 100
 CALIBRATION_BINS = 15
@@ -31,12 +32,12 @@ RELIABILITY = ("confidence", "observed", "pixels")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
-    - table: one row per image, its columns as in `per_image.COLUMNS`;
+    - table: one row per image, with those of `per_image.columns` that the task has;
     - curve: threshold, precision and recall, pooled over pixels;
     - calibration: the rows of `Calibration.curve`, over the pixels in and around objects, and `ece` over the same;
-    - pooled: by class; its truth are the annotated pixels of its own images, over all images.
+    - pooled: for each class, pixels over all images; its truth are the annotated pixels of its own images.
     """
 
     split: str
@@ -49,7 +50,7 @@ class Evaluation:
 
 
 def scored_split(images: Sequence[Image]) -> str:
-    """The split that is scored: test, or val where the protocol has no test set.
+    """The split that is scored: test, or val where there is no test set.
 
     Raises `UserError` where there is neither.
     """
@@ -62,10 +63,10 @@ def scored_split(images: Sequence[Image]) -> str:
 def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, folder: Path) -> Evaluation:
     """Predict the images of the scored split at their own resolution, write what is predicted, and score it.
 
-    Pixels count inside the annotated region alone. For each image, whole, `folder` gets masks/NAME.png in the form
-    of `prediction_files.write_prediction`, and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png in that of
-    `prediction_files.write_uncertainty`. Raises `UserError` where an image's label does not fit the classes of the
-    network.
+    Only pixels in the annotated region are scored. For each whole image `folder` gets masks/NAME.png
+    (`prediction_files.write_prediction`) and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png
+    (`prediction_files.write_uncertainty`). `batch_size` is in tiles. Raises `UserError` where an image's label is no
+    class of the network, or its files can't be read.
     """
     split, task = scored_split(images), predictor.description.task
     scored = of_split(images, split)
@@ -81,7 +82,7 @@ def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, fol
     return Evaluation(
         split=split,
         task=task,
-        table=_with_size(pd.DataFrame(rows)),
+        table=_with_sizes(pd.DataFrame(rows)),
         curve=pd.DataFrame(pools.curve.curve()).round(DECIMALS),
         calibration=pd.DataFrame(pools.calibration.curve(), columns=list(RELIABILITY)).round(DECIMALS),
         ece=pools.calibration.ece(),
@@ -91,7 +92,7 @@ def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, fol
 
 @dataclass(frozen=True)
 class _Predicted:
-    """One image, whole: class codes and foreground probability (H, W), and its deviation over orientations."""
+    """A whole image (H, W): class codes, foreground probability, and its standard deviation over orientations."""
 
     codes: Pixels
     foreground: Probabilities
@@ -99,14 +100,14 @@ class _Predicted:
 
 
 class _Pools:
-    """What is pooled over the pixels of all images."""
+    """Counts pooled over the pixels of all images."""
 
     def __init__(self, task: TaskParams) -> None:
         self.curve, self.calibration = PrecisionRecall(CURVE_STEPS), Calibration(CALIBRATION_BINS)
         self.classes = dict.fromkeys(task.class_names, Counts(0, 0, 0, 0))
 
     def add(self, codes: Pixels, foreground: Probabilities, truth: Pixels, own: np.uint8, near: Mask) -> None:
-        """Add the annotated pixels of one image; `near` are those that count for calibration."""
+        """Add one image, all maps cropped to its region; calibration is over the pixels in `near` alone."""
         self.curve.add(foreground, truth)
         self.calibration.add(foreground, truth, near)
         counts = count_classes(codes, truth * own, len(self.classes))
@@ -116,13 +117,13 @@ class _Pools:
 
 def _predict(predictor: Predictor, image: Pixels, batch_size: int) -> _Predicted:
     choices, uncertainty = predictor.description.chosen.choices, predictor.description.scoring.uncertainty
-    averaged = predict(predictor, image, batch_size, choices.test_time_augmentation)
-    segmented = finish(averaged.probabilities, image, choices)
+    averaged = predictor.predict_probabilities(image, batch_size, choices.test_time_augmentation)
+    segmented = to_prediction(averaged.probabilities, image, choices)
     foreground = foreground_probability(segmented.probabilities)
     if uncertainty == "none":
         return _Predicted(segmented.codes, foreground, None)
     if uncertainty != choices.test_time_augmentation:
-        averaged = predict(predictor, image, batch_size, uncertainty)
+        averaged = predictor.predict_probabilities(image, batch_size, uncertainty)
     return _Predicted(segmented.codes, foreground, averaged.deviation)
 
 
@@ -135,7 +136,7 @@ def _write(folder: Path, file: str, predicted: _Predicted, task: TaskParams) -> 
 def _score(
     image: Image, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
 ) -> dict[str, Any]:
-    """The image's row of the table, all but its size; its pixels are added to `pools`."""
+    """The image's row of the table without its size; its pixels are added to `pools`."""
     codes, truth, foreground = (image.crop(pixels) for pixels in (predicted.codes, truth, predicted.foreground))
     near = object_surroundings(codes, truth)
     pools.add(codes, foreground, truth, own, near)
@@ -154,8 +155,8 @@ def _mean_deviation(deviation: NDArray[np.float32] | None, image: Image, near: M
     return round(float(image.crop(deviation)[near].mean()), DECIMALS)
 
 
-def _with_size(table: pd.DataFrame) -> pd.DataFrame:
-    """With the column `size`, which only all images together give; all columns in the order of `COLUMNS`."""
+def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `size`, which depends on all images; columns in the order of `per_image.columns`."""
     shares = (table["truth_pixels"] / table["region_pixels"]).to_numpy(dtype=np.float64)
     table = table.assign(size=size_strata(shares, size_limits(shares)))
-    return table[[name for name in COLUMNS if name in table]]
+    return table[[name for name in columns() if name in table]]

@@ -1,4 +1,4 @@
-"""A segmenter against an external data set: scored by what its bundle holds, and nothing is chosen anew."""
+"""Score a segmenter on an external data set, with the choices that its bundle holds."""
 
 import json
 from pathlib import Path
@@ -16,11 +16,13 @@ from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
 from medseg.datasets.source import SourceParams
-from medseg.evaluation.describe import spread
+from medseg.evaluation import describe
 from medseg.evaluation.evaluate import evaluate
+from medseg.evaluation.model_card import false_positives, stratum_cells
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.summary import write_tables
 from medseg.inference.backends import Accelerator, open_model
+from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks
 
@@ -30,9 +32,8 @@ BATCH_SIZE = 16  # tiles at a time
 
 LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
-WRITTEN = {"per_image.csv", "figures.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
-MAPS = {"uncertainty"}  # written beside them unless no map is
-SHOWN = ("dice", "iou", "hd95", "nsd", "nsd_relative")
+WRITTEN = {"per_image.csv", "summary.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
+MAPS = {"uncertainty"}  # written beside them where uncertainty is computed
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
 
 
@@ -60,13 +61,13 @@ def evaluate_external(
 ) -> str:
     """Score a model folder, or an ONNX file of `medseg export`, on all images of `data` below `root`.
 
-    Threshold and all that was chosen are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
-    their summary), the maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
-    hashes of what was scored, and its audit.json; whole or not at all. A former evaluation in `out` is replaced. Gives
+    Threshold and all other choices are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
+    their summary), the masks and maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
+    hashes of the scored files, and its audit.json; it is atomic. A previous evaluation in `out` is replaced. Gives
     `summary_text`.
 
-    Groups are near-duplicates among these images and known patients. Images that the model was trained on are not
-    recognised: it does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
+    Groups are near-duplicates among these images and known patients. Images of the training set are not recognised:
+    the model does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
     images can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
     anything else, or there is no GPU.
     """
@@ -77,43 +78,43 @@ def evaluate_external(
     scored = images_of(images, root)
     with atomic_folder(out.resolve()) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
-        figures, _ = write_tables(found, partial, partial / METRICS)
+        means, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
-        write_plots(found, THRESHOLDS, figures, scored, partial, partial / "plots")
+        write_plots(found, THRESHOLDS, means, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
         audited = audit(data.name, images, faults, inverted_masks(scored))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
-    return summary_text(figures, audited, predictor.description.scoring.tolerance)
+    return summary_text(means, audited, predictor.description.scoring.tolerance)
 
 
-def summary_text(figures: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
-    """The figures in short, as Markdown: means with 95 % intervals over all images and by label, and empties.
+def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
+    """The scores in short, as Markdown: means with 95 % intervals over all images and by label, and false positives.
 
-    `figures` is what `summary.figure_table` gives, `audited` what `audit.audit` does.
+    `means` is what `summary.write_tables` writes as summary.csv, `audited` what `audit.audit` gives.
     """
     rows = [
-        [plain(stratum), *_cells(part.set_index("figure"))]
-        for (kind, stratum), part in figures.groupby(["by", "stratum"], sort=False)
+        [plain(stratum), *stratum_cells(part.set_index("metric"))]
+        for (kind, stratum), part in means.groupby(["by", "stratum"], sort=False)
         if kind in ("all", "label")
     ]
+    titles = [metric.title(tolerance) for metric in registry.METRICS if metric.brief]
     parts = [
         f"{plain(audited['data'])}: {audited['images']} images. Means over those in which something is annotated, "
-        "with 95 % intervals over groups; HD95 in pixels:",
-        table(["images", "number", "groups", "missed", *_headings(tolerance)], rows),
-        _empty_text(figures),
+        "with 95 % intervals over groups:",
+        table(["images", "number", "groups", "missed", *titles], rows),
+        false_positives(means),
         "Nothing was chosen on these images. Any that the model was trained on were not recognised.",
     ]
-    if inverted := audited["inverted_mask_files"]:
-        names = shortened(plain(name) for name in inverted)
-        parts.append(f"Masks that look inverted, as if the background had been annotated: {len(inverted)} ({names})")
+    if files := audited["inverted_mask_files"]:
+        parts.append(f"{describe.inverted(files)} ({shortened(plain(name) for name in files)})")
     if faults := audited["skipped_files"]:
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(parts)
 
 
 def _check_out(out: Path, root: Path) -> None:
-    """Refuse what writing `out` would destroy; what this command wrote has all its names, and no others."""
+    """Raise `UserError` where `out` holds anything but a whole evaluation, or the data."""
     if not out.exists():
         return
     names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
@@ -128,7 +129,7 @@ def _check_out(out: Path, root: Path) -> None:
 def _measured(
     data: SourceParams, root: Path, skip_bad: bool, accelerator: Accelerator
 ) -> tuple[pd.DataFrame, list[Fault]]:
-    """The manifest of all images, in the split test, and what had to be left out."""
+    """The manifest of all usable images, as split test, and the faults of the others."""
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder")
     settings = ManifestParams(bad_files="skip", duplicate_distance=DUPLICATE_DISTANCE)
@@ -140,29 +141,3 @@ def _measured(
         raise UserError("\n       ".join([head, *lines]))
     images.insert(4, "split", "test")
     return images, faults
-
-
-def _headings(tolerance: Tolerance) -> list[str]:
-    nsd = [f"NSD at {tolerance.pixels:g} pixels", f"NSD at {100 * tolerance.diagonal:g} % of the diagonal"]
-    return ["Dice", "IoU", "HD95", *nsd]
-
-
-def _cells(figures: pd.DataFrame) -> list[str]:
-    dice = figures.loc["dice"]
-    counts = [str(dice[name]) for name in ("images", "groups", "missed")]
-    return counts + [_interval(figures.loc[name]) for name in SHOWN]
-
-
-def _interval(row: Any) -> str:
-    return spread(row["mean"], row["low"], row["high"])
-
-
-def _empty_text(figures: pd.DataFrame) -> str:
-    rows = figures[figures["by"] == "empty"].set_index("figure")
-    if rows.empty:
-        return ""
-    found, area = rows.loc["false_positive"], rows.loc["false_positive_area"]
-    return (
-        f"Images in which nothing is annotated: {found['images']}. Share of them in which something was found: "
-        f"{_interval(found)}; of their area: {area['mean']:.2g}."
-    )

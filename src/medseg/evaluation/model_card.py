@@ -5,7 +5,7 @@ the CLAIM checklist asks of studies of AI in medical imaging (Tejani et al., Rad
 2024): data and their partitions, model and training, how it was chosen, measures with their uncertainty, limits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,14 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
-from medseg.datasets import is_simulated, title_of
-from medseg.evaluation.describe import (
-    choices_in_words,
-    counted,
-    counting_in_words,
-    initial_weights_in_words,
-    network_in_words,
-    prediction_in_words,
-    score,
-    spread,
-)
+from medseg.datasets import title_of
+from medseg.evaluation import describe
+from medseg.evaluation.formatting import ABSENT, interval, measured, score, spread
 from medseg.inference.settings import SegmenterDescription
-from medseg.metrics.bootstrap import FEW_GROUPS, RESAMPLES
+from medseg.metrics import registry
 
 CARD = "README.md"
-BY_STRATUM = ("dice", "iou", "hd95", "nsd")
-SPLITS = ("train", "val", "test", "dropped")
-NO_DEVICE = (
-    "**Research software, no medical device.** Not to diagnose or to treat anybody, nor to stand in for the judgement "
-    "of a clinician. No figure here says anything about a patient."
-)
+LICENCES = "The licences of the images and of the initial weights apply to this model; they are not recorded here."
 USAGE = """With `medseg` installed, FOLDER being the one that holds this card:
 
 ```
@@ -45,49 +32,49 @@ medseg export --model FOLDER --out segmenter.onnx      # one file that needs no 
 `medseg evaluate` scores it on images and masks of your own, with what was chosen here. Do that before you believe it
 on images from elsewhere. `model.yaml` rebuilds the model and holds all choices, `weights.safetensors` its weights."""
 
-Metrics = Mapping[str, Any]
+Content = Mapping[str, Any]
 
 
 def write_card(
-    folder: Path, description: SegmenterDescription, audit: Metrics, metrics: Metrics, figures: pd.DataFrame
+    folder: Path, description: SegmenterDescription, audit: Content, summary: Content, means: pd.DataFrame
 ) -> None:
     """Write `README.md` into a segmenter's folder.
 
-    `audit` is what `audit.audit` gives, `metrics` what `summary.summarise` does, `figures` what `summary.figure_table`
-    does. The text holds no clock, path, revision or machine: equal inputs give equal bytes.
+    `audit` is what `audit.audit` gives; `summary` and `means` are what `summary.write_tables` writes as summary.json
+    and summary.csv. The text holds no clock, path, revision or machine: equal inputs give equal bytes.
     """
-    write_text(folder / CARD, card_text(description, audit, metrics, figures))
+    write_text(folder / CARD, card_text(description, audit, summary, means))
 
 
-def card_text(description: SegmenterDescription, audit: Metrics, metrics: Metrics, figures: pd.DataFrame) -> str:
+def card_text(description: SegmenterDescription, audit: Content, summary: Content, means: pd.DataFrame) -> str:
     """The card as Markdown; all that stems from data is escaped."""
     data = plain(title_of(audit["data"]))
+    groups = int(_rows(means, "all", "dice")["groups"].iloc[0])
     sections = {
-        "Warnings": _warnings(description),
+        "Warnings": _bullets(describe.warnings(description)),
         "Model": [_model(description)],
         "Intended use": _intended_use(data),
         "Data": _data(audit, data),
-        "How a mask is made, and how that was chosen": _protocol(description, metrics["split"]),
-        "Figures": list(_figures(description, metrics, figures)),
-        "Limits": [_bullets(_limits(audit, metrics, figures))],
+        "Choices": _choices(description, summary["split"]),
+        "Scores": list(_scores(description, summary, means)),
+        "How scores are computed": [
+            *_bullets(describe.method(description)),
+            _facts("metric", "what it is", describe.definitions(description.scoring.tolerance, description.task)),
+        ],
+        "Limits": _bullets([*describe.limits(audit, summary["split"], groups), LICENCES]),
         "How to use it": [USAGE],
     }
-    head = [f"# Model card: {plain(network_in_words(description.model))}, {data}", f"> {NO_DEVICE}", _short(metrics)]
-    body = [part for title, parts in sections.items() if parts for part in (f"## {title}", *parts)]
-    return "\n\n".join([*head, *body]) + "\n"
+    title = f"# Model card: {plain(describe.network(description.model))}, {data}"
+    body = [part for heading, parts in sections.items() if parts for part in (f"## {heading}", *parts)]
+    return "\n\n".join([title, f"> **{describe.NOT_A_DEVICE}**", _in_short(summary), *body]) + "\n"
 
 
-def _short(metrics: Metrics) -> str:
-    dice, iou = (spread(*(metrics[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
+def _in_short(summary: Content) -> str:
+    dice, iou = (spread(*(summary[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
     return (
-        f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {counted(metrics['images'], 'image')} "
-        f"of {metrics['split']} in which something is annotated; missed altogether: {metrics['missed']}."
+        f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {describe.means_over(summary)}; missed "
+        f"altogether: {summary['missed']}."
     )
-
-
-def _warnings(description: SegmenterDescription) -> list[str]:
-    warnings = [*description.training.warnings, *description.chosen.warnings]
-    return [_bullets(plain(warning) for warning in warnings)] if warnings else []
 
 
 def _model(description: SegmenterDescription) -> str:
@@ -95,253 +82,139 @@ def _model(description: SegmenterDescription) -> str:
     colours = "grey" if description.channels == 1 else "RGB"
     mean, deviation = (" ".join(f"{value:g}" for value in values) for values in (model.input_mean, model.input_std))
     rows = {
-        "Network": plain(network_in_words(model)),
-        "Initial weights": plain(initial_weights_in_words(training)),
-        "Training": f"{counted(training.epochs, 'epoch')} of {training.samples} samples; the weights are those of "
-        f"epoch {training.best_epoch}. Loss, optimiser, augmentation and seed stand in the run's params.yaml",
+        "Network": describe.network(model),
+        "Initial weights": describe.initial_weights(training),
+        "Training": f"{describe.training_in_short(training)}; loss, optimiser, augmentation and seed stand in the "
+        "run's params.yaml",
         "Input": f"an image of any size, 8 bits a channel, grey or colour; taken as {colours} (channels: "
-        f"{description.channels}), scaled to 0..1, mean {mean} and standard deviation {deviation} taken out",
-        "Size": prediction_in_words(description.geometry, description.overlap),
+        f"{description.channels}), scaled to 0..1, normalised by mean {mean} and standard deviation {deviation}",
+        "Size": describe.prediction(description.geometry, description.overlap),
         "Output": _output(description),
-        "Made with": ", ".join(f"{plain(name)} {plain(version)}" for name, version in training.packages.items()),
+        "Made with": ", ".join(f"{name} {version}" for name, version in training.packages.items()),
     }
-    return _listing("part", "what it is", rows.items())
+    return _facts("part", "what it is", rows.items())
 
 
 def _output(description: SegmenterDescription) -> str:
     task = description.task
     if not task.has_classes:
         return "at the image's own resolution: the probability of foreground, and a mask of 0 and 1"
-    codes = ", ".join(f"{code} {plain(name)}" for code, name in enumerate(task.class_names, start=1))
-    return (
-        f"at the image's own resolution: a probability for each class, and a mask of codes: 0 background, {codes}. "
-        "In training, everything annotated in an image had the class of the image's label"
-    )
+    codes = ", ".join(f"{code} {name}" for code, name in enumerate(task.class_names, start=1))
+    return f"at the image's own resolution: a probability for each class, and a mask of codes: 0 background, {codes}"
 
 
 def _intended_use(data: str) -> list[str]:
     return [
-        f"For research on segmentation, on images like those that it was trained on and scored on: {data}. For "
-        "researchers who can judge a mask by eye and a figure by its interval.",
+        f"For research on segmentation, on images like those that it was trained and scored on: {data}. For "
+        "researchers who can judge a mask by eye and a score by its interval.",
         "Not for diagnosis, treatment, triage or any decision on a person; not for images from other devices, of "
         "other organs or in other stains unless it was scored on such images first (`medseg evaluate`, below).",
     ]
 
 
-def _data(audit: Metrics, data: str) -> list[str]:
-    splits = [split for split in SPLITS if split in audit["splits"]]
-    by_split = audit["labels_by_split"]
-    rows = [
-        [plain(label), *(str(by_split[split].get(label, 0)) for split in splits), str(number)]
-        for label, number in audit["labels"].items()
-    ]
-    rows.append(["all", *(str(audit["splits"][split]) for split in splits), str(audit["images"])])
-    head = f"Data set {plain(audit['data'])}: {data}. Images by label and split:"
-    return [head, table(["label", *splits, "all"], rows), _bullets(_audit_facts(audit))]
-
-
-def _audit_facts(audit: Metrics) -> list[str]:
-    height, width, foreground = audit["sizes"]["height"], audit["sizes"]["width"], audit["foreground"]
+def _data(audit: Content, data: str) -> list[str]:
+    splits, rows = describe.label_counts(audit)
     return [
-        f"Images in which nothing is annotated: {audit['empty_masks']}. Annotated share of an image: mean "
-        f"{100 * foreground['mean']:.1f} %, most {100 * foreground['most']:.1f} %.",
-        f"Width {width['least']} to {width['most']}, height {height['least']} to {height['most']} pixels.",
-        f"Groups of several images (near-duplicates by perceptual hash, or one known patient): "
-        f"{audit['groups_of_several']}. Of these on more than one side of the split: {audit['straddling_groups']}; "
-        f"with different labels: {audit['groups_with_several_labels']}.",
-        f"Masks that look inverted: {audit['inverted_masks']}.",
-        f"Repeated files, same bytes: {audit['repeated_files']}. Skipped as unusable: {audit['skipped']}. Dropped by "
-        f"the split: {audit['dropped']}.",
+        f"Data set {plain(audit['data'])}: {data}. Images by label and split:",
+        table(["label", *splits, "all"], [[plain(cell) for cell in row] for row in rows]),
+        _facts("audit", "", describe.audit_rows(audit)),
     ]
 
 
-def _protocol(description: SegmenterDescription, split: str) -> list[str]:
-    training, chosen = description.training, description.chosen
-    steps = [[step, setting] for step, setting in choices_in_words(chosen.choices).items()]
-    pooled = "mean over classes, each pooled" if description.task.has_classes else "pooled"
-    epoch = (
-        f"The epoch was chosen by its Dice on val, {pooled} over pixels at the size of the network's samples: "
-        f"{training.val_dice:.3f} in epoch {training.best_epoch}."
-    )
-    if split == "test":
-        epoch += " Test chose nothing: it was read once, after all choices."
-    if not chosen.options:
-        return [epoch, _listing("step", "setting", steps), "All steps were set beforehand; val chose none of them."]
-    options = [
-        [plain(option.option), score(option.simplest), score(option.other), option.tried, option.chosen]
-        for option in chosen.options
+def _choices(description: SegmenterDescription, split: str) -> list[str]:
+    rows = [
+        [decision.name, decision.simplest, score(option.simplest), plain(option.tried), score(option.other)]
+        if (option := decision.option)
+        else [decision.name, "set", ABSENT, ABSENT, ABSENT]
+        for decision in describe.decisions(description.chosen)
     ]
-    how = (
-        f"Chosen one after the other on the {counted(chosen.images, 'image')} of val in which something is annotated, "
-        "by their mean Dice; a step is taken only if it raises that Dice. These Dice flatter: they are of the images "
-        "that chose. What is not listed was set beforehand."
-    )
-    columns = ["choice", "Dice, simplest value", "Dice, best other", "that value", "chosen"]
-    return [epoch, _listing("step", "setting", steps), how, table(columns, options)]
+    settings = [f"**{decision.setting}**" for decision in describe.decisions(description.chosen)]
+    columns = ["step", "simplest", "Dice on val", "best other", "Dice on val", "in use"]
+    return [
+        describe.chosen_on(description.chosen, split),
+        table(columns, [[*row, setting] for row, setting in zip(rows, settings, strict=True)], ("Dice on val",)),
+    ]
 
 
-def _figures(description: SegmenterDescription, metrics: Metrics, figures: pd.DataFrame) -> Iterator[str]:
+def _scores(description: SegmenterDescription, summary: Content, means: pd.DataFrame) -> Iterator[str]:
     """The section's paragraphs and tables."""
     tolerance = description.scoring.tolerance
-    names = _figure_names(tolerance.pixels, tolerance.diagonal)
-    yield _meaning(metrics)
-    of_all = _rows(figures, "all")
+    yield f"Means over {describe.means_over(summary)}, with 95 % intervals. {describe.MISSED}"
+    by_metric = {str(row["metric"]): row for row in means[means["by"] == "all"].to_dict("records")}
     yield table(
-        ["figure", "mean", "95 % interval", "images", "groups"],
+        ["metric", "mean", "95 % interval", "images", "groups"],
         [
-            [heading, score(row["mean"]), _bounds(row["low"], row["high"]), str(row["images"]), str(row["groups"])]
-            for heading, row in ((heading, of_all[name]["all"]) for name, heading in names.items() if name in of_all)
+            [
+                metric.title(tolerance),
+                measured(row["mean"], metric.unit),
+                interval(row["low"], row["high"], metric.unit),
+                *(str(row[key]) for key in ("images", "groups")),
+            ]
+            for metric in registry.METRICS
+            if (row := by_metric.get(metric.key))
         ],
     )
-    for kind, title in (("label", "label"), ("size", "size: thirds of the images by the share that is annotated")):
-        if rows := _stratum_rows(figures, kind):
-            yield f"By {title}:"
-            yield table([kind, "images", "groups", "missed", *(names[name] for name in BY_STRATUM)], rows)
+    brief = [metric for metric in registry.METRICS if metric.brief]
+    for kind in ("label", "size"):
+        if len(part := means[means["by"] == kind]):
+            yield f"By {kind}:"
+            yield table(
+                [kind, "images", "groups", "missed", *(metric.title(tolerance) for metric in brief)],
+                [
+                    [plain(stratum), *stratum_cells(rows.set_index("metric"))]
+                    for stratum, rows in part.groupby("stratum", sort=False)
+                ],
+            )
     if description.task.has_classes:
-        yield "By class; pooled, a class's Dice counts the pixels of all images:"
-        yield _classes(metrics)
-    yield _bullets(_further(description, metrics, figures))
-
-
-def _figure_names(pixels: float, diagonal: float) -> dict[str, str]:
-    return {
-        "dice": "Dice",
-        "iou": "IoU",
-        "precision": "Precision",
-        "recall": "Recall",
-        "specificity": "Specificity",
-        "area_error": "Area error, share of the truth",
-        "area_error_absolute": "Area error, without its sign",
-        "hd95": "HD95, pixels",
-        "assd": "ASSD, pixels",
-        "nsd": f"NSD at {pixels:g} pixels",
-        "nsd_relative": f"NSD at {100 * diagonal:g} % of the diagonal",
-        "objects_f1": "F1 of objects",
-        "objects_iou": "IoU of matched objects",
-        "contours_absolute_error": "Contours, miscounted by",
-        "counted_absolute_error": "Objects, miscounted by",
-        "counted_relative_error": "Objects, miscounted by, share of the truth",
-        "class_dice": "Dice, only the right class counting",
-        "class_iou": "IoU, only the right class counting",
-    }
-
-
-def _meaning(metrics: Metrics) -> str:
-    scored = f"Scored on {metrics['split']}"
-    if metrics["split"] == "val":
-        scored += ", because this protocol has no test set: on the images that chose, which flatters"
-    return (
-        f"{scored}, at each image's own resolution, inside the annotated region. Means are over the images in "
-        "which something is annotated; those in which nothing is have figures of their own. A missed image scores 0 "
-        "and, as HD95 and ASSD, the diagonal; none is left out. HD95 and ASSD are those of medpy, NSD (normalised "
-        "surface Dice) that of DeepMind's surface-distance; objects match where their IoU is over 0.5. Intervals: "
-        f"bootstrap over groups, {RESAMPLES} resamples."
-    )
-
-
-def _further(description: SegmenterDescription, metrics: Metrics, figures: pd.DataFrame) -> Iterator[str]:
-    counting, objects = description.scoring.counting, metrics["objects"]
-    yield _empties(metrics, figures)
-    yield (
-        f"Objects: {objects['objects']} in the truth, {objects['found']} found; {objects['detected']} matched, "
-        f"{objects['missed']} missed, {objects['false']} false."
-    )
-    yield (
-        f"Objects are counted so: of the truth {counting_in_words(counting.truth)}; of the prediction "
-        f"{counting_in_words(counting.prediction)}."
-    )
-    yield (
-        f"Calibration: the expected error of a probability (ECE, 15 bins) is {score(metrics['ece'])}, over the "
-        "pixels in and around objects, annotated or found."
-    )
-    if (correlation := metrics["uncertainty"]["rank_correlation"]) is not None:
-        yield (
-            "Uncertainty (standard deviation of the probability over orientations of the image) and Dice: rank "
-            f"correlation {correlation:.2f}; the nearer to -1, the better it tells bad masks."
+        yield "By class:"
+        yield table(
+            ["class", "images", "Dice", "IoU", "pooled Dice"],
+            [
+                [plain(name), str(found["images"]), *(score(found[key]) for key in ("dice", "iou", "pooled_dice"))]
+                for name, found in summary["classes"].items()
+            ],
         )
-    pooled = metrics["pooled"]
-    yield (
-        f"Pooled over the pixels of all images, to compare with papers: Dice {score(pooled['dice'])}, IoU "
-        f"{score(pooled['iou'])}."
+    yield "\n".join(_bullets(_further(description, summary, means)))
+
+
+def stratum_cells(rows: pd.DataFrame) -> list[str]:
+    """Counts and the brief metrics of one stratum's rows of summary.csv, which `metric` indexes."""
+    counts = [str(rows.loc["dice", key]) for key in ("images", "groups", "missed")]
+    means: dict[Any, dict[str, float]] = rows[["mean", "low", "high"]].to_dict("index")  # type: ignore[assignment]
+    return counts + [spread(**means[metric.key], unit=metric.unit) for metric in registry.METRICS if metric.brief]
+
+
+def false_positives(means: pd.DataFrame) -> str:
+    """What was found in images with nothing annotated, from summary.csv."""
+    found, area = (
+        _rows(means, "empty", name)[["images", "mean", "low", "high"]].to_dict("records")
+        for name in ("false_positive", "false_positive_area")
     )
-    calls = metrics["calls"]
-    yield (
-        f"Called what they are, each image as a whole: {calls['right']} of {calls['images']} "
-        f"({100 * calls['accuracy']:.1f} %)."
-    )
+    if not found:
+        return describe.false_positives(0, {}, {})
+    return describe.false_positives(int(found[0]["images"]), found[0], area[0])
 
 
-def _empties(metrics: Metrics, figures: pd.DataFrame) -> str:
-    empty = metrics["empty"]
-    if not empty["images"]:
-        return "No image was scored in which nothing is annotated: how often the model finds what is not there is open."
-    rows = _rows(figures, "empty")
-    found, area = rows["false_positive"]["empty"], rows["false_positive_area"]["empty"]
-    return (
-        f"Images in which nothing is annotated: {empty['images']}. Share of them in which something was found: "
-        f"{spread(found['mean'], found['low'], found['high'])}; share of their area: {area['mean']:.2g}."
-    )
+def _further(description: SegmenterDescription, summary: Content, means: pd.DataFrame) -> Iterator[str]:
+    yield false_positives(means)
+    yield describe.objects_found(summary)
+    yield describe.pooled(summary)
+    yield describe.label_accuracy(summary)
+    yield describe.calibration(summary["ece"])
+    if description.scoring.uncertainty != "none":
+        yield describe.uncertainty(description.scoring.uncertainty)
+        yield describe.uncertainty_finding(summary["uncertainty"]["rank_correlation"], summary["images"])
 
 
-def _classes(metrics: Metrics) -> str:
-    rows = [
-        [plain(name), str(found["images"]), *(score(found[key]) for key in ("dice", "iou", "pooled_dice"))]
-        for name, found in metrics["classes"].items()
-    ]
-    return table(["class", "images", "Dice", "IoU", "pooled Dice"], rows)
+def _rows(means: pd.DataFrame, kind: str, metric: str) -> pd.DataFrame:
+    return means[(means["by"] == kind) & (means["metric"] == metric)]
 
 
-def _limits(audit: Metrics, metrics: Metrics, figures: pd.DataFrame) -> Iterator[str]:
-    groups = int(_rows(figures, "all")["dice"]["all"]["groups"])
-    if is_simulated(audit["data"]):
-        yield "**The images are simulated.** No figure here says how well patients' images would be segmented."
-    if metrics["split"] == "val":
-        yield "**Scored on val**, which chose epoch and threshold: the figures flatter. There is no test set."
-    if audit["straddling_groups"]:
-        yield (
-            f"Groups on more than one side of the split: {audit['straddling_groups']}. What was scored may have "
-            "near-duplicates, or other images of its patient, in train or val, which flatters."
-        )
-    if groups < FEW_GROUPS:
-        yield f"Scored on {counted(groups, 'group')}: below about {FEW_GROUPS}, intervals are too narrow."
-    yield "One training run: intervals are over images and hold nothing of how another run would turn out."
-    yield "One data set: images from other devices, sites or patients may score lower; none are scored here."
-    yield (
-        "Near-duplicates are found by perceptual hash; where the patient is not known, images of one patient may lie "
-        "on both sides of the split."
-    )
-    yield (
-        "Nothing is recorded of the age, sex, skin or disease of those imaged, nor of the devices: whether the model "
-        "serves some worse than others was not measured."
-    )
-    yield "The masks of the truth are taken as they are; how far annotators would agree is not known here."
-    yield "The licences of the images and of the initial weights bind the use of this model; they are not held here."
+def _facts(what: str, content: str, rows: Iterable[tuple[str, str]]) -> str:
+    return table([what, content], [[name, plain(value)] for name, value in rows], numbers=())
 
 
-def _stratum_rows(figures: pd.DataFrame, kind: str) -> list[list[str]]:
-    rows = _rows(figures, kind)
-    return [
-        [plain(stratum), *(str(row[key]) for key in ("images", "groups", "missed"))]
-        + [spread(*(rows[name][stratum][key] for key in ("mean", "low", "high"))) for name in BY_STRATUM]
-        for stratum, row in rows.get("dice", {}).items()
-    ]
-
-
-def _rows(figures: pd.DataFrame, kind: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures of one kind of stratum, by figure and stratum."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in figures[figures["by"] == kind].to_dict("records"):
-        found.setdefault(str(row["figure"]), {})[str(row["stratum"])] = {str(key): value for key, value in row.items()}
-    return found
-
-
-def _listing(what: str, content: str, rows: Iterable[Sequence[str]]) -> str:
-    return table([what, content], rows, numbers=())
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    return f"{score(low)} to {score(high)}"
+def _bullets(sentences: Iterable[str]) -> list[str]:
+    """A list as one part; no part where there is nothing to list."""
+    lines = [f"- {plain(sentence)}" for sentence in sentences]
+    return ["\n".join(lines)] if lines else []

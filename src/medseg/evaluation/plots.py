@@ -1,4 +1,4 @@
-"""What DVC draws of an evaluation: tables of curves and counts, and sheets of cases."""
+"""The plots of an evaluation that DVC draws: tables of curves and counts, and sheets of cases."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +23,14 @@ COLUMNS = 6
 def write_plots(
     evaluation: Evaluation,
     thresholds: pd.DataFrame,
-    figures: pd.DataFrame,
+    means: pd.DataFrame,
     images: Sequence[Image],
     predictions: Path,
     folder: Path,
 ) -> None:
-    """Write into `folder` what `dvc plots` shows, from an evaluation and what was written to `predictions` by it.
+    """Write into `folder` what `dvc plots` shows of an evaluation that was written to `predictions`.
+
+    `thresholds` is the table of `tuning.select`, `means` that of `summary.summary_table`.
 
     CSV: precision_recall, thresholds (of val), calibration, dice_histogram, dice_by_label, counts, confusion. PNG:
     cases, and uncertainty where maps of it were written.
@@ -39,7 +41,7 @@ def write_plots(
         "thresholds": thresholds,
         "calibration": evaluation.calibration,
         "dice_histogram": dice_histogram(table),
-        "dice_by_label": dice_by_label(figures),
+        "dice_by_label": dice_by_label(means),
         "counts": table[["file", "counted_truth", "counted_predicted", "contours_truth", "contours_predicted"]],
         "confusion": confusion(evaluation),
     }
@@ -51,14 +53,14 @@ def write_plots(
 
 
 def dice_histogram(table: pd.DataFrame) -> pd.DataFrame:
-    """Images per twentieth of Dice, empty truths left out: columns dice (lower edge) and images."""
+    """Images per bin of Dice, empty truths left out: columns dice (the bin's lower edge) and images."""
     counts, edges = np.histogram(table["dice"].dropna(), bins=HISTOGRAM_BINS, range=(0, 1))
     return pd.DataFrame({"dice": [f"{edge:.2f}" for edge in edges[:-1]], "images": counts})
 
 
-def dice_by_label(figures: pd.DataFrame) -> pd.DataFrame:
+def dice_by_label(means: pd.DataFrame) -> pd.DataFrame:
     """Columns label, dice: the mean of each label and that of all."""
-    chosen = figures[(figures["figure"] == "dice") & figures["by"].isin(["all", "label"])]
+    chosen = means[(means["metric"] == "dice") & means["by"].isin(["all", "label"])]
     return pd.DataFrame({"label": chosen["stratum"], "dice": chosen["mean"]}).dropna()
 
 
@@ -66,10 +68,10 @@ def case_sheet(evaluation: Evaluation, images: Sequence[Image], predictions: Pat
     """Worst, median and best images by Dice, a row each, with the outlines of truth and prediction of `draw_case`.
 
     (H, W, 3) uint8 RGB. Where there are fewer images than `columns`, the rows are shorter and hold the same images.
-    The title is the Dice, with several classes followed by the label and by what the image was called if it differs,
-    as the first letters of both: `0.71 mal as ben`.
+    The title is the Dice, with several classes followed by the label and, if it differs, the predicted label, both
+    shortened to their first letters: `0.71 mal as ben`.
     """
-    ranked = _ranked(evaluation)
+    ranked = evaluation.table.dropna(subset=["dice"]).sort_values("dice", kind="stable")["file"].tolist()
     width = min(columns, len(ranked))
     middle = (len(ranked) - width) // 2
     chosen = ranked[:width] + ranked[middle : middle + width] + (ranked[-width:] if width else [])
@@ -82,7 +84,7 @@ def case_sheet(evaluation: Evaluation, images: Sequence[Image], predictions: Pat
 
 
 def uncertainty_sheet(evaluation: Evaluation, images: Sequence[Image], predictions: Path, columns: int) -> Pixels:
-    """The images with the highest uncertainty, the outlines above and below each its map, from black to yellow.
+    """The images with the highest uncertainty: outlines, and below each its map, from black to yellow.
 
     (H, W, 3) uint8 RGB; the title is the Dice. The brightest colour is a standard deviation of 0.5.
     """
@@ -105,17 +107,14 @@ def initials(names: Sequence[str]) -> dict[str, str]:
     return {name: name[:length] for name in names}
 
 
-def _ranked(evaluation: Evaluation) -> list[str]:
-    ranked: list[str] = evaluation.table.dropna(subset=["dice"]).sort_values("dice", kind="stable")["file"].tolist()
-    return ranked
-
-
 def _titles(evaluation: Evaluation) -> dict[str, str]:
     table = evaluation.table
     scores = ["empty" if np.isnan(dice) else f"{dice:.2f}" for dice in table["dice"]]
     if evaluation.task.has_classes:
         short = initials(evaluation.task.names)
-        calls = [(short[label], short[call]) for label, call in zip(table["label"], table["called"], strict=True)]
-        words = [label if label == call else f"{label} as {call}" for label, call in calls]
-        scores = [f"{score} {call}" for score, call in zip(scores, words, strict=True)]
+        pairs = [
+            (short[label], short[found]) for label, found in zip(table["label"], table["predicted_label"], strict=True)
+        ]
+        labels = [label if label == found else f"{label} as {found}" for label, found in pairs]
+        scores = [f"{score} {label}" for score, label in zip(scores, labels, strict=True)]
     return dict(zip(table["file"], scores, strict=True))

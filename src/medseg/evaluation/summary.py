@@ -1,4 +1,7 @@
-"""The table per image to figures: means with 95 % intervals by stratum, and the scalars of `metrics/evaluate.json`."""
+"""From the table per image to means with 95 % intervals by stratum (summary.csv) and over all images (summary.json).
+
+`write_metrics` writes the few numbers that DVC compares.
+"""
 
 import json
 from collections import defaultdict
@@ -11,81 +14,74 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import COLUMNS, DECIMALS
+from medseg.evaluation.per_image import UNCERTAINTY, columns
 from medseg.evaluation.strata import EMPTY, SIZES
+from medseg.metrics import registry
 from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_intervals
 from medseg.metrics.overlap import Counts, overlap_scores
+from medseg.metrics.registry import DECIMALS
 
-# Means over the images in which something is annotated.
-FIGURES = (
-    "dice",
-    "iou",
-    "precision",
-    "recall",
-    "specificity",
-    "accuracy",
-    "area_error",
-    "area_error_absolute",
-    "hd95",
-    "assd",
-    "nsd",
-    "nsd_relative",
-    "objects_f1",
-    "objects_iou",
-    "contours_absolute_error",
-    "contours_relative_error",
-    "counted_absolute_error",
-    "counted_relative_error",
-    "class_dice",
-    "class_iou",
-    "uncertainty",
-)
-# Means over those in which nothing is.
-FIGURES_OF_EMPTY = ("false_positive", "false_positive_area", "specificity", "contours_predicted", "counted_predicted")
-MEANS = ("precision", "recall", "specificity", "accuracy", "area_error", "hd95", "assd", "nsd", "nsd_relative")
+WITH_INTERVAL = ("dice", "iou")
 TOTALS = ("objects", "objects_found", "objects_detected", "objects_missed", "objects_false")
 
 
-def write_tables(evaluation: Evaluation, folder: Path, metrics: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Write per_image.csv, what its columns mean (columns.md) and figures.csv to `folder`, and their summary as JSON.
+def write_tables(evaluation: Evaluation, folder: Path, summary: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write per_image.csv, the meaning of its columns (columns.md) and summary.csv to `folder`, and `summary` as JSON.
 
-    Gives what `figure_table` and `summarise` do.
+    Gives what `summary_table` and `summarise` do.
     """
-    figures = figure_table(evaluation.table)
-    summary = summarise(evaluation, figures)
-    for name, table in (("per_image", evaluation.table), ("figures", figures)):
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    write_text(folder / "columns.md", _columns_text(evaluation.table))
-    write_text(metrics, json.dumps(summary, indent=2) + "\n")
-    return figures, summary
+    means = summary_table(evaluation.table)
+    content = summarise(evaluation, means)
+    evaluation.table.to_csv(folder / "per_image.csv", index=False, lineterminator="\n")
+    means.to_csv(folder / "summary.csv", index=False, lineterminator="\n")
+    meanings = [f"- `{name}`: {meaning}" for name, meaning in columns().items() if name in evaluation.table]
+    write_text(folder / "columns.md", "\n".join(["# The columns of per_image.csv", "", *meanings, ""]))
+    write_text(summary, json.dumps(content, indent=2) + "\n")
+    return means, content
 
 
-def figure_table(table: pd.DataFrame) -> pd.DataFrame:
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
     """The means of a table per image with their 95 % intervals, by the cluster bootstrap over groups.
 
-    Columns: by (all, label, size, empty), stratum, figure, images (that the mean is over), undefined (left out of it),
+    Columns: by (all, label, size, empty), stratum, metric, images (that the mean is over), undefined (left out of it),
     missed (of the images, those in which nothing annotated was found: their distances are the diagonal), groups, mean,
-    low, high. An interval is NaN where there are fewer than two groups, a mean where all is undefined.
+    low, high. Strata but `empty` hold the images in which something is annotated. An interval is NaN where there are
+    fewer than two groups, a mean where all is undefined.
     """
     rows = []
-    for kind, stratum, part in _strata(_derived(table)):
-        figures = [name for name in (FIGURES_OF_EMPTY if kind == EMPTY else FIGURES) if name in part]
-        rows += [{"by": kind, "stratum": stratum} | row for row in _figure_rows(part, figures)]
+    for kind, stratum, part in _strata(table):
+        over = EMPTY if kind == EMPTY else "annotated"
+        names = [metric.key for metric in registry.METRICS if metric.over in (over, "both")]
+        names += [] if kind == EMPTY else [UNCERTAINTY]
+        means = _means(part, [name for name in names if name in part])
+        rows += [{"by": kind, "stratum": stratum} | row for row in means]
     return pd.DataFrame(rows)
 
 
-def summarise(evaluation: Evaluation, figures: pd.DataFrame) -> dict[str, Any]:
-    """The figures of `metrics/evaluate.json`; means over images whose truth is not empty, empties in their own row."""
+def summarise(evaluation: Evaluation, means: pd.DataFrame) -> dict[str, Any]:
+    """All of an evaluation in one tree for JSON, None where a value is undefined; `means` as of `summary_table`.
+
+    Means are over the images in which something is annotated; `empty` is of the others.
+    """
     table = evaluation.table
-    full = table[table["truth_pixels"] > 0]
-    of_all = figures[figures["by"] == "all"].set_index("figure")
+    annotated = table[table["truth_pixels"] > 0]
+    of_all = means[means["by"] == "all"].set_index("metric")
+    labels = confusion(evaluation)
+    right = int((labels["actual"] == labels["predicted"]).sum())
     return {
         "split": evaluation.split,
-        "images": len(full),
-        "missed": int((full["recall"] == 0).sum()),
-        **_with_interval("dice", of_all),
-        **_with_interval("iou", of_all),
-        **{name: _mean(of_all, name) for name in MEANS},
+        "images": len(annotated),
+        "missed": int((annotated["recall"] == 0).sum()),
+        **{
+            f"{name}{suffix}": _defined(of_all.loc[name, column])
+            for name in WITH_INTERVAL
+            for suffix, column in (("", "mean"), ("_low", "low"), ("_high", "high"))
+        },
+        **{
+            metric.key: _mean(of_all, metric.key)
+            for metric in registry.METRICS
+            if metric.kind in ("overlap", "surface") and metric.key in of_all.index and metric.key not in WITH_INTERVAL
+        },
         "objects": {name.removeprefix("objects_"): int(table[name].sum()) for name in TOTALS}
         | {"f1": _mean(of_all, "objects_f1"), "iou": _mean(of_all, "objects_iou")},
         "counts": {
@@ -94,19 +90,33 @@ def summarise(evaluation: Evaluation, figures: pd.DataFrame) -> dict[str, Any]:
             for kind in ("absolute", "relative")
         },
         "ece": _defined(evaluation.ece),
-        "uncertainty": {"mean": _mean(of_all, "uncertainty"), "rank_correlation": _rank_correlation(full)},
-        **{f"{kind}s": _dice_of(figures, kind) for kind in ("label", "size")},
-        "empty": _empty(figures, len(table) - len(full)),
+        "uncertainty": {"mean": _mean(of_all, UNCERTAINTY), "rank_correlation": _rank_correlation(annotated)},
+        **{f"{kind}s": _dice_by(means, kind) for kind in ("label", "size")},
+        "empty": _empty(means, len(table) - len(annotated)),
         "pooled": _pooled(table),
-        **({"classes": _classes(figures, evaluation.pooled)} if evaluation.task.has_classes else {}),
-        "calls": _calls(confusion(evaluation)),
+        **({"classes": _classes(means, evaluation.pooled)} if evaluation.task.has_classes else {}),
+        "image_labels": {"images": len(labels), "right": right, "accuracy": round(right / len(labels), DECIMALS)},
     }
 
 
-def confusion(evaluation: Evaluation) -> pd.DataFrame:
-    """What each image is and what it was called: columns actual and predicted, in the order of the table.
+def write_metrics(summary: dict[str, Any], path: Path) -> None:
+    """Write the few numbers of `summarise` by which experiments are compared as flat JSON, without undefined ones.
 
-    With several classes an image is its label; in a binary task it is `foreground` where anything of the truth is
+    Means over the images in which something is annotated: dice with its 95 % interval, iou, hd95 (pixels), nsd, f1 (of
+    objects), and dice/CLASS where there are several classes; false_positive_images is the share of the other images in
+    which anything is found.
+    """
+    values = {name: summary[name] for name in ("dice", "dice_low", "dice_high", "iou", "hd95", "nsd")}
+    values |= {"f1": summary["objects"]["f1"], "false_positive_images": summary["empty"]["with_false_positives"]}
+    values |= {f"dice/{name}": scores["dice"] for name, scores in summary.get("classes", {}).items()}
+    defined = {name: value for name, value in values.items() if value is not None}
+    write_text(path, json.dumps(defined, indent=2) + "\n")
+
+
+def confusion(evaluation: Evaluation) -> pd.DataFrame:
+    """The actual and the predicted label of each image: columns actual and predicted, in the order of the table.
+
+    With several classes the actual one is the image's label; in a binary task it is `foreground` where anything is
     annotated, else `empty`.
     """
     table = evaluation.table
@@ -114,93 +124,77 @@ def confusion(evaluation: Evaluation) -> pd.DataFrame:
         evaluation.task.actual_name(label, bool(pixels))
         for label, pixels in zip(table["label"], table["truth_pixels"], strict=True)
     ]
-    return pd.DataFrame({"actual": actual, "predicted": table["called"].tolist()})
-
-
-def _columns_text(table: pd.DataFrame) -> str:
-    lines = [f"- `{name}`: {COLUMNS[name]}" for name in table.columns]
-    return "\n".join(["# The columns of per_image.csv", "", *lines, ""])
-
-
-def _derived(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(
-        area_error_absolute=table["area_error"].abs(),
-        false_positive=(table["predicted_pixels"] > 0).astype(float),
-        false_positive_area=table["predicted_pixels"] / table["region_pixels"],
-    )
+    return pd.DataFrame({"actual": actual, "predicted": table["predicted_label"].tolist()})
 
 
 def _strata(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    full = table[table["truth_pixels"] > 0]
-    yield "all", "all", full
-    for label, part in full.groupby("label", sort=True):
+    """The strata of `summary_table`: by, stratum and their rows."""
+    annotated = table[table["truth_pixels"] > 0]
+    yield "all", "all", annotated
+    for label, part in annotated.groupby("label", sort=True):
         yield "label", str(label), part
     for size in SIZES:
-        if len(part := full[full["size"] == size]):
+        if len(part := annotated[annotated["size"] == size]):
             yield "size", size, part
     if len(empty := table[table["truth_pixels"] == 0]):
         yield EMPTY, EMPTY, empty
 
 
-def _figure_rows(part: pd.DataFrame, figures: list[str]) -> list[dict[str, Any]]:
-    """A row for each figure; those that are defined for the same images share their resamples."""
+def _means(part: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """A row for each column; columns that are defined for the same images share their resamples."""
     alike: dict[bytes, list[str]] = defaultdict(list)
-    for name in figures:
+    for name in names:
         alike[part[name].notna().to_numpy().tobytes()].append(name)
     rows = {}
-    for names in alike.values():
-        defined = part[part[names[0]].notna()]
-        intervals = bootstrap_intervals(defined[names].to_numpy(), defined["group"].tolist(), RESAMPLES, SEED)
-        for name, interval in zip(names, intervals, strict=True):
+    for shared in alike.values():
+        defined = part[part[shared[0]].notna()]
+        intervals = bootstrap_intervals(defined[shared].to_numpy(), defined["group"].tolist(), RESAMPLES, SEED)
+        for name, interval in zip(shared, intervals, strict=True):
             rows[name] = {
-                "figure": name,
+                "metric": name,
                 "images": len(defined),
                 "undefined": len(part) - len(defined),
                 "missed": int((defined["recall"] == 0).sum()),
                 "groups": defined["group"].nunique(),
                 **{key: round(value, DECIMALS) for key, value in vars(interval).items()},
             }
-    return [rows[name] for name in figures]
+    return [rows[name] for name in names]
 
 
-def _with_interval(name: str, figures: pd.DataFrame) -> dict[str, float | None]:
-    return {name: _mean(figures, name)} | {
-        f"{name}_{bound}": _defined(figures.loc[name, bound]) for bound in ("low", "high")
-    }
-
-
-def _mean(figures: pd.DataFrame, name: str) -> float | None:
-    return _defined(figures.loc[name, "mean"])
+def _mean(means: pd.DataFrame, name: str) -> float | None:
+    return _defined(means.loc[name, "mean"])
 
 
 def _defined(value: Any) -> float | None:
-    """The number, rounded; None, which JSON has, for NaN, which it has not."""
+    """The number, rounded; None for NaN, which JSON does not have."""
     return None if np.isnan(value) else round(float(value), DECIMALS)
 
 
-def _rank_correlation(full: pd.DataFrame) -> float | None:
-    """Spearman's, of uncertainty and Dice: near -1 where the uncertain images are those that go wrong."""
-    ranks = full[["uncertainty", "dice"]].dropna().rank()
+def _rank_correlation(annotated: pd.DataFrame) -> float | None:
+    """Spearman's rank correlation of uncertainty and Dice: near -1 where the uncertain images are those that fail."""
+    ranks = annotated[[UNCERTAINTY, "dice"]].dropna().rank()
     if (ranks.nunique() < 2).any():
         return None
-    return _defined(ranks["uncertainty"].corr(ranks["dice"]))
+    return _defined(ranks[UNCERTAINTY].corr(ranks["dice"]))
 
 
-def _dice_of(figures: pd.DataFrame, kind: str) -> dict[str, dict[str, float | None]]:
-    rows = figures[(figures["by"] == kind) & (figures["figure"] == "dice")]
+def _dice_by(means: pd.DataFrame, kind: str) -> dict[str, dict[str, float | None]]:
+    rows = means[(means["by"] == kind) & (means["metric"] == "dice")]
     return {
         str(stratum): {"images": int(images), "dice": _defined(mean)}
         for stratum, images, mean in zip(rows["stratum"], rows["images"], rows["mean"], strict=True)
     }
 
 
-def _empty(figures: pd.DataFrame, images: int) -> dict[str, float | None]:
-    rows = figures[figures["by"] == EMPTY].set_index("figure")
+def _empty(means: pd.DataFrame, images: int) -> dict[str, float | None]:
+    """False positives in the images in which nothing is annotated."""
+    rows = means[means["by"] == EMPTY].set_index("metric")
     names = {"with_false_positives": "false_positive", "false_positive_area": "false_positive_area"}
     return {"images": images} | {name: _mean(rows, column) if images else None for name, column in names.items()}
 
 
 def _pooled(table: pd.DataFrame) -> dict[str, float | None]:
+    """Dice and IoU over the pixels of all images together."""
     shared, predicted, truth = (int(table[f"{name}_pixels"].sum()) for name in ("shared", "predicted", "truth"))
     union = predicted + truth - shared
     return {
@@ -209,11 +203,11 @@ def _pooled(table: pd.DataFrame) -> dict[str, float | None]:
     }
 
 
-def _classes(figures: pd.DataFrame, pooled: dict[str, Counts]) -> dict[str, dict[str, float | None]]:
-    """Means over the images of each class whose truth is not empty, and its Dice pooled over all images."""
+def _classes(means: pd.DataFrame, pooled: dict[str, Counts]) -> dict[str, dict[str, float | None]]:
+    """For each class, means over its annotated images, and its Dice pooled over all images."""
     found: dict[str, dict[str, float | None]] = {}
     for name, counts in pooled.items():
-        rows = figures[(figures["by"] == "label") & (figures["stratum"] == name)].set_index("figure")
+        rows = means[(means["by"] == "label") & (means["stratum"] == name)].set_index("metric")
         found[name] = {
             "images": 0 if rows.empty else int(rows["images"].max()),
             "dice": None if rows.empty else _mean(rows, "class_dice"),
@@ -221,8 +215,3 @@ def _classes(figures: pd.DataFrame, pooled: dict[str, Counts]) -> dict[str, dict
             "pooled_dice": _defined(overlap_scores(counts)["dice"]),
         }
     return found
-
-
-def _calls(calls: pd.DataFrame) -> dict[str, float | None]:
-    right = int((calls["actual"] == calls["predicted"]).sum())
-    return {"images": len(calls), "right": right, "accuracy": round(right / len(calls), DECIMALS)}

@@ -1,7 +1,7 @@
-"""Runs against one another on the same images, and queues of runs (folds, seeds) as one figure.
+"""Compare runs on the same images, and summarise runs that are folds or seeds of one another.
 
 A run is a git revision, a DVC experiment, or the workspace; its table per image comes out of DVC's cache or remote. As
-everywhere, figures are means over the images whose truth is not empty, and what is resampled are groups.
+everywhere, means are over the images whose truth is not empty, and what is resampled are groups.
 """
 
 import difflib
@@ -20,10 +20,10 @@ from dvc.scm import RevError
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table as table_text
-from medseg.evaluation.describe import ABSENT, score, spread
-from medseg.experiments import queue as experiments
+from medseg.evaluation.describe import resampling
+from medseg.evaluation.formatting import ABSENT, score, spread
+from medseg.experiments.commands import run
 from medseg.metrics.bootstrap import (
-    FEW_GROUPS,
     RESAMPLES,
     SEED,
     Interval,
@@ -37,7 +37,7 @@ from medseg.metrics.bootstrap import (
 
 PER_IMAGE = "data/predictions/per_image.csv"
 WORKSPACE = "workspace"
-WORDS = ("file", "label", "group", "size", "called")  # columns of text, whatever they look like
+WORDS = ("file", "label", "group", "size", "predicted_label")  # columns of text, whatever they look like
 SIZES = ["truth_pixels", "region_pixels"]
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
@@ -46,7 +46,7 @@ NAMED = 3  # images that an error names
 
 @dataclass(frozen=True)
 class Images:
-    """The images that figures are made from, and those left out: with an empty truth, or undefined in some run."""
+    """The images that scores are of, and those left out: with an empty truth, or undefined in some run."""
 
     images: int
     groups: int
@@ -56,7 +56,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Change:
-    """The figure of one image in the first run and in a later one."""
+    """The score of one image in the first run and in a later one."""
 
     file: str
     first: float
@@ -95,7 +95,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RunMean:
-    """One run of a queue: its mean over its own images."""
+    """One run: its mean over its own images."""
 
     run: str
     images: int
@@ -104,11 +104,11 @@ class RunMean:
 
 @dataclass(frozen=True)
 class Summary:
-    """A queue of runs as one figure.
+    """Runs that are folds or seeds of one another, as one score.
 
     `mean` and `deviation` are those of the runs' means (sample standard deviation, n - 1). `pooled` is over images: for
     folds over all of them, each scored by its own run; for seeds over the test set, each image with its mean over the
-    runs. It says how the figure varies over images (groups), `deviation` how it varies over runs.
+    runs. It says how the score varies over images (groups), `deviation` how it varies over runs.
     """
 
     metric: str
@@ -147,7 +147,7 @@ def compare(tables: Mapping[str, pd.DataFrame], metric: str) -> Comparison:
 
 
 def summarise_runs(tables: Mapping[str, pd.DataFrame], metric: str) -> Summary:
-    """One figure for runs that share their test set (seeds) or have test sets without a common image (folds).
+    """One score for runs that share their test set (seeds) or have test sets without a common image (folds).
 
     Groups keep their names over folds, so that a group in two folds is still one. Raises `UserError` where test sets
     overlap in part, or a table lacks the column `metric`.
@@ -171,7 +171,7 @@ def comparison_text(comparison: Comparison) -> str:
     first = [comparison.first, score(comparison.mean), *[ABSENT] * (len(columns) - 2)]
     later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
     note = f"Differences are to {comparison.first}, over the same images. "
-    note += f"Interval and bootstrap p: {_resampling(comparison.over)} "
+    note += f"Interval and bootstrap p: {resampling(comparison.over.groups)}. "
     note += "Wilcoxon: signed-rank test on the mean differences of groups."
     if several:
         note += f" Holm: corrected for {len(comparison.differences)} comparisons."
@@ -191,7 +191,7 @@ def summary_text(summary: Summary) -> str:
         "folds": "Folds: no two runs share a test image; pooled are all images, each scored by its own run.",
         "seeds": "Seeds: all runs have one test set; pooled are its images, each with its mean over the runs.",
     }
-    note = f"{how[summary.kind]} Interval: {_resampling(summary.over)}"
+    note = f"{how[summary.kind]} Interval: {resampling(summary.over.groups)}."
     return "\n\n".join(
         [_heading(summary.metric, summary.over), table_text(["run", "images", summary.metric], rows), note]
     )
@@ -230,7 +230,7 @@ def _read_revision(revision: str) -> str:
     except FileNotFoundError:
         raise UserError(
             f"{revision}: {PER_IMAGE} can't be had: either the run made none (`dvc exp show --rev {revision}` shows "
-            "its figures), or it is not in the cache here: `dvc push` or `dvc exp push` where the run was made, then "
+            "its metrics), or it is not in the cache here: `dvc push` or `dvc exp push` where the run was made, then "
             "`dvc fetch` or `dvc exp pull` here"
         ) from None
     except DvcException as error:
@@ -241,7 +241,7 @@ def _read_revision(revision: str) -> str:
 def _near(revision: str) -> str:
     """What may have been meant, as the end of a message."""
     kinds = ("refs/heads", "refs/tags", "refs/exps/??/*/*")
-    names = experiments.run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", *kinds)
+    names = run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", *kinds)
     near = difflib.get_close_matches(revision, sorted(set(names.split())))
     return f"; near it: {', '.join(near)}" if near else ""
 
@@ -304,7 +304,7 @@ def _joined_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.
 
 def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, Images]:
     if defined.empty:
-        undefined = f", and the figure is undefined in {len(full)}" if len(full) else ""
+        undefined = f", and the score is undefined in {len(full)}" if len(full) else ""
         raise UserError(
             f"no image is left to compare: {len(table) - len(full)} of {len(table)} have an empty truth{undefined}"
         )
@@ -313,7 +313,7 @@ def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tup
 
 
 def _difference(name: str, first: pd.Series, later: pd.Series, groups: Sequence[str]) -> Difference:
-    """The run `name`, whose figures are `later`, against the first one, as if it were the only one."""
+    """The run `name`, whose scores are `later`, against the first one, as if it were the only one."""
     changes = (later - first).round(DECIMALS)
     paired = paired_bootstrap(changes.to_numpy(), groups, RESAMPLES, SEED)
     p_value = wilcoxon(group_means(changes.to_numpy(), groups).round(DECIMALS))
@@ -340,11 +340,6 @@ def _heading(metric: str, over: Images) -> str:
     left_out += [f"{over.undefined} undefined in some run"] if over.undefined else []
     ending = f" (left out: {', '.join(left_out)})" if left_out else ""
     return f"{metric}, mean over {over.images} images of {over.groups} groups{ending}"
-
-
-def _resampling(over: Images) -> str:
-    words = f"{RESAMPLES} resamples of whole groups, seed {SEED}"
-    return f"{words}, but of so few groups it promises too much." if over.groups < FEW_GROUPS else f"{words}."
 
 
 def _difference_cells(difference: Difference) -> list[str]:

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 
 from medseg.core.files import read_bytes
 from medseg.core.params import read_yaml, validate
-from medseg.evaluation.describe import initial_weights_in_words
-from medseg.experiments.queue import attempt, run
+from medseg.evaluation.describe import initial_weights, training_in_short
+from medseg.experiments.commands import attempt, run
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Training
 
 LOCK = "dvc.lock"
@@ -263,8 +263,8 @@ def _name(commit: str) -> str:
 def _training_lines(training: Training) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in training.packages.items())
     lines = [
-        f"training: epoch {training.best_epoch} of {training.epochs}, {training.samples} samples",
-        f"initial weights: {initial_weights_in_words(training)}",
+        f"training: {training_in_short(training)}",
+        f"initial weights: {initial_weights(training)}",
         f"packages: {packages}",
     ]
     return [*lines, *(f"warning: {warning}" for warning in training.warnings)]

@@ -1,4 +1,4 @@
-"""The record of a run, kept in git: what was asked, on which data, with which packages, and what came out.
+"""The record of a run, kept in git: parameters, data, packages, choices and scores.
 
 It holds no clock, path, revision or host, so that equal runs give equal records.
 """
@@ -13,11 +13,11 @@ from medseg.core.environment import code_sha256, package_versions
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes, read_json, write_text
 from medseg.core.markdown import table
-from medseg.evaluation.describe import ABSENT, score
+from medseg.evaluation.describe import SPLITS, network_briefly, samples_briefly
+from medseg.evaluation.formatting import interval, score
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.model_yaml import read_description
 
-SPLITS = ("train", "val", "test", "dropped")
 BEGIN = "<!-- runs: written by make table -->"
 END = "<!-- end of runs -->"
 COLUMNS = (
@@ -34,16 +34,15 @@ COLUMNS = (
     "95 % interval",
     "IoU",
 )
-NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # columns aligned to the right
+NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # aligned to the right
 
 
 def run_record(
-    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, metrics: Path, code: Sequence[Path]
+    parameters: dict[str, Any], manifest: Path, audit: Path, segmenter: Path, summary: Path, code: Sequence[Path]
 ) -> dict[str, Any]:
-    """The record of a run: its parameters (all but `machine`), `manifest.csv`, its audit, the bundle and the metrics.
+    """The record of a run, from its parameters (all but `machine`) and what the stages wrote.
 
-    `code` are the folders of the source code, of which it holds the fingerprint.
-
+    `summary` is predictions/summary.json; `code` are the folders of the source code, of which the record holds a hash.
     Raises `UserError` where a file is missing or unreadable, or the parameters lack the run's name.
     """
     if not isinstance(parameters.get("name"), str):
@@ -63,7 +62,7 @@ def run_record(
             include={"best_epoch", "epochs", "samples", "initial_weights", "initial_network"}
         ),
         "chosen": description.chosen.model_dump(),
-        "metrics": read_json(metrics),
+        "metrics": read_json(summary),
     }
 
 
@@ -81,38 +80,14 @@ def runs_table(folder: Path) -> str:
     return table(COLUMNS, records, NUMBERS) + "\n"
 
 
-def update_readme(readme: Path, folder: Path) -> None:
-    """Write `runs_table(folder)` between its two marker lines in `readme`. Raises `UserError` without them."""
-    text = read_bytes(readme).decode()
+def update_page(page: Path, folder: Path) -> None:
+    """Write `runs_table(folder)` between its two marker lines in `page`. Raises `UserError` without them."""
+    text = read_bytes(page).decode()
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"{readme}: the table of runs goes between the lines '{BEGIN}' and '{END}': add them")
-    write_text(readme, f"{before}{BEGIN}\n{runs_table(folder)}{END}{after}")
-
-
-def sample_size(prepare: dict[str, Any]) -> str:
-    """The section `prepare` in a few words: `96x96 grey`, `128x128 RGB patches`, `x0.5 RGB`."""
-    colour = "grey" if prepare["channels"] == 1 else "RGB"
-    match prepare["name"]:
-        case "resize":
-            return f"{prepare['width']}x{prepare['height']} {colour}"
-        case "patchify":
-            return f"{prepare['patch']}x{prepare['patch']} {colour} patches"
-        case _:
-            return f"x{prepare['factor']:g} {colour}"
-
-
-def model_words(model: dict[str, Any]) -> str:
-    """The section `model` in a few words: its architecture and what it is built over, or how wide it is.
-
-    `unet resnet18`, `unetplusplus resnet18`, `segnet 32`, `cmunext 16-32-128-160-256`.
-    """
-    name = model.get("arch", model["name"])
-    if "encoder" in model:
-        return f"{name} {model['encoder']}"
-    widths = model["widths"] if "widths" in model else [model["init_features"]]
-    return f"{name} {'-'.join(str(width) for width in widths)}"
+        raise UserError(f"{page}: the table of runs goes between the lines '{BEGIN}' and '{END}': add them")
+    write_text(page, f"{before}{BEGIN}\n{runs_table(folder)}{END}{after}")
 
 
 def _row(path: Path) -> list[str]:
@@ -129,17 +104,13 @@ def _cells(record: dict[str, Any]) -> list[Any]:
         record["name"],
         parameters["data"]["name"],
         "/".join(str(splits.get(split, 0)) for split in SPLITS[:3]),
-        model_words(parameters["model"]),
+        network_briefly(parameters["model"]),
         parameters["loss"]["name"],
-        sample_size(parameters["prepare"]),
+        samples_briefly(parameters["prepare"]),
         record["training"]["epochs"],
         metrics["split"],
         metrics["images"],
         score(metrics["dice"]),
-        _interval(metrics["dice_low"], metrics["dice_high"]),
+        interval(metrics["dice_low"], metrics["dice_high"]),
         score(metrics["iou"]),
     ]
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return ABSENT if low is None else f"{score(low)} to {score(high)}"

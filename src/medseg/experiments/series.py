@@ -1,6 +1,6 @@
-"""A row of experiments: the variants of one older project, run as one and told in one table.
+"""A series of experiments: the variants of one older project, run together and shown in one table.
 
-A row is all experiments in `conf/experiment/` whose names begin with the same words: `ucsb` is `ucsb_unet`,
+A series is all experiments in `conf/experiment/` whose names begin with the same words: `ucsb` is `ucsb_unet`,
 `ucsb_segnet` and `ucsb_pspnet`.
 """
 
@@ -15,22 +15,12 @@ from typing import Any
 from medseg.core.errors import UserError
 from medseg.core.markdown import table
 from medseg.core.params import read_record
-from medseg.evaluation.describe import score
+from medseg.evaluation.describe import network_briefly
+from medseg.evaluation.formatting import score
+from medseg.experiments import queue
 from medseg.experiments.compose import compose
-from medseg.experiments.queue import (
-    Task,
-    bring_network,
-    draw_plots,
-    enqueue,
-    find_record,
-    find_revision,
-    has_network,
-    log_tail,
-    read_queue,
-    start_queue,
-    watch,
-)
-from medseg.experiments.run_record import model_words
+from medseg.experiments.finished import bring_network, draw_plots, find_record, find_revision, has_network
+from medseg.experiments.queue import State
 
 COLUMNS = ("variant", "model", "loss", "scored on", "Dice", "IoU")
 PLOTS = Path("dvc_plots")  # ignored by git, where DVC's own plots go, too
@@ -38,7 +28,7 @@ PLOTS = Path("dvc_plots")  # ignored by git, where DVC's own plots go, too
 
 @dataclass(frozen=True)
 class Variant:
-    """One experiment of a row."""
+    """One experiment of a series."""
 
     name: str
     parameters: dict[str, Any]  # as composed: all that can change its result
@@ -51,14 +41,14 @@ class Variant:
         return initial_network
 
 
-def find_row(conf: Path, row: str) -> list[str]:
-    """The names of the experiments under `conf` that belong to `row`, sorted. Raises `UserError` without any."""
+def find_series(conf: Path, series: str) -> list[str]:
+    """The names of the experiments under `conf` that belong to `series`, sorted. Raises `UserError` without any."""
     names = sorted(path.stem for path in (conf / "experiment").glob("*.yaml"))
-    found = [name for name in names if name == row or name.startswith(f"{row}_")]
+    found = [name for name in names if name == series or name.startswith(f"{series}_")]
     if not found:
-        near = difflib.get_close_matches(row, sorted({row for name in names for row in _beginnings(name)}))
+        near = difflib.get_close_matches(series, sorted({words for name in names for words in _beginnings(name)}))
         hint = f"; near it: {', '.join(near)}" if near else ""
-        raise UserError(f"{conf}/experiment: no name begins with '{row}'{hint}; there are: {', '.join(names)}")
+        raise UserError(f"{conf}/experiment: no name begins with '{series}'{hint}; there are: {', '.join(names)}")
     return found
 
 
@@ -73,7 +63,7 @@ def read_variants(conf: Path, names: Sequence[str], overrides: Sequence[str]) ->
     return variants
 
 
-def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) -> dict[str, str]:
+def run_series(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) -> dict[str, str]:
     """Run the variants that are not finished yet, `jobs` at a time, each after the one that it starts from.
 
     Returns why each variant without a result has none, by its name. Raises `UserError` where one was finished with
@@ -82,7 +72,7 @@ def run_row(variants: Sequence[Variant], overrides: Sequence[str], jobs: int) ->
     order = _order(variants)
     refuse_rootless(variants)
     refuse_other_results(variants)
-    earlier = read_queue()
+    earlier = queue.read()
     refuse_queued(variants, earlier)
     unfinished = {variant.name: "not run: the network that it starts from was not trained" for variant in variants}
     while names := order.get_ready():
@@ -110,10 +100,10 @@ def refuse_other_results(variants: Sequence[Variant]) -> None:
         )
 
 
-def refuse_queued(variants: Sequence[Variant], tasks: Sequence[Task]) -> None:
-    """Raise `UserError` where a variant waits in the queue or runs, as `tasks` say."""
+def refuse_queued(variants: Sequence[Variant], state: State) -> None:
+    """Raise `UserError` where a variant waits in the queue or runs."""
     names = {variant.name for variant in variants}
-    queued = sorted(task.name for task in tasks if task.name in names and not task.ended)
+    queued = sorted(task.name for task in state.tasks if task.name in names and not task.ended)
     if queued:
         raise UserError(
             f"in the queue already: {', '.join(queued)}; let them end (dvc queue start, dvc queue status), "
@@ -122,7 +112,7 @@ def refuse_queued(variants: Sequence[Variant], tasks: Sequence[Task]) -> None:
 
 
 def refuse_rootless(variants: Sequence[Variant]) -> None:
-    """Raise `UserError` where a variant starts from a network that is neither of this row, placed nor trained."""
+    """Raise `UserError` where a variant starts from a network that is neither of this series, placed nor trained."""
     names = {variant.name for variant in variants}
     for variant in variants:
         initial_network = variant.initial_network
@@ -135,11 +125,11 @@ def refuse_rootless(variants: Sequence[Variant]) -> None:
             raise UserError(
                 f"{variant.name} starts from the network {initial_network!r}: there is neither "
                 f"weights/{initial_network} nor a finished experiment of that name; run it first: "
-                f"medseg row {initial_network}"
+                f"medseg series {initial_network}"
             )
 
 
-def row_table(names: Sequence[str]) -> str:
+def series_table(names: Sequence[str]) -> str:
     """The Markdown table of those experiments in `names` that are finished. Raises `UserError` where none is."""
     records = [record for name in names if (record := find_record(name))]
     if not records:
@@ -147,15 +137,15 @@ def row_table(names: Sequence[str]) -> str:
     return table(COLUMNS, map(_cells, records), numbers=("Dice", "IoU")) + "\n"
 
 
-def draw_row(row: str, names: Sequence[str]) -> Path:
+def draw_series(series: str, names: Sequence[str]) -> Path:
     """Draw the curves of the finished experiments in `names` into one another and return the page."""
-    return draw_plots([name for name in names if find_revision(name)], PLOTS / row)
+    return draw_plots([name for name in names if find_revision(name)], PLOTS / series)
 
 
 def _run_wave(
-    variants: Sequence[Variant], overrides: Sequence[str], jobs: int, earlier: Sequence[Task]
+    variants: Sequence[Variant], overrides: Sequence[str], jobs: int, earlier: State
 ) -> Iterator[tuple[str, str | None]]:
-    """Run variants that wait for none of their row; give each one's name and the end of its log if it failed."""
+    """Run variants that depend on none that is unfinished; give each one's name, and why it failed if it did."""
     fresh = [variant for variant in variants if not find_revision(variant.name)]
     for variant in variants:
         if variant not in fresh:
@@ -164,12 +154,12 @@ def _run_wave(
     for initial_network in sorted({variant.initial_network for variant in fresh if variant.initial_network}):
         bring_network(initial_network)
     for variant in fresh:
-        enqueue(variant.name, overrides)
+        queue.add(variant.name, overrides)
     if fresh:
-        start_queue(jobs)
-    for task in watch([variant.name for variant in fresh], earlier, jobs):
+        queue.start(jobs)
+    for task in queue.wait([variant.name for variant in fresh], earlier, jobs):
         print(f"{task.name}: {'finished' if task.status == 'Success' else 'failed'}", flush=True)
-        yield task.name, None if task.status == "Success" else f"failed:\n{log_tail(task)}"
+        yield task.name, None if task.status == "Success" else f"failed:\n{queue.log_tail(task)}"
 
 
 def _order(variants: Sequence[Variant]) -> TopologicalSorter[str]:
@@ -191,7 +181,7 @@ def _cells(record: dict[str, Any]) -> list[str]:
     parameters, metrics = record["parameters"], record["metrics"]
     return [
         record["name"],
-        model_words(parameters["model"]),
+        network_briefly(parameters["model"]),
         parameters["loss"]["name"],
         metrics["split"],
         score(metrics["dice"]),

@@ -1,1 +1,1 @@
-"""From a trained network and an image to a mask."""
+"""Prediction: from a trained network and an image to a mask."""

@@ -1,4 +1,4 @@
-"""Opening a segmenter: a model folder by PyTorch, an ONNX file without it."""
+"""Opening a model for prediction: a folder with PyTorch, an ONNX file with ONNX Runtime."""
 
 import json
 from pathlib import Path
@@ -12,22 +12,23 @@ from medseg.data.image_io import Pixels
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
-from medseg.inference.sliding_window import CPU_PIXELS, LARGEST_WHOLE, in_parts
+from medseg.inference.sliding_window import MAX_PIXELS, MAX_PIXELS_CPU, forward_in_chunks
 from medseg.models.model_yaml import DESCRIPTION
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 Runtime = Literal["torch", "onnx"]
 
-INPUT, OUTPUT = "pixels", "probabilities"  # of the ONNX graph
+INPUT, OUTPUT = "pixels", "probabilities"  # names in the ONNX graph
 DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JSON
 NO_GPU = "--accelerator gpu: no GPU can be used here; set it to auto or cpu"
 
 
 def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) -> Predictor:
-    """Open a model folder or an ONNX file; without `runtime`, by what `path` is.
+    """Open a model folder or an ONNX file for prediction.
 
-    A folder runs with PyTorch, or with `onnx` the one ONNX file in it. An ONNX file loads no PyTorch. Raises
-    `UserError` where there is no model, it is unreadable or incomplete, the runtime does not fit, or there is no GPU.
+    A folder runs with PyTorch by default; with `runtime` `onnx`, the one ONNX file in it is used. A file runs with ONNX
+    Runtime and imports no PyTorch. Raises `UserError` where there is no model, it is unreadable or incomplete, the
+    runtime does not fit, or `gpu` is asked for and none can be used.
     """
     try:
         path.stat()
@@ -55,7 +56,7 @@ def _open_torch(folder: Path, accelerator: Accelerator) -> Predictor:
 
     device = choose_device(accelerator, "--accelerator")
     network, description = load_segmenter(folder)
-    return Predictor(description, network_forward(network, device))
+    return Predictor(description, network_forward(network, description.task, device))
 
 
 def _open_onnx(path: Path, accelerator: Accelerator) -> Predictor:
@@ -70,23 +71,24 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Predictor:
     description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
     _check_graph(session, description, path)
     height, width = session.get_inputs()[0].shape[2:]
-    most = CPU_PIXELS if session.get_providers()[0] == "CPUExecutionProvider" else LARGEST_WHOLE
+    on_cpu = session.get_providers()[0] == "CPUExecutionProvider"
+    max_pixels = MAX_PIXELS_CPU if on_cpu else MAX_PIXELS
 
     def forward(pixels: Pixels) -> Probabilities:
         try:
             channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
             probabilities: Probabilities = session.run([OUTPUT], {INPUT: channels_first})[0]
-        except Exception as error:  # as in `_open_session`; PyTorch raises this one
+        except Exception as error:  # as in `_open_session`; PyTorch raises RuntimeError, too
             raise RuntimeError(str(error)) from error
         return probabilities
 
     size = (height, width) if isinstance(height, int) else None
-    return Predictor(description, lambda pixels: in_parts(forward, pixels, most), size)
+    return Predictor(description, lambda pixels: forward_in_chunks(forward, pixels, max_pixels), size)
 
 
 def _check_graph(session: Any, description: SegmenterDescription, path: Path) -> None:
-    """Hold what the graph takes and gives against the description: names, and the second of (N, C, H, W)."""
-    found = [(port.name, len(port.shape), *port.shape[1:2]) for port in (*session.get_inputs(), *session.get_outputs())]
+    """Check names, ranks and channels of the graph's input and output (N, C, H, W) against the description."""
+    found = [(node.name, len(node.shape), *node.shape[1:2]) for node in (*session.get_inputs(), *session.get_outputs())]
     expected = [(INPUT, 4, description.channels), (OUTPUT, 4, description.task.logits)]
     if found != expected:
         raise UserError(f"{path}: its network is not the one of its description; write the file with `medseg export`")
@@ -95,10 +97,10 @@ def _check_graph(session: Any, description: SegmenterDescription, path: Path) ->
 def _open_session(path: Path, providers: list[str]) -> Any:
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(3)  # errors; it warns of shapes that it can't know beforehand
+    onnxruntime.set_default_logger_severity(3)  # errors alone; it warns of every dynamic shape
     try:
         return onnxruntime.InferenceSession(path, providers=providers)
-    except Exception as error:  # a class for each of its status codes, with no common base
+    except Exception as error:  # its exceptions share no base class
         raise UserError(f"{path}: not readable as ONNX: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""The outlines of predicted objects as polygons along the edges of their pixels, for GeoJSON."""
+"""Class codes to GeoJSON: the outlines of objects as polygons along pixel edges."""
 
 from typing import Any, NamedTuple
 
@@ -9,32 +9,31 @@ from numpy.typing import NDArray
 from medseg.data.image_io import Pixels
 from medseg.data.task import TaskParams
 
-Ring = list[list[int]]  # x, y; pixels; the last is the first again
+Ring = list[list[int]]  # closed: points (x, y) in pixels, the last equals the first
 Flags = NDArray[np.bool_]
 
 _PART, _OBJECT = 4, 8  # connectivity
 
 
 class _Corners(NamedTuple):
-    """Where outlines turn, (N,) each. Where two outlines touch, or one has a hole at its corner, there are two."""
+    """Vertices of outlines, arrays (N,). A point where two rings touch is listed twice."""
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]
-    part: NDArray[np.int32]  # the pixels that the outline is around
-    goes_right: Flags  # else left
-    goes_down: Flags  # else up
+    part: NDArray[np.int32]  # number of the 4-connected part that the outline encloses
+    goes_right: Flags  # direction of the horizontal edge at this vertex; else left
+    goes_down: Flags  # direction of the vertical edge; else up
 
 
 def feature_collection(codes: Pixels, task: TaskParams) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection of the objects in class codes (H, W), by class, then from above.
+    """The GeoJSON FeatureCollection of the objects in class codes (H, W), by class, then from top to bottom.
 
-    An object is an 8-connected set of pixels of one class. Coordinates are pixels, x to the right and y down, of the
-    corners of pixels: the image spans (0, 0) to (W, H), and a polygon's area is its count of pixels. Properties:
-    class, code, area (pixels). Parts that share no more than corners make a MultiPolygon.
+    An object is an 8-connected set of pixels of one class. Coordinates are those of pixel corners, x to the right and
+    y down: the image spans (0, 0) to (W, H), and the area of a polygon is its number of pixels. Properties: class,
+    code, area (pixels). An object whose parts share corners alone is a MultiPolygon.
 
-    Rings are valid in the sense of OGC simple features: closed, none touches itself, holes lie inside and touch
-    another ring in single points at most. Outer rings have a positive signed area in these coordinates, holes a
-    negative one (RFC 7946, section 3.1.6).
+    Rings are valid by OGC simple features: closed, without self-contact; holes touch other rings in single points at
+    most. Outer rings have a positive signed area in these coordinates, holes a negative one (RFC 7946, section 3.1.6).
     """
     features = []
     for code, name in enumerate(task.class_names, start=1):
@@ -55,29 +54,29 @@ def _objects(mask: Pixels) -> list[tuple[int, list[list[Ring]]]]:
     areas = np.bincount(objects.ravel())
     found: dict[int, list[list[Ring]]] = {}
     for polygon in _polygons(mask):
-        x, y = polygon[0][0]  # the upper left corner of one of its pixels
+        x, y = polygon[0][0]  # the top left corner of a pixel of the object
         found.setdefault(int(objects[y, x]), []).append(polygon)
     return [(int(areas[number]), polygons) for number, polygons in found.items()]
 
 
 def _polygons(mask: Pixels) -> list[list[Ring]]:
-    """A polygon for each 4-connected part: its outer ring, starting at its uppermost left corner, then its holes."""
+    """The polygon of each 4-connected part: its outer ring, starting at its topmost left vertex, then its holes."""
     _, parts = cv2.connectedComponents(mask, connectivity=_PART)
     corners = _corners(np.pad(parts.astype(np.int32), 1))
     polygons: dict[int, list[Ring]] = {}
     for ring in _rings(corners):
         first = ring[0]
         row, column, part = int(corners.row[first]), int(corners.column[first]), int(corners.part[first])
-        points = [[int(corners.column[turn]), int(corners.row[turn])] for turn in ring]
+        points = [[int(corners.column[index]), int(corners.row[index])] for index in ring]
         closed = [*points, points[0]]
         is_outer = row < mask.shape[0] and column < mask.shape[1] and parts[row, column] == part
-        # An outer ring comes before the holes in it, which lie below its upper edge.
+        # Rings come from top to bottom, so an outer ring precedes its holes.
         polygons.setdefault(part, []).append(closed if is_outer else closed[::-1])
     return list(polygons.values())
 
 
 def _corners(parts: NDArray[np.int32]) -> _Corners:
-    """The turns of all outlines in numbered parts (H + 2, W + 2) with a margin of 0, row by row."""
+    """The vertices of all outlines, row by row; `parts` (H + 2, W + 2) has a margin of 0."""
     windows = parts[:-1, :-1], parts[:-1, 1:], parts[1:, :-1], parts[1:, 1:]
     up_left, up_right, down_left, down_right = (window > 0 for window in windows)
     up, down = up_left != up_right, down_left != down_right
@@ -85,15 +84,22 @@ def _corners(parts: NDArray[np.int32]) -> _Corners:
     touching = np.nonzero(up & down & (up_left != down_left))
     right = up_right[simple] != down_right[simple]
     part = np.max([window[simple] for window in windows], axis=0)
-    turns = _Corners(simple[0], simple[1], part, right, down[simple])
-    return _by_row(turns, *_touching(touching, [window[touching] for window in windows]))
+    groups = (
+        _Corners(simple[0], simple[1], part, right, down[simple]),
+        *_diagonal_corners(touching, [window[touching] for window in windows]),
+    )
+    joined = [np.concatenate(fields) for fields in zip(*groups, strict=True)]
+    order = np.lexsort((joined[1], joined[0]))
+    return _Corners(*(field[order] for field in joined))
 
 
-def _touching(places: tuple[NDArray[np.int64], ...], around: list[NDArray[np.int32]]) -> tuple[_Corners, _Corners]:
-    """The two turns where two diagonal pixels are set: that which comes from the left and that from the right.
+def _diagonal_corners(
+    places: tuple[NDArray[np.int64], ...], around: list[NDArray[np.int32]]
+) -> tuple[_Corners, _Corners]:
+    """The left and the right vertex at points where only two diagonal pixels of the 2x2 around are foreground.
 
-    Pixels of two parts are gone around each. Where both are of one part, their outline would touch itself here: the
-    other two pixels are gone around instead, one of which lies in a hole.
+    Pixels of two parts are each enclosed. Where both belong to one part, its outline would touch itself here, so the
+    two background pixels are enclosed instead, one of which lies in a hole.
     """
     up_left, up_right, down_left, down_right = around
     falling = up_left > 0  # the diagonal \ is set
@@ -104,14 +110,8 @@ def _touching(places: tuple[NDArray[np.int64], ...], around: list[NDArray[np.int
     return _Corners(row, column, left, ~yes, left_goes_down), _Corners(row, column, right, yes, ~left_goes_down)
 
 
-def _by_row(*groups: _Corners) -> _Corners:
-    joined = [np.concatenate(fields) for fields in zip(*groups, strict=True)]
-    order = np.lexsort((joined[1], joined[0]))
-    return _Corners(*(field[order] for field in joined))
-
-
 def _rings(corners: _Corners) -> list[list[int]]:
-    """The corners of each ring in turn, from its uppermost left one to the right."""
+    """The vertices of each ring in order, from its topmost left one to the right."""
     across = _partners((corners.goes_right, corners.column, corners.row))
     along = _partners((corners.goes_down, corners.row, corners.column))
     is_done = [False] * len(across)
@@ -120,9 +120,9 @@ def _rings(corners: _Corners) -> list[list[int]]:
         ring: list[int] = []
         corner = first
         while not is_done[corner]:
-            for turn in (corner, across[corner]):
-                is_done[turn] = True
-                ring.append(turn)
+            for vertex in (corner, across[corner]):
+                is_done[vertex] = True
+                ring.append(vertex)
             corner = along[ring[-1]]
         if ring:
             rings.append(ring)
@@ -130,10 +130,10 @@ def _rings(corners: _Corners) -> list[list[int]]:
 
 
 def _partners(keys: tuple[NDArray[Any], ...]) -> list[int]:
-    """The corner at the other end of each corner's edge in one direction.
+    """The vertex at the other end of each vertex's edge in one direction.
 
-    In a row, or column, edges run from the first corner to the second, from the third to the fourth, and so on; of
-    two corners at one place, that which ends an edge comes before that which starts one.
+    Along a row or column, edges join the first vertex to the second, the third to the fourth, and so on; of two
+    vertices at one point, the one that ends an edge precedes the one that starts one.
     """
     order = np.lexsort(keys)
     partners = np.empty(len(order), np.int64)

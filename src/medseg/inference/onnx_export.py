@@ -1,6 +1,6 @@
-"""A model as one ONNX file that stands alone: the network with all that lies around it, and its description.
+"""Export of a model as one ONNX file: network, normalisation, padding, activation, and the description as metadata.
 
-ONNX Runtime and others run it without PyTorch and without this project.
+It runs in ONNX Runtime and other runtimes without PyTorch and without this project.
 """
 
 import copy
@@ -18,6 +18,7 @@ from torch.nn import functional
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
 from medseg.data.geometry import Patchify, Scale
+from medseg.data.task import Task
 from medseg.inference.backends import DESCRIPTION_KEY, INPUT, OUTPUT
 from medseg.inference.torch_backend import load_segmenter, network_forward
 from medseg.models.model_yaml import Description
@@ -25,38 +26,37 @@ from medseg.models.network import Network
 
 Size = tuple[int, int]  # height, width; pixels
 
-OPSET = 17  # the version of ONNX's operators
-TOLERANCE = 1e-4  # greatest difference in probability between PyTorch and ONNX Runtime
-_FREE = {0: "images", 2: "height", 3: "width"}
-_TRIED = ((64, 96), (75, 50))  # sizes in pixels on which a file of any size is checked
+OPSET = 17  # ONNX operator set
+TOLERANCE = 1e-4  # the greatest accepted difference in probability between PyTorch and ONNX Runtime
+_DYNAMIC_AXES = {0: "images", 2: "height", 3: "width"}
+_CHECKED_SIZES = ((64, 96), (75, 50))  # pixels, where the file takes any size
 
 
 class ExportedNetwork(nn.Module):
-    """A network between raw pixels and probabilities, as tracing can follow it.
+    """A network from raw pixels to probabilities, in a form that can be traced.
 
-    Takes (N, C, H, W) pixels from 0 to 255 of any dtype and any size, gives (N, K, H, W) float32 in 0..1: with one
-    logit the sigmoid, foreground; with several the softmax, background first.
+    Takes pixels (N, C, H, W), 0..255, of any dtype and size; returns (N, K, H, W) float32 in 0..1, as
+    `task.probabilities` gives them.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, task: Task) -> None:
         """Wrap a copy of `network`."""
         super().__init__()
         self.network = copy.deepcopy(network)
+        self.task = task
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Probabilities (N, K, H, W) of pixels (N, C, H, W)."""
         height, width = pixels.shape[-2:]
         padding = (0, self._missing(width), 0, self._missing(height))
         padded = functional.pad(self.network.normalised(pixels), padding, mode="replicate")
-        logits = self.network.core(padded)[..., :height, :width].float()
-        probabilities: Tensor = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-        return probabilities
+        return self.task.probabilities(self.network.core(padded)[..., :height, :width].float())
 
     def _missing(self, side: int) -> int:
-        """How many pixels a side lacks to what the network pads it to.
+        """By how many pixels the network pads a side, in arithmetic that tracing records.
 
-        In arithmetic that tracing follows: the network's own has `max`, whose outcome would be fixed to that of the
-        traced image, and divides a negative number, which ONNX rounds the other way.
+        `Network` uses `max`, which tracing would freeze at the traced size, and floor division of a negative number,
+        which ONNX rounds the other way.
         """
         smallest, divisor = self.network.smallest, self.network.divisor
         greater = (side + smallest + abs(side - smallest)) // 2
@@ -64,23 +64,24 @@ class ExportedNetwork(nn.Module):
 
 
 def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
-    """Write the model folder's network to `path` as ONNX and give the only size it takes, None where it takes any.
+    """Write the network of a model folder to `path` as ONNX; return the only size that it takes, None for any.
 
-    Input `pixels` (N, C, H, W) uint8, 0..255, RGB or grey; output `probabilities` (N, K, H, W) float32. Normalisation,
-    padding and cropping are inside. The metadata hold the description (`backends.DESCRIPTION_KEY`, as JSON) and the
-    size in words. N is free, and so are H and W unless `tile` fixes them.
+    Input `pixels` (N, C, H, W) uint8, 0..255, RGB or grey; output `probabilities` (N, K, H, W) float32, 0..1.
+    Normalisation, padding and cropping are inside. The metadata hold the description (`backends.DESCRIPTION_KEY`, JSON)
+    and input, output and size in words. N is dynamic, and so are H and W unless `tile` fixes both.
 
-    The file is run and compared with PyTorch before it takes its name. Raises `UserError` where the model is
-    unreadable, `tile` does not fit, or the network can't be exported.
+    The file is compared with PyTorch before it gets its name. Raises `UserError` where the model is unreadable, `tile`
+    does not fit, or the network can't be exported.
     """
     network, description = load_segmenter(folder)
     size = None if tile is None else (tile, tile)
     _check_tile(description, tile)
     with atomic_file(path) as partial:
         try:
-            _trace(ExportedNetwork(network).eval(), description, size, partial)
+            _trace(ExportedNetwork(network, description.task).eval(), description, size, partial)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise UserError(f"{folder}: the network can't be written as ONNX: {_first_line(error)}") from error
+            first_line = str(error).strip().split("\n")[0]
+            raise UserError(f"{folder}: the network can't be written as ONNX: {first_line}") from error
         _describe(partial, description, size)
         _check(network, description, size, partial, folder)
     return size
@@ -98,12 +99,12 @@ def _check_tile(description: Description, tile: int | None) -> None:
 
 
 def _trace(network: ExportedNetwork, description: Description, size: Size | None, path: Path) -> None:
-    # The exporter by tracing: the newer one takes 20 s instead of 1 and is as exact.
-    axes = _FREE if size is None else {0: _FREE[0]}
+    # The older exporter, which traces: the newer one takes 20 s instead of 1 and is as exact.
+    axes = _DYNAMIC_AXES if size is None else {0: _DYNAMIC_AXES[0]}
     pixels = torch.from_numpy(_noise(description, size or (128, 128)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the older exporter, and what it traces as constants
-        # Traced before, the library's PSPNet does not see that it is exported and takes its usual way.
+        warnings.simplefilter("ignore")  # that it is the older exporter, and which values become constants
+        # Traced beforehand, so that the library's PSPNet does not take its own path for export.
         torch.onnx.export(
             torch.jit.trace(network, pixels, check_trace=False),  # type: ignore[no-untyped-call]
             (pixels,),
@@ -117,11 +118,13 @@ def _trace(network: ExportedNetwork, description: Description, size: Size | None
 
 
 def _describe(path: Path, description: Description, size: Size | None) -> None:
+    task, colours = description.task, "RGB" if description.channels == 3 else "grey"
+    channels = task.names if task.has_classes else task.class_names
     model = onnx.load(path)
     entries = {
         DESCRIPTION_KEY: json.dumps(description.model_dump()),
-        "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {_colours(description)}",
-        "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {_planes(description)}",
+        "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {colours}",
+        "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {', '.join(channels)}",
         "size": "any" if size is None else f"{size[1]}x{size[0]} pixels alone",
     }
     onnx.helper.set_model_props(model, entries)
@@ -129,20 +132,11 @@ def _describe(path: Path, description: Description, size: Size | None) -> None:
     onnx.save(model, path)
 
 
-def _colours(description: Description) -> str:
-    return "RGB" if description.channels == 3 else "grey"
-
-
-def _planes(description: Description) -> str:
-    task = description.task
-    return ", ".join(task.names if task.has_classes else task.class_names)
-
-
 def _check(network: Network, description: Description, size: Size | None, path: Path, folder: Path) -> None:
-    """Hold the file against the network as prediction runs it."""
+    """Raise `UserError` where the file's probabilities differ from PyTorch's by more than `TOLERANCE`."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    by_torch = network_forward(network, torch.device("cpu"))
-    for tried in _TRIED if size is None else (size,):
+    by_torch = network_forward(network, description.task, torch.device("cpu"))
+    for tried in _CHECKED_SIZES if size is None else (size,):
         pixels = _noise(description, tried)
         expected = by_torch(pixels.transpose(0, 2, 3, 1))
         difference = float(np.abs(session.run([OUTPUT], {INPUT: pixels})[0] - expected).max())
@@ -154,9 +148,5 @@ def _check(network: Network, description: Description, size: Size | None, path: 
 
 
 def _noise(description: Description, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Two images (2, C, H, W) of one value per pixel drawn evenly from 0..255, always the same."""
+    """Two images (2, C, H, W) of uniform noise, 0..255, with a fixed seed."""
     return np.random.default_rng(0).integers(0, 256, (2, description.channels, *size), np.uint8)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

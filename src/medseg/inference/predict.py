@@ -1,4 +1,4 @@
-"""Predicting images by hand: which files, what is written for each, and one table of all."""
+"""The command `medseg predict`: finding the images, writing the files of each, and a table of all."""
 
 import csv
 import json
@@ -21,23 +21,23 @@ from medseg.inference.crf import load_library
 from medseg.inference.geojson import feature_collection
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import write_prediction
-from medseg.inference.predictor import Predictor, segment
+from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.counting import count_objects
 from medseg.previews.drawing import outlined, within
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # of the files taken from a folder
-BATCH_SIZE = 64  # tiles at a time at most, which keep a GPU busy; of large ones `predict_tiles` takes fewer
-OVERLAY_SIDE = 1600  # pixels, the longer side at most
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # of the images in a folder
+BATCH_SIZE = 64  # tiles, enough to keep a GPU busy; `predict_tiles` takes fewer of large ones
+OVERLAY_SIDE = 1600  # pixels, the greatest length of the longer side
 TABLE = "predictions.csv"
-FACTS = ("pixels", "share", "objects", "counted")  # of each class in a row of the table
+CLASS_COLUMNS = ("pixels", "share", "objects", "counted")  # of the table, each preceded by the class
 
 
 def find_images(arguments: Sequence[str], out: Path) -> list[Path]:
-    """The images that files, folders and patterns name, as absolute paths, each once, sorted.
+    """The images that files, folders and patterns name: absolute paths, sorted, without duplicates.
 
-    A folder gives all files below it, at any depth, that end in one of `SUFFIXES`, but hidden ones; a pattern (`*`,
-    `?`, `[...]`, and `**` for any depth) and a file are taken as they are. What lies in `out` is left out. Raises
+    A folder stands for all files below it, at any depth, with one of `SUFFIXES`, except hidden ones. Files and patterns
+    (`*`, `?`, `[...]`, and `**` for any depth) are taken whatever their suffix. Files in `out` are left out. Raises
     `UserError` where an argument names nothing, or no image is found.
     """
     found = {_absolute(path) for argument in arguments for path in _matches(argument)}
@@ -49,7 +49,7 @@ def find_images(arguments: Sequence[str], out: Path) -> list[Path]:
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, str]:
-    """A name for what is written for each image: its path below the folder that all share, without suffix.
+    """The name of each image's outputs: its path below the folder common to all images, without suffix.
 
     Images whose names would be equal, such as a.png and a.tif, keep their suffix.
     """
@@ -61,31 +61,31 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def predict_images(segmenter: Predictor, images: Sequence[Path], out: Path) -> None:
-    """Segment images of any size, as evaluation does, and write into `out`, with NAME as `output_names` gives it:
+def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> None:
+    """Predict images of any size, as evaluation does, and write into `out`, with NAME from `output_names`:
 
     - masks/NAME.png: class codes, in the form of `prediction_files.write_prediction`;
     - probabilities/NAME.png: 16-bit grey, 0..65535 for the probability 0..1 of foreground; with several classes
       probabilities/CODE/NAME.png for each;
     - contours/NAME.geojson: as `geojson.feature_collection` gives them;
-    - overlays/NAME.png: the image with the outlines of each class, at most `OVERLAY_SIDE` pixels long;
-    - predictions.csv: a row per image: file, name, width, height; of each class CLASS_pixels, CLASS_share of the
-      image, CLASS_objects, connected ones (8-connectivity), and CLASS_counted, objects by the rule
-      scoring.counting.prediction of the segmenter's model.yaml, which may drop small ones and tell touching ones apart.
+    - overlays/NAME.png: the image with the outlines of each class, its longer side at most `OVERLAY_SIDE`;
+    - predictions.csv: a row per image: file, name, width, height, and of each class CLASS_pixels, CLASS_share (of the
+      image's pixels), CLASS_objects (8-connected), and CLASS_counted: objects by the rule scoring.counting.prediction
+      of model.yaml, which may drop small ones and separate touching ones.
 
-    An image that fails is left out and the others go on; what was there under other names stays. Raises `UserError`
-    at the end that names all that failed, and why.
+    An image that fails is left out and the others go on; other files in `out` stay. Raises `UserError` at the end,
+    which names all images that failed, and why.
     """
-    if segmenter.description.chosen.choices.crf is not None:
+    if predictor.description.chosen.choices.crf is not None:
         load_library()  # one message where it is missing, not one for each image
     rows, failed = [], []
     for path, name in tqdm(output_names(images).items(), desc="predict", disable=None):
         try:
-            rows.append({"file": str(path), "name": name} | _predict_one(segmenter, path, out, name))
-        # Lack of memory is a RuntimeError in PyTorch.
+            rows.append({"file": str(path), "name": name} | _predict_one(predictor, path, out, name))
+        # PyTorch raises RuntimeError where memory runs out.
         except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
             failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
-    _write_table(out / TABLE, rows, segmenter.description.task)
+    _write_table(out / TABLE, rows, predictor.description.task)
     if failed:
         head = f"{len(failed)} of {len(images)} images failed; {out / TABLE} holds the others:"
         raise UserError("\n       ".join([head, *failed]))
@@ -100,7 +100,7 @@ def _matches(argument: str) -> Iterable[Path]:
         if path.exists():
             return [path]
         matches = list(base.glob(str(path.relative_to(base))))
-    except (OSError, ValueError) as error:  # a name too long; ** beside letters
+    except (OSError, ValueError) as error:  # a name that is too long; ** beside letters
         raise UserError(f"{argument}: {error}") from error
     if not matches:
         raise UserError(f"{argument}: no such image, folder or pattern of images")
@@ -108,7 +108,7 @@ def _matches(argument: str) -> Iterable[Path]:
 
 
 def _absolute(path: Path) -> Path:
-    # Links stay: what lies in a folder may link to a store whose names say nothing.
+    # Links are not resolved: their targets may lie in a cache and be named by hashes.
     return Path(os.path.normpath(Path.cwd() / path))
 
 
@@ -119,20 +119,20 @@ def _in_folder(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def _predict_one(segmenter: Predictor, path: Path, out: Path, name: str) -> dict[str, Any]:
-    """Write all files of one image and give its row of the table."""
-    # Halves of characters are what Python makes of bytes that are no UTF-8; `csv` does not quote a carriage return.
+def _predict_one(predictor: Predictor, path: Path, out: Path, name: str) -> dict[str, Any]:
+    """Write the files of one image and return its row of the table."""
+    # Python decodes bytes that are no UTF-8 to surrogates; `csv` does not quote a carriage return.
     if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
         raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
-    image, task = read_image(path), segmenter.description.task
-    segmented = segment(segmenter, image, BATCH_SIZE)
-    codes = segmented.codes
+    image, task = read_image(path), predictor.description.task
+    prediction = predictor.predict(image, BATCH_SIZE)
+    codes = prediction.codes
     objects = feature_collection(codes, task)
     write_prediction(out / "masks" / f"{name}.png", codes, task)
     write_text(out / "contours" / f"{name}.geojson", json.dumps(objects, separators=(",", ":")) + "\n")
     write_png(out / "overlays" / f"{name}.png", _overlay(image, codes, task))
-    _write_probabilities(out / "probabilities", name, segmented.probabilities, task)
-    return _row(codes, objects, segmenter.description)
+    _write_probabilities(out / "probabilities", name, prediction.probabilities, task)
+    return _row(codes, objects, predictor.description)
 
 
 def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescription) -> dict[str, Any]:
@@ -142,20 +142,19 @@ def _row(codes: Pixels, objects: dict[str, Any], description: SegmenterDescripti
         mask = codes == code
         pixels = int(mask.sum())
         counted = count_objects(mask, description.scoring.counting.prediction)
-        facts = zip(FACTS, (pixels, round(pixels / codes.size, 6), connected[code], counted), strict=True)
-        row |= {f"{name}_{fact}": value for fact, value in facts}
+        values = (pixels, round(pixels / codes.size, 6), connected[code], counted)
+        row |= {f"{name}_{column}": value for column, value in zip(CLASS_COLUMNS, values, strict=True)}
     return row
 
 
 def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
-    """(H, W, 3) uint8; outlines are drawn after shrinking, so that they stay one pixel wide."""
+    """The overlay (H, W, 3) uint8; outlines are drawn after shrinking, so that they stay one pixel wide."""
     drawn = within(image, min(OVERLAY_SIDE, max(image.shape[:2])))
-    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # resizing drops the channel axis of grey images
+    drawn = drawn.reshape(*drawn.shape[:2], image.shape[2])  # OpenCV drops the channel axis of grey images
     for code, colour in enumerate(task.colours, start=1):
-        share = cv2.resize(
-            (codes == code).astype(np.float32), (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA
-        )
-        drawn = outlined(drawn, (share >= 0.5).astype(np.uint8), colour)
+        mask = (codes == code).astype(np.float32)
+        coverage = cv2.resize(mask, (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA)
+        drawn = outlined(drawn, (coverage >= 0.5).astype(np.uint8), colour)
     return drawn
 
 
@@ -163,13 +162,13 @@ def _write_probabilities(folder: Path, name: str, probabilities: Probabilities, 
     if not task.has_classes:
         _write_16_bit(folder / f"{name}.png", probabilities[0])
         return
-    for code, plane in enumerate(probabilities[1:], start=1):
-        _write_16_bit(folder / str(code) / f"{name}.png", plane)
+    for code, probability in enumerate(probabilities[1:], start=1):
+        _write_16_bit(folder / str(code) / f"{name}.png", probability)
 
 
-def _write_16_bit(path: Path, plane: Probabilities) -> None:
-    # Where tiles are blended, a probability may exceed 1 by a rounding error.
-    values = np.clip(plane, 0, 1)
+def _write_16_bit(path: Path, probability: Probabilities) -> None:
+    # Blending tiles may exceed 1 by a rounding error.
+    values = np.clip(probability, 0, 1)
     values *= 65535
     image = Image.fromarray(values.round(out=values).astype(np.uint16))
     with atomic_file(path) as partial:
@@ -177,8 +176,8 @@ def _write_16_bit(path: Path, plane: Probabilities) -> None:
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
-    keys = [f"{name}_{fact}" for name in task.class_names for fact in FACTS]
+    columns = [f"{name}_{column}" for name in task.class_names for column in CLASS_COLUMNS]
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["file", "name", "width", "height", *keys], lineterminator="\n")
+        writer = csv.DictWriter(file, ["file", "name", "width", "height", *columns], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Files of predictions: where they lie and in which form."""
+"""Files of predictions: masks and maps of uncertainty, their names and formats."""
 
 from pathlib import Path, PurePosixPath
 
@@ -9,20 +9,20 @@ from medseg.data.image_io import Pixels, write_png
 from medseg.data.mask_io import read_codes, read_mask, write_codes
 from medseg.data.task import TaskParams
 
-MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with a file for each scored image
-_MOST_UNCERTAIN = 0.5  # the standard deviation of probabilities that are 0 in half the orientations and 1 in the others
+MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with one file per scored image
+_MAX_DEVIATION = 0.5  # the greatest standard deviation of values in 0..1: half of them are 0, half are 1
 
 
 def mask_path(folder: Path, file: str) -> Path:
-    """Where the map of the image `file` lies in a folder of maps: `a.png` for a.png, `a.tif.png` for a.tif."""
+    """The mask or uncertainty map of the image `file` in `folder`: `a.png` for a.png, `a.tif.png` for a.tif."""
     return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
 
 
 def write_prediction(path: Path, codes: Pixels, task: TaskParams) -> None:
-    """Write a predicted mask (H, W) uint8 of codes 0, 1, ... as PNG.
+    """Write a predicted mask (H, W) uint8 of class codes as PNG.
 
-    A binary mask is grey, 0 and 255. With several classes it has a palette: the values are the codes, shown in the
-    colours of the overlays.
+    A binary mask is 8-bit grey, 0 and 255. A mask of several classes is a palette image: its values are the class
+    codes, its colours those of the overlays.
     """
     if task.has_classes:
         write_codes(path, codes, task.colours)
@@ -31,10 +31,10 @@ def write_prediction(path: Path, codes: Pixels, task: TaskParams) -> None:
 
 
 def read_prediction(path: Path, task: TaskParams) -> Pixels:
-    """Read the codes (H, W) uint8 that `write_prediction` wrote. Raises `UserError` that names the file."""
+    """Read the class codes (H, W) uint8 that `write_prediction` wrote. Raises `UserError` naming an unreadable file."""
     return read_codes(path) if task.has_classes else read_mask([path])
 
 
 def write_uncertainty(path: Path, deviation: NDArray[np.float32]) -> None:
-    """Write a standard deviation of probabilities (H, W), 0..0.5, as grey PNG: 0 is none, 255 is 0.5."""
-    write_png(path, np.rint(deviation / _MOST_UNCERTAIN * 255).clip(0, 255).astype(np.uint8))
+    """Write the standard deviation of probabilities (H, W), 0..0.5, as 8-bit grey PNG: 255 is 0.5."""
+    write_png(path, np.rint(deviation / _MAX_DEVIATION * 255).clip(0, 255).astype(np.uint8))

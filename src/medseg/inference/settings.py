@@ -1,4 +1,4 @@
-"""All that turns a network into a predictor, as `model.yaml` of `models/segmenter` records it."""
+"""The settings of prediction, as `model.yaml` of `models/segmenter` records them."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ Augmentation = Literal["none", "mirror", "flips", "flips_and_turns"]
 
 
 class Choices(Section):
-    """What was chosen, for `model.yaml`: all that leads from a network's probabilities to a mask."""
+    """The settings between a network's probabilities and a mask."""
 
     test_time_augmentation: Augmentation
     crf: CrfParams | None  # None: not used
@@ -23,45 +23,45 @@ class Choices(Section):
 
 
 class Option(Section):
-    """What one choice brought on val, beside the choices made before it and those that were not val's to make.
+    """One setting that was chosen on the validation set, given the settings chosen before it and the fixed ones.
 
-    Dice is the mean over the images of val whose truth is not empty, foreground of any class against background.
+    Dice is the mean over validation images with foreground, of any class against background.
     """
 
-    option: str  # its key in the section evaluate
+    option: str  # the setting's key in the section evaluate
     simplest: float = Field(ge=0, le=1)  # Dice with its simplest value: 0.5, none, never, 0
     other: float = Field(ge=0, le=1)  # Dice with the best of its other values
-    tried: str  # that value
-    chosen: str
+    tried: str  # that other value
+    chosen: str  # the value that was chosen
 
 
 class Chosen(Section):
-    """The choices, and how they came to be."""
+    """The settings and how they were chosen."""
 
     choices: Choices
-    options: list[Option]  # in the order of choosing; empty where val chose nothing
-    images: int = Field(ge=0)  # of val with foreground that they were chosen on; 0 where val chose nothing
+    options: list[Option]  # in the order of choosing; empty where all settings were fixed
+    images: int = Field(ge=0)  # validation images with foreground; 0 where all settings were fixed
     warnings: list[str]
 
 
 class Counting(Section):
-    """What counts as one object where objects are counted, touching ones told apart."""
+    """The rules by which objects are counted: which are too small, and whether touching ones are separated."""
 
     truth: CountingParams
-    prediction: CountingParams  # as of the truth, or what came nearest to the counts of the truth on val
+    prediction: CountingParams  # that of the truth, or the one that counted best on the validation set
 
 
 class Scoring(Section):
-    """By which rules masks are scored."""
+    """The rules by which masks are scored."""
 
     tolerance: Tolerance
     counting: Counting
-    uncertainty: Augmentation  # the orientations over which the map of uncertainty is taken
+    uncertainty: Augmentation  # the orientations of the uncertainty map
 
 
 class SegmenterDescription(Description):
-    """`model.yaml` of a segmenter: that of its network, how masks are made, and how they are scored."""
+    """`model.yaml` of `models/segmenter`: the network's description, the settings of prediction and of scoring."""
 
-    overlap: float = Field(ge=0, lt=0.95)  # of neighbouring tiles, as a share of their side
+    overlap: float = Field(ge=0, lt=0.95)  # of neighbouring tiles, as a fraction of their side
     chosen: Chosen
     scoring: Scoring

@@ -1,6 +1,6 @@
-"""An image of any size through a network: whole, or tile by tile where it is too large or the network has one size.
+"""Sliding-window inference: an image of any size through a network, whole or in overlapping tiles.
 
-Nothing here knows how the network runs: it is any function from pixels to probabilities.
+Nothing here depends on how the network runs: `Forward` is any function from pixels to probabilities.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,11 @@ from medseg.data.patches import Origin, blending_weight, origins
 from medseg.inference.postprocess import Probabilities
 
 Forward = Callable[[Pixels], Probabilities]  # (N, h, w, C) uint8 to (N, K, h, w) float32
+_Tiles = Iterator[tuple[Origin, Probabilities]]  # top left corner, probabilities (K, h, w) of what lies in the image
 
-LARGE_TILE = 1024  # pixels, the side of the tiles of a large image that was scaled, which go one at a time
-LARGEST_WHOLE = LARGE_TILE**2  # pixels; of a scaled image in one piece or of a batch, as many as a large tile has
-CPU_PIXELS = 1 << 17  # that a processor is given at a time; the arrays of more leave its caches and are mapped anew
+LARGE_TILE = 1024  # pixels, the side of the tiles of a scaled image that is too large to be predicted whole
+MAX_PIXELS = LARGE_TILE**2  # of a scaled image that is predicted whole, and of a batch of tiles
+MAX_PIXELS_CPU = 1 << 17  # per forward pass on the CPU; larger arrays leave its caches and are mapped anew each time
 
 
 def predict_image(
@@ -30,20 +31,20 @@ def predict_image(
 ) -> Probabilities:
     """Probabilities (K, H, W) float32 of an image (H, W, 1 or 3) uint8, at its own resolution.
 
-    The image goes the way of the training samples and back:
+    The image is fitted to the network as the training samples were, and the result is mapped back:
 
-    - `resize`: the whole image, whatever its size, to that of the samples;
-    - `patchify`: tiles of the patch size, as `predict_tiles` blends them;
-    - `scale`: the whole scaled image where it has at most `LARGEST_WHOLE` pixels, else tiles of `LARGE_TILE`.
+    - `resize`: the whole image is resized to the size of the samples;
+    - `patchify`: tiles of the patch size, blended by `predict_tiles`;
+    - `scale`: the scaled image as a whole where it has at most `MAX_PIXELS`, else in tiles of side `LARGE_TILE`.
 
-    `size` is the only height and width that `forward` takes, None where it takes any. Scaled images then go in
-    tiles of its height, which must equal its width.
+    `size` is the only height and width that `forward` takes, None where it takes any. Scaled images are then
+    predicted in tiles of that size, which must be square.
     """
     height, width = image.shape[:2]
     fitted = fit(image, geometry)
     if isinstance(geometry, Patchify):
         probabilities = predict_tiles(forward, fitted, geometry.patch, overlap, batch_size)
-    elif isinstance(geometry, Resize) or (size is None and fitted.shape[0] * fitted.shape[1] <= LARGEST_WHOLE):
+    elif isinstance(geometry, Resize) or (size is None and fitted.shape[0] * fitted.shape[1] <= MAX_PIXELS):
         probabilities = forward(fitted[None])[0]
     else:
         probabilities = predict_tiles(forward, fitted, size[0] if size else LARGE_TILE, overlap, batch_size=1)
@@ -53,44 +54,42 @@ def predict_image(
 def predict_tiles(forward: Forward, image: Pixels, tile: int, overlap: float, batch_size: int) -> Probabilities:
     """Probabilities (K, H, W) float32 of an image (H, W, C) uint8 from tiles of `tile` x `tile` pixels.
 
-    Neighbouring tiles overlap by the share `overlap`, 0..1, of their side; what they say of one pixel is averaged by
-    `patches.blending_weight`. The last tiles of a row or column reach beyond the image where its sides do not divide,
-    and see it mirrored there. `forward` gets at most `batch_size` tiles at a time, and no more than have
-    `LARGEST_WHOLE` pixels.
+    Neighbouring tiles overlap by the fraction `overlap`, 0..1, of their side; overlapping predictions are averaged
+    with the weights `patches.blending_weight`. Where the sides do not divide, the last tiles of a row or column reach
+    beyond the image, which is mirrored there. `forward` gets at most `batch_size` tiles and `MAX_PIXELS` at a time,
+    but at least one tile.
 
-    Each batch is put in its place or added up as it comes. Beside image and result, there are what one batch takes
-    and, where tiles overlap, one plane (H, W) float32 of weights, however large the image is.
+    Batches are added to the result one by one: beside image and result, memory holds one batch and, where tiles
+    overlap, one plane (H, W) float32 of weights.
     """
     height, width = image.shape[:2]
     stride = max(1, round(tile * (1 - overlap)))
-    places = origins(height, width, tile, stride, "pad")
-    predicted = _predicted(forward, image, places, tile, min(batch_size, max(1, LARGEST_WHOLE // tile**2)))
-    return _blended(predicted, height, width, tile) if stride < tile else _laid(predicted, height, width)
+    corners = origins(height, width, tile, stride, "pad")
+    tiles = _predict_each(forward, image, corners, tile, min(batch_size, max(1, MAX_PIXELS // tile**2)))
+    return _blend(tiles, height, width, tile) if stride < tile else _stitch(tiles, height, width)
 
 
-def in_parts(forward: Forward, pixels: Pixels, most: int) -> Probabilities:
-    """What `forward` makes of (N, h, w, C) as (N, K, h, w), from parts of at most `most` pixels, of a tile at least."""
-    count = max(1, most // (pixels.shape[1] * pixels.shape[2]))
+def forward_in_chunks(forward: Forward, pixels: Pixels, max_pixels: int) -> Probabilities:
+    """`forward` of a batch (N, h, w, C), called on at most `max_pixels` pixels at a time, but at least one image."""
+    count = max(1, max_pixels // (pixels.shape[1] * pixels.shape[2]))
     if len(pixels) <= count:
         return forward(pixels)
     return np.concatenate([forward(pixels[first : first + count]) for first in range(0, len(pixels), count)])
 
 
-def _predicted(
-    forward: Forward, image: Pixels, places: list[Origin], tile: int, batch_size: int
-) -> Iterator[tuple[Origin, Probabilities]]:
-    """Each tile's corner and what of its probabilities (K, h, w) lies inside the image."""
+def _predict_each(forward: Forward, image: Pixels, corners: list[Origin], tile: int, batch_size: int) -> _Tiles:
     height, width = image.shape[:2]
-    for corners in _batches(places, batch_size):
-        probabilities = forward(np.stack([_cut(image, corner, tile) for corner in corners]))
-        for values, (top, left) in zip(probabilities, corners, strict=True):
+    for first in range(0, len(corners), batch_size):
+        batch = corners[first : first + batch_size]
+        probabilities = forward(np.stack([_crop(image, corner, tile) for corner in batch]))
+        for values, (top, left) in zip(probabilities, batch, strict=True):
             yield (top, left), values[:, : height - top, : width - left]
 
 
-def _laid(predicted: Iterator[tuple[Origin, Probabilities]], height: int, width: int) -> Probabilities:
-    """Tiles side by side, whose probabilities are those of the image as they are."""
+def _stitch(tiles: _Tiles, height: int, width: int) -> Probabilities:
+    """Join tiles that do not overlap; their values are copied as they are."""
     whole: Probabilities | None = None
-    for (top, left), values in predicted:
+    for (top, left), values in tiles:
         if whole is None:
             whole = np.empty((len(values), height, width), np.float32)
         whole[:, top : top + values.shape[1], left : left + values.shape[2]] = values
@@ -98,14 +97,15 @@ def _laid(predicted: Iterator[tuple[Origin, Probabilities]], height: int, width:
     return whole
 
 
-def _blended(predicted: Iterator[tuple[Origin, Probabilities]], height: int, width: int, tile: int) -> Probabilities:
-    bell = blending_weight(tile)
+def _blend(tiles: _Tiles, height: int, width: int, tile: int) -> Probabilities:
+    """The weighted mean of overlapping tiles."""
+    tile_weight = blending_weight(tile)
     total: Probabilities | None = None
     weights = np.zeros((height, width), np.float32)
-    for (top, left), values in predicted:
+    for (top, left), values in tiles:
         if total is None:
             total = np.zeros((len(values), height, width), np.float32)
-        weight = bell[: values.shape[1], : values.shape[2]]
+        weight = tile_weight[: values.shape[1], : values.shape[2]]
         inside = slice(top, top + tile), slice(left, left + tile)
         total[:, *inside] += values * weight
         weights[inside] += weight
@@ -114,22 +114,17 @@ def _blended(predicted: Iterator[tuple[Origin, Probabilities]], height: int, wid
     return total
 
 
-def _batches(places: list[Origin], batch_size: int) -> Iterator[list[Origin]]:
-    for first in range(0, len(places), batch_size):
-        yield places[first : first + batch_size]
-
-
-def _cut(image: Pixels, corner: Origin, tile: int) -> Pixels:
-    """A tile (tile, tile, C) at a corner inside the image: a view of it, or mirrored where it reaches beyond it."""
+def _crop(image: Pixels, corner: Origin, tile: int) -> Pixels:
+    """The tile (tile, tile, C) at a corner inside the image: a view, or a mirrored copy where it reaches beyond."""
     inside = image[corner[0] : corner[0] + tile, corner[1] : corner[1] + tile]
     if inside.shape[:2] == (tile, tile):
         return inside
-    rows, columns = (_mirrored(first, tile, side) for first, side in zip(corner, image.shape[:2], strict=True))
+    rows, columns = (_reflected(first, tile, side) for first, side in zip(corner, image.shape[:2], strict=True))
     mirrored: Pixels = image[rows[:, None], columns]  # no padded copy of the whole image
     return mirrored
 
 
-def _mirrored(first: int, count: int, side: int) -> NDArray[np.int64]:
-    """Indices first, first + 1, ... into `side` pixels that turn back at its end, and again at its start, and so on."""
+def _reflected(first: int, count: int, side: int) -> NDArray[np.int64]:
+    """The indices first, first + 1, ... reflected into 0..side - 1, edges repeated (`np.pad` mode symmetric)."""
     steps = np.arange(first, first + count) % (2 * side)
     return np.minimum(steps, 2 * side - 1 - steps)

@@ -1,4 +1,4 @@
-"""A trained network as a function from pixels to probabilities, and the device on which it runs."""
+"""Running a network with PyTorch: loading it, choosing the device, pixels to probabilities."""
 
 from pathlib import Path
 
@@ -9,18 +9,20 @@ from torch import nn
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml
 from medseg.data.image_io import Pixels
+from medseg.data.task import Task
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import SegmenterDescription
-from medseg.inference.sliding_window import CPU_PIXELS, Forward, in_parts
+from medseg.inference.sliding_window import MAX_PIXELS_CPU, Forward, forward_in_chunks
 from medseg.models.checkpoint import load_bundle
 from medseg.models.model_yaml import DESCRIPTION
 from medseg.models.network import Network
 
 
 def load_segmenter(folder: Path) -> tuple[Network, SegmenterDescription]:
-    """The network of a segmenter's folder, in evaluation mode, and how masks are made of what it says.
+    """Load the network of a folder such as `models/segmenter`, in evaluation mode, and its description.
 
-    Raises `UserError` where a part is missing or unfit, or the folder holds a network alone.
+    Raises `UserError` where a file is missing or does not fit, or the folder holds a network without the settings of
+    prediction (`models/network`).
     """
     path = folder / DESCRIPTION
     if "chosen" not in read_yaml(path):
@@ -31,29 +33,27 @@ def load_segmenter(folder: Path) -> tuple[Network, SegmenterDescription]:
     return load_bundle(folder, SegmenterDescription)
 
 
-def network_forward(network: nn.Module, device: torch.device) -> Forward:
-    """`network`, moved to `device` and set to evaluation, as a function for `tiling`.
+def network_forward(network: nn.Module, task: Task, device: torch.device) -> Forward:
+    """Make of `network`, moved to `device` and set to evaluation mode, a function from pixels to probabilities.
 
-    It takes (N, H, W, C) uint8 and gives (N, K, H, W) float32 in 0..1: from one logit per pixel K = 1, the probability
-    of foreground; from several their softmax, background first. A processor is given `CPU_PIXELS` at a time.
+    The function takes (N, H, W, C) uint8 and returns (N, K, H, W) float32 in 0..1, as `task.probabilities` gives them.
+    On the CPU the network gets at most `MAX_PIXELS_CPU` at a time.
     """
     network = network.to(device).eval()
 
     def forward(pixels: Pixels) -> Probabilities:
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).to(device)
         with torch.inference_mode():
-            logits = network(batch)
-            shares = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-            probabilities: Probabilities = shares.float().cpu().numpy()
+            probabilities: Probabilities = task.probabilities(network(batch)).float().cpu().numpy()
         return probabilities
 
-    return forward if device.type != "cpu" else lambda pixels: in_parts(forward, pixels, CPU_PIXELS)
+    return forward if device.type != "cpu" else lambda pixels: forward_in_chunks(forward, pixels, MAX_PIXELS_CPU)
 
 
 def choose_device(accelerator: str, key: str = "params.yaml: machine.accelerator =") -> torch.device:
-    """The device that `auto`, `cpu` or `gpu` means here: `auto` is a GPU where there is one.
+    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
 
-    Raises `UserError`, led by the `key` or flag that asked for it, where a GPU is asked for and none can be used.
+    Raises `UserError`, which begins with `key`, where `gpu` is asked for and none can be used.
     """
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:

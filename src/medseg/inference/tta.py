@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image predicted in several orientations, turned back and averaged."""
+"""Test-time augmentation: the mean of predictions of an image flipped and rotated in several ways."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from medseg.inference.sliding_window import Forward, predict_image
 
 
 class Orientation(NamedTuple):
-    """One of the eight ways to hold an image: mirrored left to right or not, then turned counter-clockwise."""
+    """One of the eight symmetries of a square: mirrored left to right or not, then rotated counter-clockwise."""
 
     quarter_turns: int
     mirrored: bool
@@ -25,12 +25,11 @@ _ALL = tuple(Orientation(turns, mirrored) for turns in (0, 2, 1, 3) for mirrored
 
 
 @dataclass(frozen=True)
-class Averaged:
-    """What test-time augmentation makes of one image.
+class AugmentedPrediction:
+    """The prediction of one image over several orientations.
 
-    - probabilities: (K, H, W) float32, the mean over the orientations, in 0..1;
-    - deviation: (H, W) float32, the standard deviation over the orientations of the foreground probability, in 0..0.5:
-      where the network contradicts itself. All 0 where there is one orientation.
+    - probabilities: (K, H, W) float32 in 0..1, their mean;
+    - deviation: (H, W) float32 in 0..0.5, the standard deviation of the foreground probability; 0 with one orientation.
     """
 
     probabilities: Probabilities
@@ -45,54 +44,61 @@ def predict_augmented(
     batch_size: int,
     augmentation: Augmentation,
     size: tuple[int, int] | None = None,
-) -> Averaged:
-    """`sliding_window.predict_image` on an image in several orientations, turned back and averaged."""
-    ways = orientations(augmentation, geometry)
-    return average(lambda held: predict_image(forward, held, geometry, overlap, batch_size, size), image, ways)
+) -> AugmentedPrediction:
+    """`sliding_window.predict_image` with test-time augmentation."""
+
+    def predict(oriented: Pixels) -> Probabilities:
+        return predict_image(forward, oriented, geometry, overlap, batch_size, size)
+
+    return average(predict, image, orientations(augmentation, geometry))
 
 
 def orientations(augmentation: Augmentation, geometry: Geometry) -> tuple[Orientation, ...]:
-    """The ways to hold an image that test-time augmentation averages over, upright first.
+    """The orientations that are averaged, the unchanged image first.
 
-    `mirror` are two: upright and mirrored left to right, for images that have an upper side. `flips` are four: these
-    two, and both top to bottom. `flips_and_turns` are all eight, but where images are resized to a frame that is not
-    square: turned ones would have another scale or shape in it than in training, so it is the four flips there.
+    - `none`: the image alone;
+    - `mirror`: also mirrored left to right, for images with a fixed up and down;
+    - `flips`: all four combinations of mirroring left to right and top to bottom;
+    - `flips_and_turns`: all eight. Where images are resized to a frame that is not square it is `flips`: rotated
+      images would be scaled or distorted otherwise than in training.
     """
     if augmentation in ("none", "mirror"):
         return _ALL[: 1 if augmentation == "none" else 2]
-    squeezes = isinstance(geometry, Resize) and geometry.height != geometry.width
-    return _ALL[:4] if augmentation == "flips" or squeezes else _ALL
+    is_oblong = isinstance(geometry, Resize) and geometry.height != geometry.width
+    return _ALL[:4] if augmentation == "flips" or is_oblong else _ALL
 
 
-def average(predictor: Callable[[Pixels], Probabilities], image: Pixels, ways: Sequence[Orientation]) -> Averaged:
-    """The mean and deviation of what `predictor` makes of an image (H, W, C) held in each of the `ways`.
+def average(
+    predict: Callable[[Pixels], Probabilities], image: Pixels, over: Sequence[Orientation]
+) -> AugmentedPrediction:
+    """Mean and standard deviation of the predictions of an image (H, W, C) in the orientations `over`.
 
-    The image is turned at its own resolution, not the network's input: so padding lies below and to the right, as
-    in training, the seams of tiles fall elsewhere in each orientation, and, as whole pixels change places, turning
-    back is exact. Whatever the number of ways, two sums are held beside the prediction at hand; of one way none.
+    The image is reoriented at its own resolution, not at the network's input: so padding lies below and to the right,
+    as in training, the borders of tiles fall elsewhere in each orientation, and the inverse is exact. Memory holds two
+    sums beside the current prediction, however many orientations there are.
     """
-    first = turned_back(predictor(oriented(image, ways[0])), ways[0])
-    if len(ways) == 1:
-        return Averaged(first, np.zeros(first.shape[1:], np.float32))
-    # Of channel 0, be it background or foreground: the other one's deviation is the same.
+    first = undo_orientation(predict(orient(image, over[0])), over[0])
+    if len(over) == 1:
+        return AugmentedPrediction(first, np.zeros(first.shape[1:], np.float32))
+    # Of channel 0, which is foreground or background: both have the same deviation.
     mean, squares = first.astype(np.float64), np.square(first[0], dtype=np.float64)
-    for way in ways[1:]:
-        probabilities = turned_back(predictor(oriented(image, way)), way)
+    for orientation in over[1:]:
+        probabilities = undo_orientation(predict(orient(image, orientation)), orientation)
         mean += probabilities
         squares += np.square(probabilities[0], dtype=np.float64)
-    mean /= len(ways)
-    squares /= len(ways)
+    mean /= len(over)
+    squares /= len(over)
     deviation = np.sqrt(np.maximum(squares - mean[0] ** 2, 0))
-    return Averaged(mean.astype(np.float32), deviation.astype(np.float32))
+    return AugmentedPrediction(mean.astype(np.float32), deviation.astype(np.float32))
 
 
-def oriented(image: Pixels, way: Orientation) -> Pixels:
-    """Hold an image (H, W, C) another way: mirrored left to right if so, then turned counter-clockwise."""
-    mirrored = image[:, ::-1] if way.mirrored else image
-    return np.ascontiguousarray(np.rot90(mirrored, way.quarter_turns))
+def orient(image: Pixels, orientation: Orientation) -> Pixels:
+    """Mirror and rotate an image (H, W, C)."""
+    mirrored = image[:, ::-1] if orientation.mirrored else image
+    return np.ascontiguousarray(np.rot90(mirrored, orientation.quarter_turns))
 
 
-def turned_back(planes: Probabilities, way: Orientation) -> Probabilities:
-    """The inverse of `oriented` for (K, H, W)."""
-    upright = np.rot90(planes, -way.quarter_turns, axes=(1, 2))
-    return np.ascontiguousarray(upright[:, :, ::-1] if way.mirrored else upright)
+def undo_orientation(probabilities: Probabilities, orientation: Orientation) -> Probabilities:
+    """The inverse of `orient`, for (K, H, W)."""
+    upright = np.rot90(probabilities, -orientation.quarter_turns, axes=(1, 2))
+    return np.ascontiguousarray(upright[:, :, ::-1] if orientation.mirrored else upright)

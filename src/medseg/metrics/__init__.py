@@ -1,1 +1,1 @@
-"""Two masks, or probabilities and a mask, to numbers."""
+"""Metrics of masks and probabilities against a truth, and statistics of them."""

@@ -1,4 +1,4 @@
-"""From figures of single images to how sure their mean is, and whether two runs differ.
+"""Confidence intervals of means over images, and tests of the difference between two runs.
 
 Images of one group (a patient, near-duplicates) are not independent, so groups are what is resampled: the cluster
 bootstrap (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; Davison & Hinkley, "Bootstrap Methods and their
@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
-RESAMPLES = 10_000  # of every interval that the project writes
+RESAMPLES = 10_000  # of every interval that is reported
 SEED = 0
-FEW_GROUPS = 20  # below this a percentile interval covers clearly less than it says
-BLOCK = 1_000_000  # weights of groups held in memory at a time, 16 bytes each
+FEW_GROUPS = 20  # below this a percentile interval covers clearly less than its level
+BLOCK = 1_000_000  # weights held in memory at a time, 16 bytes each
 
 Floats = NDArray[np.float64]
 Groups = Sequence[Any] | NDArray[Any]  # the name of each image's group
@@ -33,8 +33,8 @@ Groups = Sequence[Any] | NDArray[Any]  # the name of each image's group
 class Interval:
     """A mean over images and its 95 % interval.
 
-    With a single group nothing is known about how groups differ, so `low` and `high` are NaN; without any image all
-    three are.
+    With a single group the spread between groups is unknown, so `low` and `high` are NaN; without any image all three
+    are.
     """
 
     mean: float
@@ -57,14 +57,14 @@ def bootstrap_interval(values: ArrayLike, groups: Groups, resamples: int, seed: 
     """The mean of `values`, one number per image, and its 95 % percentile interval by the cluster bootstrap.
 
     `groups` names each image's group; `low` and `high` are the 2.5 % and 97.5 % quantiles of the resampled means. The
-    same input and seed give the same interval. Undefined values have to be left out, and counted, before: raises
-    `ValueError` for NaN.
+    same input and seed give the same interval. Raises `ValueError` for NaN: leave undefined values out, and count them,
+    before.
     """
     return bootstrap_intervals(_checked(values)[:, None], groups, resamples, seed)[0]
 
 
 def bootstrap_intervals(values: ArrayLike, groups: Groups, resamples: int, seed: int) -> list[Interval]:
-    """`bootstrap_interval` of each column of (images, figures), all of them from the same resamples."""
+    """`bootstrap_interval` of each column of (images, metrics), all from the same resamples."""
     values = _checked(values)
     means = _resampled_means(values, groups, resamples, seed)
     return [_interval(values[:, column], means[:, column]) for column in range(values.shape[1])]
@@ -78,9 +78,8 @@ def paired_bootstrap(differences: ArrayLike, groups: Groups, resamples: int, see
 
         min(1, 2 (1 + min(#{mean <= 0}, #{mean >= 0})) / (1 + resamples))
 
-    so it is below 0.05 where the interval leaves 0 out, but for the 1 that is added to both counts (Davison & Hinkley
-    1997, section 4.4): it keeps the p-value above 0, which no finite number of resamples can show. Raises `ValueError`
-    for NaN.
+    so it is below 0.05 where the interval excludes 0, up to the 1 that is added to both counts (Davison & Hinkley 1997,
+    section 4.4), which keeps the p-value above 0. Raises `ValueError` for NaN.
     """
     differences = _checked(differences)
     means = _resampled_means(differences[:, None], groups, resamples, seed)[:, 0]
@@ -92,7 +91,7 @@ def paired_bootstrap(differences: ArrayLike, groups: Groups, resamples: int, see
 def wilcoxon(differences: ArrayLike) -> float:
     """The two-sided p-value of Wilcoxon's signed-rank test, for independent differences (one per group, not per image).
 
-    Zeros are left out, as in Wilcoxon's own test; where all are 0 it is 1, and without any it is NaN.
+    Zeros are left out, as Wilcoxon does; 1 where all are 0, NaN without any. Raises `ValueError` for NaN.
     """
     differences = _checked(differences)
     if len(differences) == 0:
@@ -129,7 +128,7 @@ def _checked(values: ArrayLike) -> Floats:
 
 
 def _group_sums(values: Floats, groups: Groups) -> tuple[Floats, Floats]:
-    """The sums (groups, figures) and the number (groups,) of the images of each group."""
+    """Sums over the images of each group, (groups, metrics), and their number, (groups,)."""
     if len(groups) != len(values):
         raise ValueError(f"{len(values)} values, but {len(groups)} groups")
     _, codes = np.unique(list(groups), return_inverse=True)
@@ -140,7 +139,7 @@ def _group_sums(values: Floats, groups: Groups) -> tuple[Floats, Floats]:
 
 
 def _resampled_means(values: Floats, groups: Groups, resamples: int, seed: int) -> Floats:
-    """The mean of every resample, (resamples, figures); none where there are fewer than two groups."""
+    """The mean of every resample, (resamples, metrics); (0, metrics) for fewer than two groups."""
     sums, sizes = _group_sums(values, groups)
     if len(sizes) < 2:
         return np.empty((0, values.shape[1]))
@@ -149,7 +148,7 @@ def _resampled_means(values: Floats, groups: Groups, resamples: int, seed: int) 
 
 
 def _weights(count: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each of `count` groups is drawn, (some of the resamples, `count`) at a time."""
+    """How often each of `count` groups is drawn: blocks of (resamples, `count`), `resamples` rows in all."""
     rng = np.random.default_rng(seed)
     rows = max(1, BLOCK // count)
     for start in range(0, resamples, rows):

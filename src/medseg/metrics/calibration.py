@@ -1,8 +1,8 @@
-"""Whether a probability of 0.8 is right eight times in ten: reliability and expected calibration error over pixels.
+"""Reliability curve and expected calibration error (ECE) over pixels.
 
-Most of an image is background far from any object, where every network is rightly sure: with it, the error comes near
-0 whatever the network does at the objects. So the pixels that count are those in and around objects,
-annotated or found.
+Far from any object every network is confident and right, and these pixels are the majority: over all of them ECE is
+near 0, however badly calibrated the network is at objects. So only pixels in and around objects, annotated or
+predicted, are counted.
 """
 
 import math
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from medseg.metrics.distances import distance_to_background
 from medseg.metrics.overlap import Mask
 
-BAND = 0.02  # width of the surroundings of objects, as a share of the image's diagonal
+BAND = 0.02  # width of the band around objects, as a share of the image's diagonal
 
 
 class Calibration:
     """Foreground probabilities against the truth, pooled over the pixels of many images, in bins of equal width."""
 
     def __init__(self, bins: int) -> None:
-        """Bin i of 1 .. `bins` holds the probabilities p with (i-1)/bins < p <= i/bins; the first one holds 0, too."""
+        """Bin i in 1..`bins` holds probabilities p with (i-1)/bins < p <= i/bins; the first also holds 0."""
         # Compared as the probabilities are, in single precision: 0.2 must not leave the bin that ends at 0.2.
         self._inner_edges = np.linspace(0, 1, bins + 1)[1:-1].astype(np.float32)
         self.pixels = np.zeros(bins, np.int64)
@@ -30,7 +30,7 @@ class Calibration:
     def add(self, probabilities: NDArray[np.float32], truth: Mask, region: Mask) -> None:
         """Add the pixels of one image for which `region` is not 0: probabilities 0..1, truth 0 or 1, all of one shape.
 
-        `object_surroundings` gives the region that keeps plain background out.
+        `object_surroundings` gives a region without plain background.
         """
         inside = region.astype(bool)
         chosen, true = probabilities[inside], truth[inside].astype(bool)
@@ -41,10 +41,10 @@ class Calibration:
         self.probability += np.bincount(codes, chosen.astype(np.float64), minlength=bins)
 
     def curve(self) -> list[dict[str, float]]:
-        """One row per bin that holds any pixel, upwards.
+        """One row per non-empty bin, in ascending order.
 
-        confidence: mean probability; observed: share of foreground in the truth; pixels: how many. A calibrated
-        network has confidence = observed.
+        confidence: mean probability, 0..1; observed: share of foreground in the truth, 0..1; pixels: their number.
+        Perfect calibration is confidence = observed.
         """
         return [
             {"confidence": float(summed / pixels), "observed": float(true / pixels), "pixels": int(pixels)}
@@ -67,8 +67,8 @@ class Calibration:
 def object_surroundings(predicted: Mask, truth: Mask) -> NDArray[np.bool_]:
     """The pixels (H, W) of predicted and true foreground, and those within `BAND` of the diagonal (at least 1 pixel).
 
-    Both masks are (H, W), already cut to the annotated region; what is not 0 is foreground. An image in which nothing
-    is annotated or found gives no pixel: it is judged by its false positives. A missed object counts whole.
+    Both masks are (H, W), already cropped to the annotated region; what is not 0 is foreground. Where both are empty
+    no pixel is in it.
     """
     objects: NDArray[np.bool_] = predicted.astype(bool) | truth.astype(bool)
     if not objects.any():

@@ -1,15 +1,14 @@
-"""How many objects a mask holds: contours, or objects where touching ones are told apart.
+"""Counting the objects of a mask: contours, or connected components with touching objects split.
 
 Objects are 8-connected, as OpenCV's contours are, and background is 4-connected. Touching objects are split at the
 necks of the distance to the background, by watershed (Vincent & Soille, "Watersheds in digital spaces", IEEE PAMI 13,
 1991) from the peaks that stand out (h-maxima), as Malpica et al., "Applying watershed algorithms to the segmentation
 of clustered nuclei", Cytometry 28, 1997, do with nuclei.
 
-The distances stay real numbers throughout. Each pixel climbs its steepest slope to a peak, which gives every peak a
-basin; then the borders between basins are gone through from the highest saddle to the lowest, and a peak that stands
-out by no more than `depth` gives its basin to the higher one. The peaks left are the regional maxima of the h-maxima
-transform (Soille, "Morphological Image Analysis", 2nd ed., section 6.3.4). Ties go by place in the image, so one
-mask has one result.
+Distances are not quantised. Each pixel follows the steepest ascent to a peak, and the pixels of one peak are its
+basin; then basins are merged over their borders, from the highest saddle to the lowest, where the lower peak exceeds
+the saddle by `depth` or less. The remaining peaks are the regional maxima of the h-maxima transform (Soille,
+"Morphological Image Analysis", 2nd ed., section 6.3.4). Ties are broken by position, so a mask has one result.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +38,7 @@ class CountingParams(Section):
     """What counts as one object."""
 
     smallest: Size  # smaller objects are dropped, smaller holes split nothing; 0 keeps all
-    split: bool  # whether touching objects are told apart
+    split: bool  # whether touching objects are split
     depth: Depth  # a neck splits where it is narrower than the lesser of its two objects by more than twice this
 
 
@@ -51,15 +50,15 @@ class CountingGrid(Section):
 
     def candidates(self) -> list[CountingParams]:
         """All combinations; without a split there is one for each size, and its depth is the greatest."""
-        ways = [(False, max(self.depths)), *((True, depth) for depth in self.depths)]
+        splits = [(False, max(self.depths)), *((True, depth) for depth in self.depths)]
         return [
             CountingParams(smallest=smallest, split=split, depth=depth)
-            for smallest, (split, depth) in product(self.smallest, ways)
+            for smallest, (split, depth) in product(self.smallest, splits)
         ]
 
 
 class CountingChoice(CountingParams):
-    """What counts as one object of the truth, and whether a prediction's are counted alike or as val chooses."""
+    """What counts as one object of the truth, and whether predictions are counted alike or as val chooses."""
 
     prediction: Literal["same", "val"]
     grid: CountingGrid  # what val chooses from
@@ -86,9 +85,9 @@ def count_objects(mask: Mask, params: CountingParams) -> int:
 def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     """Number the objects of a mask (H, W), what is not 0 being foreground.
 
-    Returns (H, W) int32: 0 background, holes and dropped specks; 1, 2, ... the objects without a gap, each of
-    `params.smallest` pixels or more. However shallow, a whole component is at least one object. What lies beyond the
-    edge of the image is unknown, not background: it makes no object narrower.
+    Returns (H, W) int32: 0 for background, holes and dropped specks; 1, 2, ... without a gap for the objects, each of
+    `params.smallest` pixels or more. A component of that size is at least one object. Pixels beyond the edge of the
+    image do not count as background in distances.
     """
     kept = _drop_small(_binary(mask), params.smallest)
     if params.split:
@@ -97,7 +96,7 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
 
 
 def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
-    """The candidate whose counts are off by least, as the mean absolute error over the images.
+    """The candidate with the least mean absolute error of the count over images.
 
     `errors` holds what `counting_errors` gives for each image. Of equal candidates the simplest: no split before a
     split, then the lower `smallest`, then the greater `depth`.
@@ -108,27 +107,25 @@ def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[Counti
 
 
 def counting_errors(mask: Mask, true_count: int, candidates: Sequence[CountingParams]) -> list[int]:
-    """How far the count of a mask (H, W) is off by each candidate.
+    """The absolute error of the count of a mask (H, W) under each candidate rule.
 
-    The true count is a person's, or that of the true mask under one fixed rule. Counted anew with every candidate, it
-    would favour one that drops all objects of both.
+    `true_count` comes from a person, or from the true mask under one fixed rule: counted with each candidate, it would
+    favour one that drops all objects of both masks.
     """
     return [abs(count_objects(mask, params) - true_count) for params in candidates]
 
 
-def counts_row(
-    prediction: Mask, truth: Mask, params: CountingParams, truth_params: CountingParams | None = None
+def count_scores(
+    prediction: Mask, truth: Mask, params: CountingParams, truth_params: CountingParams
 ) -> dict[str, float]:
-    """Contours and objects of a predicted and a true mask of one image, and how far the prediction is off.
+    """Numbers of contours and objects of a predicted and a true mask (H, W) of one image, and their errors.
 
-    Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same of counted,
-    which are objects. The relative error is the absolute one over the count of the truth, NaN where that is 0.
-    `truth_params` is the rule that made the true counts where `params` was chosen to meet them; without it both masks
-    are counted alike.
+    Keys: contours_predicted, contours_truth, contours_absolute_error, contours_relative_error, and the same with
+    `counted` for objects, by `params` in the prediction and by `truth_params` in the truth. The relative error is the
+    absolute one over the count of the truth, NaN where that is 0.
     """
-    rule = truth_params or params
     return _errors("contours", count_contours(prediction), count_contours(truth)) | _errors(
-        "counted", count_objects(prediction, params), count_objects(truth, rule)
+        "counted", count_objects(prediction, params), count_objects(truth, truth_params)
     )
 
 
@@ -147,9 +144,9 @@ def _binary(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _separated(kept: NDArray[np.uint8], params: CountingParams) -> Labels:
-    """`separate_objects` of a mask whose specks are dropped. Every object has a pixel of it.
+    """`separate_objects` of a mask without specks, touching objects split. Every object has a pixel of the mask.
 
-    A basin in a filled hole has none, but as it is below `smallest` it has merged into one that has some.
+    A basin inside a filled hole has none, but it is below `smallest`, so it has merged into one that has.
     """
     solid = _fill_small(kept, params.smallest)
     distance = distance_to_background(solid)
@@ -182,7 +179,7 @@ def _fill_small(mask: NDArray[np.uint8], smallest: int) -> NDArray[np.uint8]:
 
 
 def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
-    """Number every foreground pixel after the peak to which the steepest way up leads; a plateau is one peak."""
+    """Label every foreground pixel with the peak that its steepest ascent reaches; a plateau is one peak."""
     height, width = distance.shape
     surrounded = np.pad(distance, 1)
     steepest = np.zeros_like(distance)
@@ -199,7 +196,7 @@ def _basins(distance: NDArray[np.float32], mask: NDArray[np.uint8]) -> Labels:
 
 
 def _ends(target: Labels) -> Labels:
-    """Follow each pixel's pointer to the pixel that points to itself, in doubling strides."""
+    """The fixed point that each pixel's pointer leads to, by pointer doubling."""
     while not np.array_equal(further := target[target], target):
         target = further
     return target
@@ -208,7 +205,7 @@ def _ends(target: Labels) -> Labels:
 def _owners(basins: Labels, distance: NDArray[np.float32], mask: NDArray[np.uint8], params: CountingParams) -> Labels:
     """The object that each basin becomes or merges into, numbered without a gap; 0 for the background.
 
-    First those whose peak stands out by `depth` or less merge, each over its highest saddle; then those that are still
+    First basins merge over their highest saddle where the lower peak exceeds it by `depth` or less; then those still
     below `smallest` pixels, in the same order.
     """
     owners = list(range(int(basins.max()) + 1))
@@ -216,22 +213,22 @@ def _owners(basins: Labels, distance: NDArray[np.float32], mask: NDArray[np.uint
     np.maximum.at(peaks, basins, distance)
     areas = np.bincount(basins.ravel(), weights=mask.ravel(), minlength=len(owners)).tolist()
     saddles = _saddles(basins, distance)
-    for standing_out in (True, False):
+    for by_depth in (True, False):
         for first, second, height in saddles:
             high, low = sorted(
                 (_owner(owners, first), _owner(owners, second)), key=lambda basin: (-peaks[basin], basin)
             )
             shallow = peaks[low] - height <= params.depth
             small = min(areas[low], areas[high]) < params.smallest
-            if low != high and (shallow if standing_out else small):
+            if low != high and (shallow if by_depth else small):
                 owners[low] = high
                 areas[high] += areas[low]
-    left = [_owner(owners, basin) for basin in range(len(owners))]
-    return np.unique(left, return_inverse=True)[1].astype(np.int32)
+    roots = [_owner(owners, basin) for basin in range(len(owners))]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int32)
 
 
 def _saddles(basins: Labels, distance: NDArray[np.float32]) -> list[tuple[int, int, float]]:
-    """Each pair of neighbouring basins with the height of the pass between them, from the highest to the lowest."""
+    """Each pair of neighbouring basins with the height of the saddle between them, in descending order."""
     borders = [_border(basins, distance, *offset) for offset in _HALF_OF_NEIGHBOURS]
     first, second, height = (np.concatenate(part) for part in zip(*borders, strict=True))
     falling = np.lexsort((second, first, -height))
@@ -256,6 +253,6 @@ def _border(
 
 def _owner(owners: list[int], basin: int) -> int:
     while owners[basin] != basin:
-        owners[basin] = owners[owners[basin]]  # shortens the way for the next
+        owners[basin] = owners[owners[basin]]  # path compression
         basin = owners[basin]
     return basin

@@ -1,4 +1,4 @@
-"""Distances to the background, the same for the same mask wherever and however often they are computed."""
+"""Distance transform with reproducible bits."""
 
 import cv2
 import numpy as np
@@ -11,8 +11,8 @@ def distance_to_background(mask: Mask) -> NDArray[np.float32]:
     """The distance of every pixel of a mask (H, W) to the nearest one that is 0, in pixels, rounded to float32.
 
     The exact Euclidean distance (Felzenszwalb & Huttenlocher, "Distance Transforms of Sampled Functions", Theory of
-    Computing 8, 2012) as OpenCV computes it itself. The form of Intel's library, which OpenCV takes on one thread or
-    for small images, differs in the last bits with where the mask lies in memory, and with them equal distances.
+    Computing 8, 2012), in OpenCV's own implementation. That of Intel's library, which OpenCV uses on one thread or for
+    small images, depends in its last bits on the mask's memory alignment, which would break ties differently.
     """
     intel = cv2.ipp.useIPP()  # a setting of this thread alone
     cv2.ipp.setUseIPP(False)

@@ -1,4 +1,4 @@
-"""Objects of two masks counted and matched, and images sorted by how much of them is annotated."""
+"""Detection of objects: connected components of prediction and truth, matched by IoU."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,13 @@ from medseg.metrics.overlap import Mask
 
 Labels = NDArray[np.int32]
 
-MATCH = 0.5  # IoU that a match must exceed
+MATCH = 0.5  # a match has a greater IoU
 
 
 def object_scores(prediction: Mask, truth: Mask) -> dict[str, float]:
     """`match_objects` for the objects of two (H, W) masks; what is not 0 is foreground.
 
-    An object is a connected set of pixels, those that share but a corner included (8-connectivity), so objects that
-    touch are one.
+    An object is an 8-connected component, so objects that touch are one.
     """
     return match_objects(_label(prediction), _label(truth))
 
@@ -23,13 +22,12 @@ def object_scores(prediction: Mask, truth: Mask) -> dict[str, float]:
 def match_objects(found: Labels, true: Labels) -> dict[str, float]:
     """Scores of predicted against true objects, matched where their IoU is more than `MATCH`.
 
-    `found` and `true`: (H, W), 0 background, 1, 2, ... without gaps the objects. No object has two matches, whatever
-    the order: partners share more than half of the pixels of each, and the objects of one map share none
-    (Kirillov et al., "Panoptic segmentation", CVPR 2019, section 4.1).
+    `found` and `true`: (H, W) int32, 0 background, 1, 2, ... without gaps the objects. Matches are unique, because more
+    than half of the pixels of both are shared (Kirillov et al., "Panoptic segmentation", CVPR 2019, section 4.1).
 
-    - objects, objects_found: how many there are in truth and in the prediction;
-    - objects_detected, objects_missed: true objects with a match and without;
-    - objects_false: predicted objects without a match;
+    - objects, objects_found: their number in the truth and in the prediction;
+    - objects_detected, objects_missed: true objects with a match and without (false negatives);
+    - objects_false: predicted objects without a match (false positives);
     - objects_f1: 2 detected / (objects + found), 0..1. NaN where there are neither true nor predicted objects, 0 where
       there are only true or only predicted ones;
     - objects_iou: mean IoU of the matches, over 0.5 and up to 1, NaN without a match; objects_f1 times it is panoptic

@@ -1,7 +1,7 @@
-"""Two masks to numbers, per image and pooled.
+"""Overlap of two masks, per image and pooled: Dice, IoU, precision, recall, specificity, accuracy.
 
-The rules (for empty truths and misses) follow Maier-Hein et al., "Metrics reloaded", Nature Methods 2024: what is
-undefined stays undefined and is counted, a miss is never dropped.
+Empty truths follow Maier-Hein et al., "Metrics reloaded", Nature Methods 2024: undefined scores are NaN and counted,
+and a missed object scores 0.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Mask = NDArray[np.uint8 | np.bool_]
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels of a prediction against a truth."""
+    """The confusion matrix of a prediction against a truth, in pixels."""
 
     true_positives: int
     false_positives: int
@@ -24,7 +24,7 @@ class Counts:
     true_negatives: int
 
     def __add__(self, other: "Counts") -> "Counts":
-        """Pool two sets of pixels."""
+        """Pool two images."""
         return Counts(
             self.true_positives + other.true_positives,
             self.false_positives + other.false_positives,
@@ -59,23 +59,22 @@ def overlap_scores(counts: Counts) -> dict[str, float]:
     """Dice, IoU, precision, recall, specificity and accuracy, each 0..1, and the relative error of the area.
 
     `area_error` is (predicted area - true area) / true area: -1 where nothing was predicted, 0 for equal areas.
-    Where the truth is empty, Dice, IoU, precision, recall and `area_error` are NaN: such an image is judged by its
-    false positives. Where a true object was missed whole, the first four are 0, precision too. Specificity is NaN where
-    the truth leaves no background.
+    Where the truth is empty, Dice, IoU, precision, recall and `area_error` are NaN. Where nothing of a truth is found,
+    the first four are 0, precision too. Specificity is NaN where the truth has no background.
     """
-    hits, wrong, missed, rejected = vars(counts).values()
-    true, background = hits + missed, wrong + rejected
+    tp, fp, fn, tn = vars(counts).values()
+    true, background = tp + fn, fp + tn
     return {
-        "dice": _ratio(2 * hits, 2 * hits + wrong + missed, true),
-        "iou": _ratio(hits, hits + wrong + missed, true),
-        "precision": _ratio(hits, max(1, hits + wrong), true),
-        "recall": _ratio(hits, true, true),
-        "specificity": _ratio(rejected, background, background),
-        "accuracy": (hits + rejected) / (true + background),
-        "area_error": _ratio(wrong - missed, true, true),
+        "dice": _ratio(2 * tp, 2 * tp + fp + fn, true),
+        "iou": _ratio(tp, tp + fp + fn, true),
+        "precision": _ratio(tp, max(1, tp + fp), true),
+        "recall": _ratio(tp, true, true),
+        "specificity": _ratio(tn, background, background),
+        "accuracy": (tp + tn) / (true + background),
+        "area_error": _ratio(fp - fn, true, true),
     }
 
 
-def _ratio(part: int, whole: int, judged: int) -> float:
-    """part / whole, or NaN where there is no pixel of the kind that is judged."""
-    return part / whole if judged else float("nan")
+def _ratio(part: int, whole: int, pixels: int) -> float:
+    """part / whole, or NaN where the score has no pixels to be computed over."""
+    return part / whole if pixels else float("nan")

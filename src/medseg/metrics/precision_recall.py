@@ -1,4 +1,4 @@
-"""Precision and recall over thresholds, pooled over the pixels of many images."""
+"""The precision-recall curve."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,9 @@ class PrecisionRecall:
 
     def curve(self) -> list[dict[str, float]]:
         """One row per threshold: threshold, precision (1 where nothing is predicted), recall (0 without truth)."""
-        hits = np.cumsum(self.foreground[::-1])[::-1]
-        wrong = np.cumsum(self.background[::-1])[::-1]
-        predicted = hits + wrong
-        precision = np.divide(hits, predicted, out=np.ones(len(hits)), where=predicted > 0)
-        recall = hits / max(1, hits[0])
+        true_positives = np.cumsum(self.foreground[::-1])[::-1]
+        predicted = true_positives + np.cumsum(self.background[::-1])[::-1]
+        precision = np.divide(true_positives, predicted, out=np.ones(len(predicted)), where=predicted > 0)
+        recall = true_positives / max(1, true_positives[0])
         rows = zip(self.edges.tolist(), precision.tolist(), recall.tolist(), strict=True)
         return [dict(zip(("threshold", "precision", "recall"), row, strict=True)) for row in rows]

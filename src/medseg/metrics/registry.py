@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medseg.data.image_io import Pixels
-from medseg.metrics.counting import CountingParams, counts_row
+from medseg.metrics.counting import CountingParams, count_scores
 from medseg.metrics.objects import object_scores
 from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
 from medseg.metrics.surface import Tolerance, surface_scores
@@ -22,10 +22,12 @@ Better = Literal["higher", "lower", "neither"]
 Kind = Literal["overlap", "surface", "objects", "counts", "classes"]  # tables of the report
 Over = Literal["annotated", "empty", "both"]  # the images of which a mean is taken
 
+DECIMALS = 6  # of scores in tables
+
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Predicted class codes and truth (H, W) of one image, uint8, both cut to the annotated region.
+    """Predicted class codes and truth (H, W) of one image, uint8, both cropped to the annotated region.
 
     The truth is 0 or 1; `own` is the code of the class that its annotated pixels have.
     """
@@ -64,8 +66,8 @@ class ImagePair:
 
     @cached_property
     def counted(self) -> dict[str, float]:
-        """See `counting.counts_row`."""
-        return counts_row(self.codes, self.truth, self.counting_prediction, self.counting_truth)
+        """See `counting.count_scores`."""
+        return count_scores(self.codes, self.truth, self.counting_prediction, self.counting_truth)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Metric:
     compute: Callable[[ImagePair], float]
     over: Over | None = "annotated"  # None: no mean is taken
     several_classes: bool = False  # whether it exists with several classes alone
+    decimals: int = DECIMALS  # of its column
+    brief: bool = False  # whether it is shown where there is room for few: by stratum, in short texts
 
     def title(self, tolerance: Tolerance) -> str:
         """The label, with the tolerance in it where it depends on one."""
@@ -90,29 +94,30 @@ class Metric:
 METRICS: tuple[Metric, ...] = (
     Metric(
         "dice", "Dice", "score", "higher", "overlap",
-        "2 shared / (truth + predicted), 0..1; undefined where the truth is empty, as the next three",
-        lambda pair: pair.overlap["dice"],
+        "2 TP / (2 TP + FP + FN), 0..1; TP, FP, FN: true positive, false positive, false negative pixels; undefined "
+        "where the truth is empty",
+        lambda pair: pair.overlap["dice"], brief=True,
     ),
     Metric(
-        "iou", "IoU", "score", "higher", "overlap", "shared / (truth or predicted), 0..1",
-        lambda pair: pair.overlap["iou"],
+        "iou", "IoU", "score", "higher", "overlap", "TP / (TP + FP + FN), 0..1; undefined where the truth is empty",
+        lambda pair: pair.overlap["iou"], brief=True,
     ),
     Metric(
         "precision", "Precision", "score", "higher", "overlap",
-        "shared / predicted, 0..1; 0 where nothing is predicted",
+        "TP / (TP + FP), 0..1; 0 where nothing is predicted; undefined where the truth is empty",
         lambda pair: pair.overlap["precision"],
     ),
     Metric(
-        "recall", "Recall", "score", "higher", "overlap", "shared / truth, 0..1",
+        "recall", "Recall", "score", "higher", "overlap", "TP / (TP + FN), 0..1; undefined where the truth is empty",
         lambda pair: pair.overlap["recall"],
     ),
     Metric(
         "specificity", "Specificity", "score", "higher", "overlap",
-        "share of the truth's background that is predicted as such, 0..1",
+        "TN / (TN + FP), 0..1: share of the truth's background that is predicted as background",
         lambda pair: pair.overlap["specificity"], over="both",
     ),
     Metric(
-        "accuracy", "Accuracy", "score", "higher", "overlap", "share of pixels on which both agree, 0..1",
+        "accuracy", "Accuracy", "score", "higher", "overlap", "(TP + TN) / all pixels, 0..1",
         lambda pair: pair.overlap["accuracy"],
     ),
     Metric(
@@ -121,29 +126,32 @@ METRICS: tuple[Metric, ...] = (
         lambda pair: pair.overlap["area_error"],
     ),
     Metric(
-        "area_error_absolute", "Area error, absolute", "share", "lower", "overlap", "the same without its sign",
+        "area_error_absolute", "Area error, absolute", "share", "lower", "overlap",
+        "|predicted - truth| / truth; undefined where the truth is empty",
         lambda pair: abs(pair.overlap["area_error"]),
     ),
     Metric(
         "hd95", "HD95", "pixels", "lower", "surface",
         "95th percentile of the distances between both outlines, pixels, as medpy; the region's diagonal where "
-        "nothing is predicted; undefined where the truth is empty, as the next three",
-        lambda pair: pair.surface["hd95"],
+        "nothing is predicted; undefined where the truth is empty",
+        lambda pair: pair.surface["hd95"], brief=True,
     ),
     Metric(
         "assd", "ASSD", "pixels", "lower", "surface",
-        "mean of these distances, pixels, as medpy; the region's diagonal where nothing is predicted",
+        "mean distance between both outlines, pixels, as medpy; the region's diagonal where nothing is predicted; "
+        "undefined where the truth is empty",
         lambda pair: pair.surface["assd"],
     ),
     Metric(
-        "nsd", "Surface Dice within {pixels} px", "score", "higher", "surface",
-        "normalised surface Dice: share of both outlines within scoring.tolerance.pixels of the other, 0..1",
-        lambda pair: pair.surface["nsd"],
+        "nsd", "NSD at {pixels} px", "score", "higher", "surface",
+        "normalised surface Dice: share of both outlines within that distance of the other, 0..1, as DeepMind's "
+        "surface-distance; undefined where the truth is empty",
+        lambda pair: pair.surface["nsd"], brief=True,
     ),
     Metric(
-        "nsd_relative", "Surface Dice within {percent} % of the diagonal", "score", "higher", "surface",
-        "the same within scoring.tolerance.diagonal of the region's diagonal",
-        lambda pair: pair.surface["nsd_relative"],
+        "nsd_relative", "NSD at {percent} % of the diagonal", "score", "higher", "surface",
+        "normalised surface Dice within that share of the region's diagonal, 0..1; undefined where the truth is empty",
+        lambda pair: pair.surface["nsd_relative"], brief=True,
     ),
     Metric(
         "objects", "Objects", "number", "neither", "objects", "connected objects of the truth, 8-connectivity",
@@ -155,29 +163,32 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "objects_detected", "Objects detected", "number", "higher", "objects",
-        "objects of the truth with a partner in the prediction: IoU over 0.5",
+        "objects of the truth that overlap one of the prediction with an IoU over 0.5",
         lambda pair: pair.objects["objects_detected"], over=None,
     ),
     Metric(
-        "objects_missed", "Objects missed", "number", "lower", "objects", "objects of the truth without",
+        "objects_missed", "Objects missed", "number", "lower", "objects", "objects of the truth that are not detected",
         lambda pair: pair.objects["objects_missed"], over=None,
     ),
     Metric(
-        "objects_false", "False objects", "number", "lower", "objects", "objects of the prediction without",
+        "objects_false", "False objects", "number", "lower", "objects",
+        "objects of the prediction with no partner in the truth",
         lambda pair: pair.objects["objects_false"], over=None,
     ),
     Metric(
         "objects_f1", "Object F1", "score", "higher", "objects",
-        "2 detected / (objects + found), 0..1; undefined without any object",
+        "2 detected / (objects of the truth + of the prediction), 0..1; detected: IoU over 0.5 with a predicted "
+        "object; undefined where there is no object",
         lambda pair: pair.objects["objects_f1"],
     ),
     Metric(
         "objects_iou", "IoU of detected objects", "score", "higher", "objects",
-        "mean IoU of partners; undefined without any",
+        "mean IoU of detected objects with their predictions; undefined where none is detected",
         lambda pair: pair.objects["objects_iou"],
     ),
     Metric(
-        "objects_error", "Objects: error, signed", "number", "neither", "objects", "found - objects",
+        "objects_error", "Object count error, signed", "number", "neither", "objects",
+        "objects of the prediction - objects of the truth",
         lambda pair: pair.objects["objects_error"], over=None,
     ),
     Metric(
@@ -190,53 +201,55 @@ METRICS: tuple[Metric, ...] = (
         lambda pair: pair.counted["contours_truth"], over=None,
     ),
     Metric(
-        "contours_absolute_error", "Contours: absolute error", "number", "lower", "counts",
-        "how far the prediction's contours are off",
+        "contours_absolute_error", "Contour count error, absolute", "number", "lower", "counts",
+        "|contours of the prediction - of the truth|",
         lambda pair: pair.counted["contours_absolute_error"],
     ),
     Metric(
-        "contours_relative_error", "Contours: relative error", "share", "lower", "counts",
-        "the same over the contours of the truth; undefined where it has none",
+        "contours_relative_error", "Contour count error, relative", "share", "lower", "counts",
+        "|contours of the prediction - of the truth| / of the truth; undefined where the truth has none",
         lambda pair: pair.counted["contours_relative_error"],
     ),
     Metric(
         "counted_predicted", "Objects counted in the prediction", "number", "neither", "counts",
-        "objects of the prediction by scoring.counting: small ones dropped, touching ones told apart",
+        "objects of the prediction by scoring.counting.prediction, which may drop small ones and split touching ones",
         lambda pair: pair.counted["counted_predicted"], over="empty",
     ),
     Metric(
         "counted_truth", "Objects counted in the truth", "number", "neither", "counts",
-        "objects of the truth by its rule",
+        "objects of the truth by scoring.counting.truth",
         lambda pair: pair.counted["counted_truth"], over=None,
     ),
     Metric(
-        "counted_absolute_error", "Objects: absolute error", "number", "lower", "counts",
-        "how far the prediction's count is off",
+        "counted_absolute_error", "Object count error, absolute", "number", "lower", "counts",
+        "|counted in the prediction - in the truth|",
         lambda pair: pair.counted["counted_absolute_error"],
     ),
     Metric(
-        "counted_relative_error", "Objects: relative error", "share", "lower", "counts",
-        "the same over the count of the truth; undefined where that is 0",
+        "counted_relative_error", "Object count error, relative", "share", "lower", "counts",
+        "|counted in the prediction - in the truth| / in the truth; undefined where that is 0",
         lambda pair: pair.counted["counted_relative_error"],
     ),
     Metric(
-        "class_dice", "Dice, the right class alone", "score", "higher", "classes",
-        "with several classes: Dice where of the prediction only the image's own class counts",
+        "class_dice", "Dice of the image's class", "score", "higher", "classes",
+        "with several classes: Dice where only predictions of the image's own class count",
         lambda pair: pair.own_overlap["dice"], several_classes=True,
     ),
     Metric(
-        "class_iou", "IoU, the right class alone", "score", "higher", "classes", "with several classes: IoU likewise",
+        "class_iou", "IoU of the image's class", "score", "higher", "classes",
+        "with several classes: IoU where only predictions of the image's own class count",
         lambda pair: pair.own_overlap["iou"], several_classes=True,
     ),
     Metric(
         "false_positive", "Images with any false positive", "share", "lower", "overlap",
-        "1 where anything is predicted, else 0; of images with an empty truth",
+        "1 where any pixel is predicted, else 0; of images with an empty truth",
         lambda pair: float(pair.counts.false_positives + pair.counts.true_positives > 0), over="empty",
     ),
     Metric(
-        "false_positive_area", "Area of false positives", "share", "lower", "overlap",
+        "false_positive_area", "False positive area", "share", "lower", "overlap",
         "predicted pixels over those of the region; of images with an empty truth",
         lambda pair: (pair.counts.false_positives + pair.counts.true_positives) / pair.truth.size, over="empty",
+        decimals=12,  # a few pixels of a large region
     ),
 )  # fmt: skip
 

@@ -1,10 +1,9 @@
-"""How far the outlines of two masks lie apart: HD95, ASSD and NSD.
+"""Distances between the boundaries of two masks: HD95, ASSD and NSD.
 
 Definitions differ between tools, and so do their numbers (Podobnik and Vrtovec, "Understanding implementation pitfalls
-of distance-based metrics for image segmentation", arXiv:2410.02630). Each score here is what one widely used tool
-gives, so that it can be set beside published ones: HD95 and ASSD are those of medpy, NSD that of DeepMind's
-surface-distance. For both tools all beyond the edge of an image is background, so an object that the edge cuts has an
-outline there.
+of distance-based metrics for image segmentation", arXiv:2410.02630). To be comparable with published scores, each
+equals that of one widely used tool: HD95 and ASSD are those of medpy, NSD that of DeepMind's surface-distance. Both
+take everything beyond the edge of an image as background, so an object that the edge cuts has a boundary there.
 """
 
 import math
@@ -28,7 +27,7 @@ _LENGTHS = np.array(
 
 
 class Tolerance(Section):
-    """How far apart two outlines may lie and still count as one, in two measures."""
+    """The tolerances of the normalised surface Dice."""
 
     pixels: float = Field(ge=0)
     diagonal: float = Field(ge=0, le=1)  # as a share of the diagonal of the masks
@@ -47,9 +46,8 @@ def surface_scores(prediction: Mask, truth: Mask, tolerance: Tolerance) -> dict[
       arXiv:1809.04430).
     - nsd_relative: the same with `tolerance.diagonal` times sqrt(H^2 + W^2) pixels.
 
-    Where the truth is empty, all are NaN. Where a true object was missed whole, nothing being predicted, hd95 and
-    assd are the diagonal of the masks, sqrt(H^2 + W^2), which is more than any two of their pixels lie apart, and
-    both nsd are 0.
+    Where the truth is empty, all are NaN. Where only the prediction is empty, hd95 and assd are the diagonal of the
+    masks, sqrt(H^2 + W^2), which exceeds every distance between two pixels, and both nsd are 0.
     """
     if not truth.any():
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
@@ -82,9 +80,9 @@ def _boundary(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 def _both_ways(first: NDArray[np.intp], second: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances from the points of each set, (N, 2), to the nearest of the other, (N,).
 
-    A tree of points, because a distance transform visits every pixel, and outlines are few of them.
+    By k-d trees: a distance transform would visit every pixel, and few of them are boundary.
     """
-    # Points of a grid need no balancing, which takes longer than it saves.
+    # For points of a grid, balancing takes longer than it saves.
     trees = (cKDTree(points, balanced_tree=False, compact_nodes=False) for points in (second, first))
     return next(trees).query(first)[0], next(trees).query(second)[0]
 

@@ -1,1 +1,1 @@
-"""The networks, all built by `network.build_model`, all with one interface: pixels in, logits out, any size."""
+"""Networks, all built by `network.build_model`: from pixels of any size to logits of the same size."""

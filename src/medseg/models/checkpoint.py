@@ -1,4 +1,4 @@
-"""A model on disk: `weights.safetensors`, and `model.yaml` with all that rebuilds the network and says what it needs.
+"""A model folder: `weights.safetensors`, and `model.yaml` with all that is needed to rebuild the network.
 
 No pickle is read or written.
 """
@@ -28,9 +28,9 @@ def save_bundle(folder: Path, network: Network, description: Description) -> Non
 
 
 def load_bundle(folder: Path, kind: type[Kind]) -> tuple[Network, Kind]:
-    """Rebuild a model folder's network, in evaluation mode, with its description, which is a `kind`.
+    """Return the network of a model folder, in evaluation mode, and its description.
 
-    Raises `UserError` where a part is missing or unfit.
+    Raises `UserError` where a file is missing or does not fit.
     """
     description = read_description(folder, kind)
     network = build_model(description.model, description.channels, description.task.logits)
@@ -39,10 +39,10 @@ def load_bundle(folder: Path, kind: type[Kind]) -> tuple[Network, Kind]:
 
 
 def load_weights(network: Network, folder: Path, fault: str) -> None:
-    """Fill `network` with all weights of a model folder.
+    """Load all weights of a model folder into `network`.
 
-    Raises `UserError` where the file is missing or unreadable, or a layer holds values that are no numbers or none
-    that a network learns, and one that says `fault` and names the first layer where the weights are another network's.
+    Raises `UserError` where the file is missing or unreadable, where a layer has another dtype or values that are not
+    finite, and, with the words of `fault`, where a layer has another shape or is missing.
     """
     path = folder / WEIGHTS
     if path.exists() and not path.is_file():
@@ -59,7 +59,7 @@ def load_weights(network: Network, folder: Path, fault: str) -> None:
         if wanted[layer].is_floating_point() != found[layer].is_floating_point():
             raise UserError(f"{path}: layer {layer} holds {found[layer].dtype}, {wanted[layer].dtype} in the network")
         if not found[layer].isfinite().all():
-            raise UserError(f"{path}: layer {layer} holds values that are no numbers")
+            raise UserError(f"{path}: layer {layer} holds NaN or infinity")
     network.load_state_dict(found)
 
 
@@ -71,7 +71,7 @@ _NUMBER = re.compile(r"os error (\d+)")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors of any device, by name. Raises `OSError` as any other writing does, where the disk is full."""
+    """Write tensors of any device, by name. Raises `OSError` where the disk is full, as other writes do."""
     try:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:

@@ -51,7 +51,7 @@ class Cmunext(nn.Module):
 
 
 class Residual(nn.Module):
-    """Adds what its branch makes of the input to the input."""
+    """A residual connection around a branch."""
 
     def __init__(self, branch: nn.Module) -> None:
         """`branch` must keep the shape."""
@@ -59,7 +59,7 @@ class Residual(nn.Module):
         self.branch = branch
 
     def forward(self, features: Tensor) -> Tensor:
-        """A tensor to one of its shape."""
+        """(N, C, H, W) to the same shape."""
         return features + cast(Tensor, self.branch(features))
 
 

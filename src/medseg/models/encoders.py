@@ -1,4 +1,4 @@
-"""Building the networks of segmentation-models-pytorch over its encoders, and what to say where one can't serve."""
+"""Networks of segmentation-models-pytorch over its encoders, with messages for encoders that do not fit."""
 
 import difflib
 import warnings
@@ -15,15 +15,15 @@ from medseg.core.errors import UserError
 from medseg.models.params import Encoded, Library
 from medseg.models.pooling import replace_pooling
 
-TRIAL_SIDE = 128  # pixels, what every architecture takes
+TRIAL_SIDE = 128  # pixels; every architecture takes it
 
 
 def build_encoded(arch: str, params: Encoded, channels: int, classes: int, **options: Any) -> nn.Module:
-    """The library's architecture `arch` over `params.encoder` with random weights.
+    """Return the library's architecture `arch` over `params.encoder`, with random weights.
 
-    The network is tried on one image. What no logit depends on, such as an encoder's stages behind the last one
-    that is used, takes no gradient: training on several devices would wait for it. Raises `UserError` with the
-    nearest names for an unknown encoder, or with the reason where the encoder can't serve the architecture.
+    Weights on which no logit depends, such as those of encoder stages after the last one used, get no gradient: on
+    several devices training would wait for it. They are found by one forward pass. Raises `UserError` with similar
+    names for an unknown encoder, or with the reason where the encoder does not fit the architecture.
     """
     try:
         with warnings.catch_warnings():
@@ -33,14 +33,14 @@ def build_encoded(arch: str, params: Encoded, channels: int, classes: int, **opt
             )
         replace_pooling(network)
         _freeze_unused(network, channels, classes)
-    except Exception as error:  # encoders that give no five feature maps fail with nearly anything
+    except Exception as error:  # encoders without five feature maps raise nearly anything
         raise UserError(f"params.yaml: {_reason(arch, params, error)}") from error
     return network
 
 
 def _freeze_unused(network: nn.Module, channels: int, classes: int) -> None:
     weights = list(network.parameters())
-    network.eval()  # batch normalisation forgets the trial, and dropout draws no numbers
+    network.eval()  # neither batch normalisation nor the rng of dropout changes
     with torch.enable_grad():
         logits = _tried(network, channels, classes)
         gradients = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
@@ -50,7 +50,7 @@ def _freeze_unused(network: nn.Module, channels: int, classes: int) -> None:
 
 
 def _tried(network: nn.Module, channels: int, classes: int) -> Tensor:
-    """Logits of an empty image, of the only side that the encoder takes where that is so."""
+    """Return the logits of an empty image; of the encoder's published side where it takes no other."""
     try:
         return _logits(network, channels, classes, TRIAL_SIDE)
     except (RuntimeError, AssertionError):
@@ -69,7 +69,7 @@ def _logits(network: nn.Module, channels: int, classes: int, side: int) -> Tenso
 
 
 def _published_side(encoder: nn.Module) -> int | None:
-    """The side of the images that timm's network was made for; None for the library's own encoders."""
+    """Return the input side that timm publishes for the encoder, pixels; None for the library's own encoders."""
     published = timm.get_pretrained_cfg(encoder.name) if isinstance(encoder, TimmUniversalEncoder) else None
     return None if published is None else int(published.input_size[-1])
 
@@ -79,13 +79,13 @@ def _reason(arch: str, params: Encoded, error: Exception) -> str:
     if "Wrong encoder name" in str(error) or "Unknown model" in str(error):
         return f"{named}: no such encoder; {_near(params.encoder)}"
     chosen = f"model.arch = '{arch}', " if isinstance(params, Library) else ""
-    return f"{chosen}{named}: can't be the encoder of '{arch}': {error}"
+    return f"{chosen}{named}: does not fit '{arch}': {error}"
 
 
 def _near(name: str) -> str:
     known = [f"tu-{model}" for model in timm.list_models()] if name.startswith("tu-") else list(encoders)
     near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.3)) or "resnet18"
     return (
-        f"near names: {near} (any timm network as tu-NAME; the full list is in segmentation-models-pytorch's "
+        f"similar names: {near} (any timm network as tu-NAME; the full list is in segmentation-models-pytorch's "
         "documentation)"
     )

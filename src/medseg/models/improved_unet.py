@@ -4,13 +4,13 @@ Isensee, Kickingereder, Wick, Bendszus, Maier-Hein: Brain Tumor Segmentation and
 arXiv:1802.10508, "Network architecture" and figure 1. Where the paper leaves a detail open, the authors' code for the
 challenge (MIC-DKFZ/BraTS2017) decides: instance normalisation with a scale and a shift per map and a leaky ReLU follow
 each convolution of the decoder and each context module's sum; a localisation module's first convolution keeps the
-number of concatenated maps; dropout falls on single values, not on whole maps; weights start from He's normal
+number of concatenated maps; dropout acts on single values, not on whole maps; weights start from He's normal
 distribution with the gain of a ReLU, biases from 0.
 
 Departures: two dimensions instead of three. The first level's context module is like the others (in the code it alone
 goes without normalisation). The code's further 1x1 convolution below the deepest concatenation is left out, and the
 segmentation layers follow the whole localisation module, not its first convolution: both as in the paper's figure.
-Convolutions have a bias in the segmentation layers alone: elsewhere the normalisation that follows would take it away.
+Convolutions have a bias in the segmentation layers alone: elsewhere the following normalisation removes it.
 """
 
 from collections import OrderedDict

@@ -19,11 +19,11 @@ def build(params: Library, channels: int, classes: int) -> nn.Module:
     Takes (N, channels, H, W) with H and W divisible by `DIVISOR` and at least `smallest(params)`, gives
     (N, classes, H, W) logits. In training, batches of DeepLab and PAN need two images: they normalise one value per
     image. Raises `UserError` with the nearest names for an unknown encoder, or with the reason where an encoder
-    can't serve the architecture, such as one that can't trade its last strides for dilation.
+    does not fit the architecture, such as one without dilation.
     """
     return build_encoded(params.arch, params, channels, classes)
 
 
 def smallest(params: Library) -> int:
-    """The least side of an image, in pixels: PAN halves its features, a sixteenth of the sides, three more times."""
+    """Return the smallest side of an image, pixels: PAN halves its features, of stride 16, three more times."""
     return 128 if params.arch == "pan" else 1

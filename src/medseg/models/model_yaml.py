@@ -1,4 +1,4 @@
-"""`model.yaml`: all that rebuilds a network and says what it needs. Read without torch, so quickly."""
+"""`model.yaml`: all that is needed to rebuild a network. Imports no torch, so it is quick to read."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,24 +17,24 @@ InitialWeights = Literal["packaged", "placed", "hub", "random", "initial_network
 
 
 class InitialNetwork(Section):
-    """The network that training started from."""
+    """The network from which training started."""
 
     name: str = Field(min_length=1)  # its folder in weights/
     weights_sha256: str = Field(min_length=64, max_length=64)
     continued: bool  # with its optimiser and scheduler, not only its weights
-    epochs_before: int = Field(ge=0)  # that order and transforms of the samples go on after; 0 where not continued
+    epochs_before: int = Field(ge=0)  # after which order and transforms of samples continue; 0: not continued
 
 
 class Training(Section):
-    """How the weights came to be."""
+    """How the weights were trained."""
 
     initial_weights: InitialWeights  # of the encoder where there is one; initial_network: all of them, from another run
     initial_network: InitialNetwork | None
-    warnings: list[str]  # what a reader of any figure of this model should know
+    warnings: list[str]  # what a reader of this model's metrics should know
     best_epoch: int = Field(ge=1)  # counted from 1
     epochs: int = Field(ge=1)  # that were run
     val_dice: float = Field(ge=0, le=1)  # of the best epoch, pooled over pixels; the mean over classes
-    samples: int = Field(ge=1)  # that an epoch saw
+    samples: int = Field(ge=1)  # of data/augmented
     packages: dict[str, str]  # name to version
 
 

@@ -1,4 +1,4 @@
-"""`build_model`, and the one place where pixels are normalised, padded to what a network needs, and cropped back."""
+"""`build_model`, and `Network`, which normalises pixels, pads them to what the architecture needs, and crops logits."""
 
 from typing import Protocol, runtime_checkable
 
@@ -29,11 +29,11 @@ class HasHeads(Protocol):
     head_count: int
 
     def heads(self, pixels: Tensor) -> list[Tensor]:
-        """All outputs as logits of the input's height and width: first what `forward` gives, then the coarser ones."""
+        """Return all outputs as logits of the input's height and width: that of `forward`, then the coarser ones."""
 
 
 class Network(nn.Module):
-    """A network between raw pixels and logits.
+    """A network from raw pixels to logits.
 
     Takes (N, C, H, W) pixels from 0 to 255 of any dtype and any size and gives (N, classes, H, W) logits. The input is
     scaled to 0..1, normalised by mean and standard deviation per channel, and padded at the bottom and right by
@@ -58,26 +58,24 @@ class Network(nn.Module):
 
     @property
     def head_count(self) -> int:
-        """How many outputs `heads` gives."""
+        """Number of outputs of `heads`."""
         return self.core.head_count if isinstance(self.core, HasHeads) else 1
 
     def heads(self, pixels: Tensor) -> list[Tensor]:
-        """Logits of every output that the network can be trained on, each as `forward`'s, which come first."""
+        """Return the logits of all outputs, each of the shape of `forward`'s, which comes first."""
         if not isinstance(self.core, HasHeads):
             return [self(pixels)]
         return [_cropped(logits, pixels) for logits in self.core.heads(self._padded(pixels))]
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, C, H, W), 0..255, as the core takes them, but of any size."""
+        """Normalise pixels (N, C, H, W), 0..255, as the core takes them; any size."""
         return (pixels.float() / GREATEST_VALUE - self.mean) / self.std
 
     def _padded(self, pixels: Tensor) -> Tensor:
-        height, width = (self._fitting(side) for side in pixels.shape[-2:])
+        sides = (max(side, self.smallest) for side in pixels.shape[-2:])
+        height, width = (-(-side // self.divisor) * self.divisor for side in sides)
         padding = (0, width - pixels.shape[-1], 0, height - pixels.shape[-2])
         return functional.pad(self.normalised(pixels), padding, mode="replicate")
-
-    def _fitting(self, side: int) -> int:
-        return -(-max(side, self.smallest) // self.divisor) * self.divisor
 
 
 def build_model(params: ModelParams, channels: int, classes: int) -> Network:
@@ -94,7 +92,7 @@ def build_model(params: ModelParams, channels: int, classes: int) -> Network:
 
 
 def _build_core(params: ModelParams, channels: int, classes: int) -> tuple[nn.Module, int, int]:
-    """The network itself, what its sides must divide by, and the least that they must measure."""
+    """Return the core, the divisor of its input sides, and their minimum."""
     match params:
         case Unet():
             return unet.build(params, channels, classes), unet.DIVISOR, 1

@@ -1,4 +1,4 @@
-"""The section `model`, one class per kind of network. It imports no torch, so that records are quick to read."""
+"""The section `model`, one class per kind of network. Imports no torch, so records are quick to read."""
 
 from typing import Annotated, Literal
 
@@ -9,12 +9,12 @@ from medseg.core.params import Section
 EncoderWeights = Literal["auto", "imagenet", "none"]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
 Width = Annotated[int, Field(ge=1, le=4096)]  # feature maps
-Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability that a value is set to 0 in training
+Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability
 FiveWidths = Annotated[list[Width], Field(min_length=5, max_length=5)]
 
 
 class Network(Section):
-    """What every network needs: how its input is normalised."""
+    """Base of all networks: how the input is normalised."""
 
     input_mean: PerChannel  # of pixels scaled to 0..1
     input_std: PerChannel

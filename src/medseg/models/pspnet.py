@@ -10,7 +10,7 @@ ENCODER_DEPTH = 3  # halvings: like the paper's dilated ResNet, features of an e
 
 
 def build(params: Pspnet, channels: int, classes: int) -> nn.Module:
-    """A PSPNet with random weights, that pools the third level of the encoder to 1, 2, 3 and 6 bins a side (figure 3).
+    """A PSPNet with random weights, which pools the third level of the encoder to 1, 2, 3 and 6 bins a side (figure 3).
 
     It departs from the paper in ending the encoder there, where the paper has two more stages, dilated, and in having
     no auxiliary loss. Takes (N, channels, H, W) with H and W divisible by `DIVISOR`, gives (N, classes, H, W) logits.

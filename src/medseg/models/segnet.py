@@ -52,8 +52,8 @@ def unpool(values: Tensor, indices: Tensor) -> Tensor:
     """Put `values` (N, C, h, w) back where `nn.MaxPool2d(2, return_indices=True)` found them, zeros elsewhere.
 
     `indices` are those that the pooling gave, of the same shape; the result is (N, C, 2h, 2w) and equals that of
-    `nn.MaxUnpool2d(2)`, which PyTorch counts among the operations without a deterministic kernel. Here each place of
-    a window asks whether it held the maximum, so nothing is scattered and no order of writing matters.
+    `nn.MaxUnpool2d(2)`, which PyTorch counts among the operations without a deterministic kernel. Here each pixel of
+    a window is compared with the index, so nothing is scattered and no order of writing matters.
     """
     width = 2 * values.shape[-1]
     steps = torch.arange(2, device=indices.device)

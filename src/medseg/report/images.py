@@ -47,7 +47,7 @@ class Case:
     file: str
     label: str
     size: str
-    called: str
+    predicted_label: str
     scores: dict[str, float | None]  # and `annotated` and `found`, shares of the region's pixels, 0..1
     image: ImageView
 
@@ -108,7 +108,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def _case(row: dict[Any, Any], image: ImageView) -> Case:
-    text = {name: row.pop(name) for name in ("file", "label", "group", "size", "called")}
+    text = {name: row.pop(name) for name in ("file", "label", "group", "size", "predicted_label")}
     del text["group"], row["rank"]
     return Case(**text, scores={name: defined(value) for name, value in row.items()}, image=image)
 

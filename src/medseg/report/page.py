@@ -9,17 +9,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from medseg.core.markdown import plain
-from medseg.evaluation.describe import counted, score
+from medseg.evaluation import describe, formatting
 from medseg.evaluation.strata import SIZES
-from medseg.experiments.run_record import sample_size
-from medseg.report import metric_text
+from medseg.metrics import registry
+from medseg.metrics.registry import BY_KEY, Metric
 from medseg.report.charts import Axis, Interval, interval
-from medseg.report.metric_text import measured, percent
 from medseg.report.sections import Report
-from medseg.report.sentences import SCORED_ON_VAL
-from medseg.report.tables import Figure, Stratum
+from medseg.report.tables import Mean, Stratum
 
 FOLDER = Path(__file__).parent / "templates"
+BY_STRATUM = ("dice", "iou", "recall", "precision", "hd95", "nsd", "objects_f1")  # that fit on the page side by side
+TABLES = {"scores": ("overlap", "surface"), "objects": ("objects", "counts"), "classes": ("classes",)}  # by kind
 
 
 def render_html(report: Report) -> str:
@@ -28,34 +28,58 @@ def render_html(report: Report) -> str:
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()
-        .get_template("template.html")
+        .get_template("report.html")
         .render(report=report, style=style, script=script, script_hash=script_hash, **_for_both(report))
     )
 
 
 def render_markdown(report: Report) -> str:
     """The summary as Markdown with neither images nor links."""
-    return _environment().get_template("template.md").render(report=report, **_for_both(report))
+    return _environment().get_template("report.md").render(report=report, **_for_both(report))
+
+
+def metric_tables() -> dict[str, list[Metric]]:
+    """The metrics of which means are shown, by table: those of `TABLES` over annotated images, `empty` over the others.
+
+    `brief` are those shown by stratum in the summary, `strata` those on the page.
+    """
+    return {
+        **{
+            name: [
+                metric for metric in registry.METRICS if metric.kind in kinds and metric.over in ("annotated", "both")
+            ]
+            for name, kinds in TABLES.items()
+        },
+        "empty": [metric for metric in registry.METRICS if metric.over in ("empty", "both")],
+        "brief": [metric for metric in registry.METRICS if metric.brief],
+        "strata": [BY_KEY[key] for key in BY_STRATUM],
+    }
+
+
+def image_metrics() -> list[Metric]:
+    """The scores that are shown of every image."""
+    return [metric for metric in registry.METRICS if metric.kind != "counts" and metric.over != "empty"]
 
 
 def dice_axis(strata: list[Stratum]) -> Axis:
     """From the tenth below all intervals of Dice to 1."""
-    lows = [figure.low for stratum in strata if (figure := stratum.figures["dice"]).low is not None]
+    lows = [mean.low for stratum in strata if (mean := stratum.means["dice"]).low is not None]
     return Axis("Dice", min(0.9, int(10 * min(lows, default=0)) / 10), 1)
 
 
-def whisker(figure: Figure, axis: Axis) -> Interval | None:
+def whisker(mean: Mean, axis: Axis) -> Interval | None:
     """Where mean and interval lie along an axis; None where they are not defined."""
-    if figure.mean is None or figure.low is None or figure.high is None:
+    if mean.mean is None or mean.low is None or mean.high is None:
         return None
-    return interval(figure.low, figure.mean, figure.high, axis)
+    return interval(mean.low, mean.mean, mean.high, axis)
 
 
 def _for_both(report: Report) -> dict[str, object]:
     return {
-        "figures": metric_text,
-        "summary": metric_text.overlap_and_surface(report.description.scoring.tolerance),
-        "scored_on_val": SCORED_ON_VAL,
+        "describe": describe,
+        "tables": metric_tables(),
+        "image_metrics": image_metrics(),
+        "tolerance": report.description.scoring.tolerance,
         "sizes": SIZES,
         "dice_axis": dice_axis(report.strata),
     }
@@ -72,13 +96,12 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "counted": counted,
-        "interval": metric_text.interval,
-        "measured": measured,
-        "percent": percent,
+        "counted": formatting.counted,
+        "interval": lambda mean, unit: formatting.interval(mean.low, mean.high, unit),
+        "measured": formatting.measured,
+        "percent": formatting.percent,
         "plain": plain,
-        "score": score,
-        "size": sample_size,
+        "score": formatting.score,
         "whisker": whisker,
         "yaml": lambda value: json.dumps(value, ensure_ascii=False),
     }

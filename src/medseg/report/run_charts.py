@@ -8,7 +8,7 @@ import numpy as np
 
 from medseg.inference.settings import SegmenterDescription
 from medseg.report.charts import Axis, Chart, Line, Point, bar_chart, diagonal_chart, line_chart
-from medseg.report.tables import read_series, read_table
+from medseg.report.tables import read_curve, read_table
 
 
 class Charts(NamedTuple):
@@ -36,7 +36,7 @@ def training_charts(training: Path, description: SegmenterDescription) -> list[C
     """Loss, Dice on val and learning rate over epochs, from DVCLive's files below `training`."""
     folder = training / "plots" / "metrics"
     train_loss, val_loss, val_dice, rate = (
-        read_series(folder / f"{name}.tsv") for name in ("train/loss", "val/loss", "val/dice", "learning_rate")
+        read_curve(folder / f"{name}.tsv") for name in ("train/loss", "val/loss", "val/dice", "learning_rate")
     )
     epochs = _epochs(train_loss, val_loss, val_dice, rate)
     title = "Dice on val, pooled, mean over classes" if description.task.has_classes else "Dice on val, pooled"

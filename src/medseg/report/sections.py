@@ -11,11 +11,10 @@ from medseg.core.parallel import MachineParams
 from medseg.data.image import images_of
 from medseg.data.manifest import read_manifest
 from medseg.data.task import TaskParams
-from medseg.experiments.run_record import SPLITS
+from medseg.datasets import title_of
+from medseg.evaluation import describe
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.model_yaml import read_description
-from medseg.report import sentences
-from medseg.report.choices import Decision, decisions
 from medseg.report.images import Case, data_uri, scored_cases
 from medseg.report.run_charts import Charts, all_charts
 from medseg.report.tables import Stratum, read_strata, read_table
@@ -36,10 +35,10 @@ class Sources:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a report shows of a task with several classes beside the metrics."""
+    """What a report shows of a task with several classes beside the summary."""
 
     colours: dict[str, str]  # by class, as CSS writes them
-    calls: dict[str, dict[str, int]]  # images by label, then by what they were called; the background first
+    confusion: dict[str, dict[str, int]]  # images by label, then by predicted label; the background first
     rule: str
 
 
@@ -57,20 +56,16 @@ class Report:
     """What the templates fill in."""
 
     title: str
-    start: str
+    lead: str
     record: dict[str, Any]
     description: SegmenterDescription
+    warnings: list[str]
     audit: dict[str, Any]
-    audit_rows: list[tuple[str, str]]
-    splits: list[str]  # that occur, in their usual order
-    metrics: dict[str, Any]
+    summary: dict[str, Any]
     strata: list[Stratum]  # of images in which something is annotated; the first is of all of these
     empty: Stratum | None  # images in which nothing is
-    decisions: list[Decision]
-    calibration: str
     uncertainty: Uncertainty | None  # None where no map was made
     parameters: dict[str, list[tuple[str, Any]]]  # by section; nested keys joined by dots
-    method: list[str]
     limits: list[str]
     classes: Classes | None  # None in a binary task
     charts: Charts
@@ -81,26 +76,22 @@ class Report:
 def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) -> Report:
     """Gather a run's report; `record` is the run's record. Raises `UserError` that names a missing file."""
     table, description = read_manifest(sources.manifest), read_description(sources.segmenter, SegmenterDescription)
-    audit, metrics, parameters = read_json(sources.audit), record["metrics"], record["parameters"]
-    strata = read_strata(sources.predictions / "figures.csv")
-    pixels = int(read_table(sources.plots / "calibration.csv")["pixels"].sum())
+    audit, summary = read_json(sources.audit), record["metrics"]
+    title = f"{describe.architecture(description.model)} on {title_of(audit['data'])}"
+    strata = read_strata(sources.predictions / "summary.csv")
     return Report(
-        title=sentences.title(parameters),
-        start=sentences.start(parameters["model"].get("encoder"), description.training),
+        title=title[:1].upper() + title[1:],
+        lead=_lead(description),
         record=record,
         description=description,
+        warnings=describe.warnings(description),
         audit=audit,
-        audit_rows=sentences.audit_rows(audit),
-        splits=[split for split in SPLITS if split in audit["splits"]],
-        metrics=metrics,
+        summary=summary,
         strata=[stratum for stratum in strata if stratum.by != "empty"],
         empty=next((stratum for stratum in strata if stratum.by == "empty"), None),
-        decisions=decisions(description.chosen, parameters["evaluate"]),
-        calibration=sentences.calibration(metrics["ece"], pixels),
-        uncertainty=_uncertainty(sources.plots, parameters["evaluate"]["uncertainty"], metrics),
-        parameters=sections(parameters),
-        method=sentences.method(description, table),
-        limits=sentences.limits(parameters, audit, metrics, table),
+        uncertainty=_uncertainty(sources.plots, description, summary),
+        parameters=sections(record["parameters"]),
+        limits=list(describe.limits(audit, summary["split"], strata[0].means["dice"].groups)),
         classes=_classes(sources.plots, description.task),
         charts=all_charts(sources.training, sources.plots, description),
         case_sheet=data_uri(read_bytes(sources.plots / "cases.png"), "image/png"),
@@ -115,13 +106,21 @@ def sections(parameters: dict[str, Any]) -> dict[str, list[tuple[str, Any]]]:
     return {"run": top, **below}
 
 
-def _uncertainty(plots: Path, orientations: str, metrics: dict[str, Any]) -> Uncertainty | None:
+def _lead(description: SegmenterDescription) -> str:
+    training, samples = description.training, describe.samples_briefly(description.geometry.model_dump())
+    return (
+        f"{describe.network(description.model)}, started from {describe.initial_weights(training)}. "
+        f"Samples: {samples}. Training: {describe.training_in_short(training)}."
+    )
+
+
+def _uncertainty(plots: Path, description: SegmenterDescription, summary: dict[str, Any]) -> Uncertainty | None:
     sheet = plots / "uncertainty.png"
     if not sheet.exists():
         return None
     return Uncertainty(
-        meaning=sentences.uncertainty_meaning(orientations),
-        finding=sentences.uncertainty(metrics["uncertainty"]["rank_correlation"], metrics["images"]),
+        meaning=describe.uncertainty(description.scoring.uncertainty),
+        finding=describe.uncertainty_finding(summary["uncertainty"]["rank_correlation"], summary["images"]),
         sheet=data_uri(read_bytes(sheet), "image/png"),
     )
 
@@ -131,12 +130,11 @@ def _classes(plots: Path, task: TaskParams) -> Classes | None:
         return None
     table = read_table(plots / "confusion.csv")
     pairs = Counter(zip(table["actual"], table["predicted"], strict=True))
-    names = task.names
     colours = [f"rgb{colour}" for colour in task.colours]
     return Classes(
         colours=dict(zip(task.class_names, colours, strict=True)),
-        calls={actual: {called: pairs[actual, called] for called in names} for actual in names},
-        rule=sentences.call_rule(task),
+        confusion={actual: {found: pairs[actual, found] for found in task.names} for actual in task.names},
+        rule=describe.label_rule(task),
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables that other stages wrote, read for the report: a file or label that is called NA stays text."""
+"""The tables that other stages wrote, read for the report: a file or label named NA stays text."""
 
 import io
 import math
@@ -11,12 +11,12 @@ import pandas as pd
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes
 
-TEXT = ("file", "label", "group", "size", "called", "by", "stratum", "figure", "actual", "predicted")
+TEXT = ("file", "label", "group", "size", "predicted_label", "by", "stratum", "metric", "actual", "predicted")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A mean over images with its 95 % interval, as a row of figures.csv; None where it is not defined."""
+class Mean:
+    """A mean over images with its 95 % interval, as a row of summary.csv; None where it is not defined."""
 
     images: int
     undefined: int
@@ -29,21 +29,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Stratum:
-    """The figures of one kind of image, by their names."""
+    """The means of one kind of image, by the key of their metric."""
 
     by: str  # all, label, size or empty
     name: str
-    figures: dict[str, Figure]
+    means: dict[str, Mean]
 
     @property
     def images(self) -> int:
         """All images of the stratum, whatever is defined for them."""
-        return max((figure.images + figure.undefined for figure in self.figures.values()), default=0)
+        return max((mean.images + mean.undefined for mean in self.means.values()), default=0)
 
     @property
     def missed(self) -> int:
         """Of these, those in which nothing of what is annotated was found."""
-        return self.figures["dice"].missed
+        return self.means["dice"].missed
 
 
 def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
@@ -57,19 +57,18 @@ def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
         raise UserError(f"{path}: not readable as a table: {error}") from error
 
 
-def read_series(path: Path) -> list[tuple[float, float]]:
+def read_curve(path: Path) -> list[tuple[float, float]]:
     """Steps and values of a curve that DVCLive logged. Raises `UserError` that names the file."""
     table = read_table(path, separator="\t")
     return list(zip(table["step"], table[path.stem], strict=True))
 
 
 def read_strata(path: Path) -> list[Stratum]:
-    """Read figures.csv, in its order. Raises `UserError` that names the file."""
-    table = read_table(path)
+    """Read summary.csv, in its order. Raises `UserError` that names the file."""
     strata = []
-    for (by, name), rows in table.groupby(["by", "stratum"], sort=False):
-        figures = {str(row.figure): _figure(row) for row in rows.itertuples()}
-        strata.append(Stratum(str(by), str(name), figures))
+    for (by, name), rows in read_table(path).groupby(["by", "stratum"], sort=False):
+        means = {str(row["metric"]): _mean(row) for row in rows.to_dict("records")}
+        strata.append(Stratum(str(by), str(name), means))
     return strata
 
 
@@ -78,6 +77,6 @@ def defined(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _figure(row: Any) -> Figure:
-    counts = (int(value) for value in (row.images, row.undefined, row.missed, row.groups))
-    return Figure(*counts, *(defined(value) for value in (row.mean, row.low, row.high)))
+def _mean(row: dict[Any, Any]) -> Mean:
+    counts = (int(row[key]) for key in ("images", "undefined", "missed", "groups"))
+    return Mean(*counts, *(defined(row[key]) for key in ("mean", "low", "high")))

@@ -1,4 +1,4 @@
-"""How weights move: optimisers and learning-rate schedules."""
+"""Optimisers and learning-rate schedules: the sections `optimizer` and `scheduler`."""
 
 import math
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from medseg.core.errors import UserError
 from medseg.core.params import Section
 
 Decay = Annotated[float, Field(ge=0, le=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]  # share of the last step that goes into the next
+Momentum = Annotated[float, Field(ge=0, lt=1)]  # of the previous step that is added to the next
 Divisor = Annotated[float, Field(ge=1)]
-Fused = bool  # whether a step is one pass over the weights; the same but for rounding, and faster
+Fused = bool  # torch's fused kernel: faster, equal but for rounding
 
 
 class Rates(Section):
-    """What every optimiser needs: how far it goes.
+    """Base of all optimisers: learning rates.
 
-    Layers that were trained before should move less (discriminative fine-tuning, Howard and Ruder, ACL 2018, section
-    3.2); here they are the encoder.
+    Pretrained layers should change less (discriminative fine-tuning, Howard and Ruder, ACL 2018, section
+    3.2); here those of the encoder.
     """
 
-    learning_rate: float = Field(gt=0, le=10)  # the schedule's whole: each of its shares is a share of this
+    learning_rate: float = Field(gt=0, le=10)  # which the schedule multiplies by 0..1
     encoder_factor: float = Field(gt=0, le=1)  # the encoder's rate over learning_rate; 1: one rate for all
 
 
 class Sgd(Rates):
-    """Stochastic gradient descent with momentum (Polyak 1964) and L2 weight decay, as torch words it.
+    """Stochastic gradient descent with momentum (Polyak 1964) and L2 weight decay, as torch defines it.
 
     b <- momentum b + g, w <- w - rate b, where g holds the gradient and weight_decay w; b starts as the first g. With
     `nesterov`, w <- w - rate (g + momentum b).
@@ -46,7 +46,7 @@ class Sgd(Rates):
     @classmethod
     def _has_momentum(cls, nesterov: bool, others: ValidationInfo) -> bool:
         if nesterov and others.data.get("momentum") == 0:
-            raise ValueError("Nesterov's step looks ahead along the momentum, which is 0: set it to false, or raise it")
+            raise ValueError("needs optimizer.momentum > 0: set it to false, or raise the momentum")
         return nesterov
 
 
@@ -80,9 +80,9 @@ OptimizerParams = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="n
 
 
 class Plateau(Section):
-    """Lower the rate by `factor` after more than `patience` epochs in which the monitored figure did not improve.
+    """Lower the rate by `factor` after more than `patience` epochs without improvement of the monitored metric.
 
-    A change by less than a ten-thousandth of the best figure is no improvement.
+    A change by less than 0.01 % of the best value is no improvement.
     """
 
     name: Literal["plateau"]
@@ -96,7 +96,7 @@ class Cosine(Section):
 
     name: Literal["cosine"]
     warmup_epochs: float = Field(ge=0)
-    final_share: float = Field(ge=0, le=1)  # of the rate, at the end
+    final_share: float = Field(ge=0, le=1)  # of learning_rate, at the end
 
 
 class Poly(Section):
@@ -107,19 +107,19 @@ class Poly(Section):
 
 
 class OneCycle(Section):
-    """Up to learning_rate and far down again, each along half a cosine (Smith and Topin 2019).
+    """The 1cycle policy: up to learning_rate and down again, each along half a cosine (Smith and Topin 2019).
 
-    Momentum is not cycled: it stays as the optimiser's section has it.
+    Momentum is not cycled.
     """
 
     name: Literal["one_cycle"]
     warmup_share: float = Field(gt=0, lt=1)  # of the run, until the peak
-    start_divisor: Divisor  # the first rate is learning_rate over this ...
-    final_divisor: Divisor  # ... and the last one is the first over this
+    start_divisor: Divisor  # initial rate: learning_rate / start_divisor
+    final_divisor: Divisor  # final rate: initial rate / final_divisor
 
 
 class Constant(Section):
-    """The rate stays."""
+    """The learning rate stays."""
 
     name: Literal["constant"]
 
@@ -129,18 +129,19 @@ SchedulerParams = Annotated[Plateau | Cosine | Poly | OneCycle | Constant, Field
 
 @dataclass(frozen=True)
 class Schedule:
-    """A scheduler and when it moves."""
+    """A scheduler and when it is stepped."""
 
     scheduler: LRScheduler | ReduceLROnPlateau
     interval: Literal["epoch", "step"]
-    monitor: str | None  # the logged figure that it watches
+    monitor: str | None  # the logged metric that it depends on
 
 
 def build_optimizer(params: OptimizerParams, network: nn.Module) -> optim.Optimizer:
-    """The optimiser that `params` names, over the weights of `network`.
+    """Return the optimiser that `params` describes, over the weights of `network`.
 
-    There is one group of weights where `encoder_factor` is 1; else there are two, the encoder's (`core.encoder` of
-    `medseg.models.network.Network`) the second. Raises `UserError` where an encoder is meant and there is none.
+    There is one parameter group where `encoder_factor` is 1, else two, the second of which is the encoder
+    (`core.encoder` of `medseg.models.network.Network`). Raises `UserError` where `encoder_factor` is not 1 and there is
+    no encoder.
     """
     groups = _groups(params, network)
     match params:
@@ -186,15 +187,18 @@ def _encoder(params: Rates, network: nn.Module) -> nn.Module:
 def build_schedule(
     params: SchedulerParams, optimizer: optim.Optimizer, epochs: int, steps_per_epoch: int
 ) -> Schedule | None:
-    """The schedule that `params` names for a run of so many epochs, or None where the rate is constant.
+    """Return the schedule that `params` describes for a run of `epochs`, or None where the rate is constant.
 
-    Every schedule multiplies the rates of all groups alike, so that their ratios stay. Raises `UserError` for a
-    warm-up that leaves nothing of the run.
+    Every schedule multiplies the rates of all groups alike, so their ratios stay. Raises `UserError` where the warm-up
+    is not shorter than the run.
     """
     total = epochs * steps_per_epoch
     match params:
         case Plateau():
-            return Schedule(_plateau(params, optimizer), "epoch", params.monitor)
+            mode: Literal["min", "max"] = "max" if params.monitor == "val/dice" else "min"
+            # By default torch skips reductions by less than 1e-8, of one group and not the other.
+            plateau = ReduceLROnPlateau(optimizer, mode=mode, factor=params.factor, patience=params.patience, eps=0)
+            return Schedule(plateau, "epoch", params.monitor)
         case Cosine():
             if params.warmup_epochs >= epochs:
                 raise UserError(
@@ -202,13 +206,13 @@ def build_schedule(
                     f"train.epochs = {epochs}"
                 )
             warmup = params.warmup_epochs * steps_per_epoch
-            return _by_step(optimizer, lambda step: cosine_share(step, total, warmup, params.final_share))
+            return _by_step(optimizer, lambda step: cosine_fraction(step, total, warmup, params.final_share))
         case Poly():
-            return _by_step(optimizer, lambda step: poly_share(step, total, params.power))
+            return _by_step(optimizer, lambda step: poly_fraction(step, total, params.power))
         case OneCycle():
             return _by_step(
                 optimizer,
-                lambda step: one_cycle_share(
+                lambda step: one_cycle_fraction(
                     step, total, params.warmup_share, params.start_divisor, params.final_divisor
                 ),
             )
@@ -216,18 +220,12 @@ def build_schedule(
             return None
 
 
-def _plateau(params: Plateau, optimizer: optim.Optimizer) -> ReduceLROnPlateau:
-    mode: Literal["min", "max"] = "max" if params.monitor == "val/dice" else "min"
-    # torch would leave small rates where they are, and lower the others: with eps = 0 the groups keep their ratio.
-    return ReduceLROnPlateau(optimizer, mode=mode, factor=params.factor, patience=params.patience, eps=0)
+def _by_step(optimizer: optim.Optimizer, fraction: Callable[[int], float]) -> Schedule:
+    return Schedule(LambdaLR(optimizer, fraction), "step", None)
 
 
-def _by_step(optimizer: optim.Optimizer, share: Callable[[int], float]) -> Schedule:
-    return Schedule(LambdaLR(optimizer, share), "step", None)
-
-
-def cosine_share(step: int, total: int, warmup: float, final_share: float) -> float:
-    """The share of the rate at `step` (from 0) of `total`, of which `warmup` (less than total) warm up.
+def cosine_fraction(step: int, total: int, warmup: float, final_share: float) -> float:
+    """The fraction of the rate at `step` (from 0) of `total`, of which `warmup` (less than total) warm up.
 
     The warm-up is a line from 1 / (warmup + 1) to 1, so that the first step moves, too. Half a cosine follows, down to
     `final_share` at step `total`, where it stays: Loshchilov and Hutter 2017, equation 5, without restarts.
@@ -237,13 +235,13 @@ def cosine_share(step: int, total: int, warmup: float, final_share: float) -> fl
     return _half_cosine(1, final_share, (step - warmup) / (total - warmup))
 
 
-def poly_share(step: int, total: int, power: float) -> float:
-    """The share of the rate at `step` (from 0) of `total`: (1 - step / total)^power, and 0 from step `total` on."""
+def poly_fraction(step: int, total: int, power: float) -> float:
+    """The fraction of the rate at `step` (from 0) of `total`: (1 - step / total)^power, and 0 from step `total` on."""
     return math.pow(max(0.0, 1 - step / total), power)
 
 
-def one_cycle_share(step: int, total: int, warmup_share: float, start_divisor: float, final_divisor: float) -> float:
-    """The share of the rate at `step` (from 0) of `total`: 1 after `warmup_share` (0..1, exclusive) of the run.
+def one_cycle_fraction(step: int, total: int, warmup_share: float, start_divisor: float, final_divisor: float) -> float:
+    """The fraction of the rate at `step` (from 0) of `total`: 1 after `warmup_share` (0..1, exclusive) of the run.
 
     It starts at 1 / start_divisor and ends, at step `total`, at 1 / (start_divisor final_divisor), where it stays.
     torch's OneCycleLR of total + 1 steps, which divides by zero where the warm-up is one step.

@@ -1,7 +1,7 @@
-"""The state of optimiser and schedule on disk, with which a later run goes on: `train.continue_from`.
+"""The state of optimiser and schedule on disk, from which a later run continues: `train.continue_from`.
 
-`training.yaml` holds the two sections, the rate of each group and the plateau's counts, `optimizer.safetensors` the
-running means of every weight. No pickle is read or written.
+`training.yaml` holds the two sections, the learning rate of each group and the plateau's counts;
+`optimizer.safetensors` holds the optimiser's moments of every weight. No pickle is read or written.
 """
 
 from pathlib import Path
@@ -27,18 +27,18 @@ ANEW = "use train.init_from, which takes the weights alone"
 
 
 class Group(Section):
-    """One group of weights."""
+    """A parameter group."""
 
     weights: int = Field(ge=0)  # tensors in it
-    learning_rate: float = Field(ge=0)  # where it stood
+    learning_rate: float = Field(ge=0)  # the current one
 
 
 class Progress(Section):
-    """How far a plateau had come."""
+    """State of a plateau schedule."""
 
-    best: float = Field(allow_inf_nan=True)  # figure so far; infinite before the first
-    bad_epochs: int = Field(ge=0)  # in a row, up to now
-    epochs: int = Field(ge=0)  # that it saw
+    best: float = Field(allow_inf_nan=True)  # metric so far; infinite before the first epoch
+    bad_epochs: int = Field(ge=0)  # in a row
+    epochs: int = Field(ge=0)  # seen
 
 
 class State(Section):
@@ -66,8 +66,8 @@ def save_state(
 ) -> None:
     """Write to `folder` what `load_state` needs.
 
-    The two states are `state_dict()`s of what was built from the two sections, as a Lightning checkpoint holds them
-    under `optimizer_states` and `lr_schedulers`; there is none of a constant rate. Equal states give equal bytes.
+    The two states are `state_dict()`s of what was built from the two sections; None of a constant rate. Equal states
+    give equal bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(optimizer_state, folder / TENSORS)
@@ -75,21 +75,20 @@ def save_state(
         Group(weights=len(group["params"]), learning_rate=float(group["lr"]))
         for group in optimizer_state["param_groups"]
     ]
-    plateau = _progress(scheduler_state) if scheduler_state is not None and isinstance(scheduler, Plateau) else None
+    plateau = None
+    if scheduler_state is not None and isinstance(scheduler, Plateau):
+        counts = {"bad_epochs": scheduler_state["num_bad_epochs"], "epochs": scheduler_state["last_epoch"]}
+        plateau = Progress(best=float(scheduler_state["best"]), **counts)
     state = State(optimizer=optimizer, scheduler=scheduler, groups=groups, plateau=plateau)
     write_text(folder / NUMBERS, yaml.safe_dump(state.model_dump(), sort_keys=False))
 
 
 def write_tensors(optimizer_state: dict[str, Any], path: Path) -> None:
-    """Write the running means of an optimiser's `state_dict()`: to each weight its number and the tensors' names."""
+    """Write the tensors of an optimiser's `state_dict()` as NUMBER.NAME, by the number of the weight."""
     tensors = {
         f"{number}.{name}": tensor for number, kept in optimizer_state["state"].items() for name, tensor in kept.items()
     }
     save_tensors(tensors, path)
-
-
-def _progress(state: dict[str, Any]) -> Progress:
-    return Progress(best=float(state["best"]), bad_epochs=state["num_bad_epochs"], epochs=state["last_epoch"])
 
 
 def load_state(
@@ -99,14 +98,15 @@ def load_state(
     optimizer_params: OptimizerParams,
     scheduler_params: SchedulerParams,
 ) -> None:
-    """Bring `optimizer` and `schedule`, freshly built from the two sections, to the state that `folder` holds.
+    """Load the state in `folder` into `optimizer` and `schedule`, freshly built from the two sections.
 
-    The rates are the saved ones. The optimiser's section must be the one that the state was made with, since its
-    values shaped it; so must the schedule's kind and figure, while a plateau's factor and patience may be others.
-    Raises `UserError` where a file is missing, unreadable or another network's, where a section is another, and for
-    schedules that planned the length of their run.
+    Learning rates are the saved ones. The optimiser's section must equal that of the saved state, and so must the
+    schedule's name and monitored metric; a plateau's factor and patience may differ. Raises `UserError` where a file is
+    missing, unreadable or of another network, where a section differs, and for schedules that depend on the length of
+    the run.
     """
-    saved = _read_numbers(folder / NUMBERS)
+    _check_exists(folder / NUMBERS)
+    saved: State = validate(read_yaml(folder / NUMBERS), State, str(folder / NUMBERS))
     _check_schedule(folder, saved.scheduler, scheduler_params)
     _check_equal(folder, "optimizer", saved.optimizer.model_dump(), optimizer_params.model_dump())
     _check_groups(folder / NUMBERS, saved.groups, optimizer)
@@ -124,16 +124,10 @@ def load_state(
 
 
 def restore_optimizer(optimizer: optim.Optimizer, tensors: dict[int, dict[str, Tensor]], rates: list[float]) -> None:
-    """Give the optimiser what `read_tensors` read of its running means, and each of its groups its rate."""
+    """Set the optimiser's tensors, as `read_tensors` returns them, and the learning rate of each group."""
     groups = optimizer.state_dict()["param_groups"]
     moved = [{**group, "lr": rate} for group, rate in zip(groups, rates, strict=True)]
     optimizer.load_state_dict({"state": tensors, "param_groups": moved})
-
-
-def _read_numbers(path: Path) -> State:
-    _check_exists(path)
-    state: State = validate(read_yaml(path), State, str(path))
-    return state
 
 
 def _check_exists(path: Path) -> None:
@@ -168,7 +162,7 @@ def _check_groups(path: Path, saved: list[Group], optimizer: optim.Optimizer) ->
 
 
 def read_tensors(path: Path, optimizer: optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The tensors by the number of their weight, as torch counts weights through all groups, and by name.
+    """Return the tensors by the number of their weight, counted through all groups as torch does, and by name.
 
     Raises `UserError` where the file is missing, unreadable, or of other weights than the optimiser's.
     """
@@ -190,8 +184,8 @@ def read_tensors(path: Path, optimizer: optim.Optimizer) -> dict[int, dict[str, 
                 f"{path}: {key} has the shape {tuple(tensor.shape)}, the network's weight {shape}: it belongs to "
                 "another network"
             )
-        # A fused optimiser takes it for granted that its means lie in memory as the weight does (channels_last). A copy
-        # is also apart from the file, which may be replaced.
+        # A fused optimiser requires the weight's memory format (channels_last). A copy is also independent of the file,
+        # which may be replaced.
         place = tensor if name == STEP else known[number]
         state.setdefault(int(number), {})[name] = torch.empty_like(place, device="cpu", dtype=tensor.dtype).copy_(
             tensor

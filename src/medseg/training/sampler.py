@@ -1,4 +1,4 @@
-"""Which samples an epoch sees, and in which order."""
+"""Which samples an epoch sees, and in which order: the section `sampling`."""
 
 from typing import Annotated, Literal
 
@@ -40,50 +40,50 @@ SamplingParams = Annotated[Uniform | Foreground | Balanced, Field(discriminator=
 
 
 class Sampling:
-    """The order of samples in each epoch: as many draws as there are samples, from a stream of (seed, epoch)."""
+    """The order of samples in each epoch: as many draws as there are samples, from an rng seeded by (seed, epoch)."""
 
-    def __init__(self, params: SamplingParams, store: Packed, seed: int) -> None:
-        """Raises `UserError` where the data do not allow what `params` asks for."""
-        self.count = len(store.images)
+    def __init__(self, params: SamplingParams, packed: Packed, seed: int) -> None:
+        """Raise `UserError` where the data do not allow what `params` asks for."""
+        self.count = len(packed.images)
         self.seed = seed
-        self._pools = _pools(params, store)
+        self._pools = _pools(params, packed)
 
     def order(self, epoch: int) -> Order:
-        """The samples of an epoch, in their order."""
+        """Return the numbers of an epoch's samples, in their order."""
         rng = np.random.default_rng([self.seed, epoch])
         draws = [_draw(rng, pool, size) for pool, size in self._pools]
         return rng.permutation(np.concatenate(draws))
 
 
-def _pools(params: SamplingParams, store: Packed) -> list[tuple[Order, int]]:
-    """Sets of samples, and how many draws of an epoch go to each."""
-    count = len(store.images)
-    everything = np.arange(count)
+def _pools(params: SamplingParams, packed: Packed) -> list[tuple[Order, int]]:
+    """Return sets of samples, and how many draws of an epoch are from each."""
+    count = len(packed.images)
+    all_samples = np.arange(count)
     match params:
         case Uniform():
-            return [(everything, count)]
+            return [(all_samples, count)]
         case Foreground():
-            annotated = everything[annotated_shares(store) >= params.least]
+            annotated = all_samples[annotated_shares(packed) >= params.least]
             if len(annotated) == 0:
                 raise UserError(
                     f"params.yaml: sampling.least = {params.least}: no training sample has so much annotated; lower it"
                 )
             chosen = round(params.share * count)
-            return [(annotated, chosen), (everything, count - chosen)]
+            return [(annotated, chosen), (all_samples, count - chosen)]
         case Balanced():
-            labels = store.index["label"].to_numpy(dtype=str)
+            labels = packed.index["label"].to_numpy(dtype=str)
             names = np.unique(labels)
-            sizes = [len(part) for part in np.array_split(everything, len(names))]
-            return [(everything[labels == name], size) for name, size in zip(names, sizes, strict=True)]
+            sizes = [len(part) for part in np.array_split(all_samples, len(names))]
+            return [(all_samples[labels == name], size) for name, size in zip(names, sizes, strict=True)]
 
 
-def annotated_shares(store: Packed) -> NDArray[np.float64]:
-    """The annotated share of each sample's pixels, 0..1, read one sample at a time."""
-    return np.array([np.count_nonzero(mask) / mask.size for mask in store.masks])
+def annotated_shares(packed: Packed) -> NDArray[np.float64]:
+    """Return the annotated share of each sample's pixels (N,), 0..1; masks are read one at a time."""
+    return np.array([np.count_nonzero(mask) / mask.size for mask in packed.masks])
 
 
 def _draw(rng: np.random.Generator, pool: Order, size: int) -> Order:
-    """`size` members of the pool, none again before all were drawn."""
+    """Draw `size` members of the pool; none is drawn again before all were."""
     rounds = -(-size // len(pool))
     drawn: Order = np.concatenate([pool[:0], *(rng.permutation(pool) for _ in range(rounds))])
     return drawn[:size]

