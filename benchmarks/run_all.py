@@ -1,8 +1,8 @@
 """All benchmarks that compare the pipeline with something else, one after the other, and one table of what they found.
 
 Run in the project's root: `make bench`, a quarter of an hour on two cores, on a machine that does nothing else. The
-table is printed and written into docs/explanation/speed.md; it holds what the last run of each benchmark found. `--table` writes it
-from those results, and the profile of benchmarks/profile_training.py beside it, and runs nothing.
+table is printed and written into docs/explanation/speed.md; it holds what the last run of each benchmark found.
+`--table` writes it from those results, and the profile of benchmarks/profile_training.py beside it, and runs nothing.
 """
 
 import json

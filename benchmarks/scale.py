@@ -2,8 +2,8 @@
 
 Each point, such as 1000x96, is a run of the pipeline's own commands (from `dvc.yaml`) in an empty folder on as many
 phantoms of that width. Training and evaluation are left out of points with more than 1000 images. Points are kept in
-benchmarks/results/scale.json, where a new run replaces those that it measures; the page docs/explanation/scale.md is written from
-that file alone.
+benchmarks/results/scale.json, where a new run replaces those that it measures; docs/explanation/scale.md is
+written from that file alone.
 
 Run in the project's root: `python benchmarks/scale.py`, or, for single points, `python benchmarks/scale.py 10000x96`.
 All of them take some fifteen minutes on two cores, the largest a third of it. `--page` writes the page alone.

@@ -1,4 +1,4 @@
-"""Kills the pipeline anywhere and runs the same command again: `make crash` writes what came of it to docs/explanation/crash.md.
+"""Kills the pipeline anywhere and runs the same command again: `make crash` writes docs/explanation/crash.md.
 
 In a clone of the project with a tiny run, a stage is run alone (`-f -s`) by `dvc repro`, by `dvc exp run`, or by a
 worker of the queue, and killed (SIGKILL), with all of DVC or without. What lies there then must be absent or complete,

@@ -44,13 +44,12 @@ def test_a_misspelt_override_ends_with_one_message(project: Path, tmp_path: Path
 
 
 def test_table_writes_the_runs_into_the_readme(tmp_path: Path) -> None:
-    (tmp_path / "docs/explanation").mkdir(parents=True)
-    (tmp_path / "docs/explanation/results.md").write_text(
-        "a\n<!-- runs: written by make table -->\n<!-- end of runs -->\nb\n"
-    )
+    page = tmp_path / "docs/explanation/results.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("a\n<!-- runs: written by make table -->\n<!-- end of runs -->\nb\n")
     (tmp_path / "metrics" / "runs").mkdir(parents=True)
     assert medseg("table", cwd=tmp_path).returncode == 0
-    assert "| run |" in (tmp_path / "docs/explanation/results.md").read_text()
+    assert "| run |" in page.read_text()
 
 
 def test_an_unknown_series_ends_with_one_message_that_names_what_there_is(project: Path) -> None:

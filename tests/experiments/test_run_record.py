@@ -138,11 +138,11 @@ def test_a_readme_without_both_markers_is_left_alone(tmp_path: Path, text: str) 
     assert readme.read_text(encoding="utf-8") == text
 
 
-def test_the_readme_of_this_project_holds_the_table_of_its_runs(project: Path, tmp_path: Path) -> None:
-    text = (project / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_results_holds_the_table_of_its_runs(project: Path, tmp_path: Path) -> None:
+    text = (project / "docs/explanation/results.md").read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
     folder = project / "metrics" / "runs"
     if any(folder.glob("*.json")):
         (tmp_path / "README.md").write_text(text, encoding="utf-8")
         update_page(tmp_path / "README.md", folder)
-        assert (tmp_path / "README.md").read_text(encoding="utf-8") == text, "say `make table` and commit README.md"
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == text, "say `make table` and commit the page"

@@ -86,7 +86,7 @@ def test_what_pairs_nothing_is_told_with_the_nearest_file(
 
 def test_a_label_map_is_refused_by_its_file(tmp_path: Path) -> None:
     place(tmp_path, {"images/a.png": ["masks/a.png"]})
-    write_png(tmp_path / "masks/a.png", np.arange(40 * 48, dtype=np.uint8).reshape(40, 48) % 3)
+    write_png(tmp_path / "masks/a.png", (np.arange(40 * 48).reshape(40, 48) % 3).astype(np.uint8))
     with pytest.raises(UserError, match=r"masks/a\.png"):
         discover(tmp_path)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medseg.core.files import read_json
 from medseg.datasets.changes import AGAIN, changed_source
-from medseg.evaluation.describe import score, spread
+from medseg.evaluation.formatting import measured, score, spread
 
 REPORT = Path("reports/report.html")
 METRICS = Path("metrics/evaluate.json")
@@ -18,8 +18,6 @@ def status_lines() -> list[str]:
     if not METRICS.is_file():
         return [*lines, "no run is finished here: make repro"]
     metrics = read_json(METRICS)
-    dice = spread(*(metrics.get(key) for key in ("dice", "dice_low", "dice_high")))
-    hd95 = metrics.get("hd95")
-    shown = "undefined" if hd95 is None else f"{hd95:.1f} pixels"
-    lines.append(f"Dice {dice}, IoU {score(metrics.get('iou'))}, HD95 {shown}")
+    dice = spread(metrics.get("dice"), metrics.get("dice_low"), metrics.get("dice_high"))
+    lines.append(f"Dice {dice}, IoU {score(metrics.get('iou'))}, HD95 {measured(metrics.get('hd95'), 'pixels')}")
     return [*lines, f"report: {REPORT.resolve()}"] if REPORT.is_file() else lines
