@@ -88,7 +88,7 @@ def _corners(parts: NDArray[np.int32]) -> _Corners:
         _Corners(simple[0], simple[1], part, right, down[simple]),
         *_diagonal_corners(touching, [window[touching] for window in windows]),
     )
-    joined = [np.concatenate(fields) for fields in zip(*groups, strict=True)]
+    joined: list[NDArray[Any]] = [np.concatenate(list(fields)) for fields in zip(*groups, strict=True)]
     order = np.lexsort((joined[1], joined[0]))
     return _Corners(*(field[order] for field in joined))
 
