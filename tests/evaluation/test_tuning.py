@@ -273,7 +273,7 @@ def val_sets(draw: st.DrawFn) -> list[ValImage]:
     return images
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(val_sets())
 def test_dice_of_one_histogram_is_that_of_each_threshold(images: list[ValImage]) -> None:
     for image in images:
@@ -285,7 +285,7 @@ def test_dice_of_one_histogram_is_that_of_each_threshold(images: list[ValImage])
             }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     val_sets(),
     st.fixed_dictionaries(

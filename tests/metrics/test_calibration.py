@@ -51,7 +51,7 @@ def test_the_curve_agrees_with_scikit_learn() -> None:
     assert calibration.ece() == pytest.approx((sizes * abs(observed - confidence)).sum() / 4000)
 
 
-@pytest.mark.parametrize("bins", [1, 5, 10, 15])
+@pytest.mark.parametrize("bins", [1, 15])
 def test_a_probability_on_an_edge_belongs_to_the_bin_below(bins: int) -> None:
     calibration = Calibration(bins)
     edges = np.linspace(0, 1, bins + 1).astype(np.float32)

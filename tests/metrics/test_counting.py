@@ -78,7 +78,7 @@ def chosen(masks: list[Mask], counts: list[int], candidates: list[CountingParams
     return choose_counting(errors, candidates)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 5])
+@pytest.mark.parametrize("number", [1, 3])
 def test_touching_discs_are_counted_one_by_one_when_split_and_as_one_when_not(number: int) -> None:
     assert count_objects(chain(number), SPLIT) == number
     assert count_objects(chain(number), WHOLE) == 1
@@ -183,7 +183,7 @@ def test_any_value_but_0_is_foreground() -> None:
     st.lists(st.tuples(st.integers(3, 9), st.integers(-1, 1), st.integers(-1, 1)), max_size=12),
     st.floats(1.0, 3.0),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_separated_discs_are_as_many_as_were_drawn(circles: list[tuple[int, int, int]], depth: float) -> None:
     placed = [
         (12 + 24 * (place // 4) + down, 12 + 24 * (place % 4) + right, radius)
@@ -196,7 +196,7 @@ def test_separated_discs_are_as_many_as_were_drawn(circles: list[tuple[int, int,
 
 
 @given(masks, st.sampled_from([0.3, 0.75, 1.3]), st.integers(0, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_labels_are_numbered_without_a_gap_and_cover_what_is_kept(mask: Pixels, depth: float, smallest: int) -> None:
     unsplit = CountingParams(smallest=smallest, split=False, depth=depth)
     labels, whole = (separate_objects(mask, params) for params in (splitting(depth, smallest), unsplit))
@@ -212,14 +212,14 @@ def test_labels_are_numbered_without_a_gap_and_cover_what_is_kept(mask: Pixels, 
 
 
 @given(masks, st.sampled_from([0.3, 0.75, 1.3]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_count_does_not_depend_on_how_the_image_lies(mask: Pixels, depth: float) -> None:
     counts = {count_objects(turned, splitting(depth)) for turned in (mask, mask[::-1], mask[:, ::-1], mask.T)}
     assert len(counts) == 1
 
 
 @given(masks, st.floats(0.1, 2.0), st.floats(0.0, 2.0))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_greater_depth_never_splits_more(mask: Pixels, depth: float, more: float) -> None:
     counts = [count_objects(mask, params) for params in (splitting(depth), splitting(depth + more), WHOLE)]
     assert counts == sorted(counts, reverse=True)
@@ -229,7 +229,7 @@ def test_a_greater_depth_never_splits_more(mask: Pixels, depth: float, more: flo
     st.lists(st.tuples(st.integers(0, 79), st.integers(0, 79), st.integers(5, 12)), min_size=1, max_size=15),
     st.sampled_from([0.3, 0.75, 1.3, 2.3]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_as_many_objects_as_a_annotated_watershed_has_regions(
     circles: list[tuple[int, int, int]], depth: float
 ) -> None:
@@ -243,8 +243,8 @@ def test_as_many_objects_as_a_annotated_watershed_has_regions(
     assert count_objects(mask, splitting(depth)) == expected
 
 
-@pytest.mark.parametrize("depth", [0.6, 1.1, 1.6])
-@pytest.mark.parametrize("number", [2, 3, 4])
+@pytest.mark.parametrize("depth", [0.6, 1.6])
+@pytest.mark.parametrize("number", [2, 4])
 def test_chains_of_discs_count_as_with_h_maxima(number: int, depth: float) -> None:
     # Radii differ and centres are whole pixels: h_maxima marks equal peaks twice, even where nothing lies between.
     mask = discs((50, 100), *((25, 16 + 16 * place, 9 + place) for place in range(number)))
@@ -268,9 +268,6 @@ def test_the_regions_are_nearly_those_of_a_flooding_watershed() -> None:
     ("name", "contours", "outer", "split"),
     [
         ("0_01", 105, 96, 114),
-        ("2_01", 237, 217, 272),
-        ("3_02", 83, 81, 99),
-        ("6_02", 161, 150, 187),
         ("7_03", 231, 209, 242),
     ],
 )

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ def exact(mask: Pixels) -> NDArray[np.float32]:
 
 
 @given(masks)
-@settings(deadline=None)
 def test_distances_are_the_exact_ones_to_the_last_bit(mask: Pixels) -> None:
     if not mask.all():  # without background there is no distance to it
         np.testing.assert_array_equal(distance_to_background(mask), exact(mask))

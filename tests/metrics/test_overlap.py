@@ -98,13 +98,6 @@ def test_pooled_counts_are_those_of_the_masks_side_by_side(first: Pixels, second
     assert count_pixels(first, second) + count_pixels(second, second) == together
 
 
-@given(MASKS, MASKS)
-def test_dice_and_iou_are_one_another(prediction: Pixels, truth: Pixels) -> None:
-    scores = overlap_scores(count_pixels(prediction, truth))
-    if truth.any():
-        assert scores["dice"] == pytest.approx(2 * scores["iou"] / (1 + scores["iou"]))
-
-
 CODES = arrays(
     np.uint8, st.shared(st.tuples(st.integers(1, 6), st.integers(1, 6)), key="shape"), elements=st.integers(0, 3)
 )

@@ -130,34 +130,6 @@ def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, 
     assert found["nsd"] >= missed["nsd"]
 
 
-@given(ANNOTATED, TOLERANCES)
-def test_a_perfect_prediction_has_no_distance(truth: Pixels, tolerance: float) -> None:
-    assert scores_at(truth, truth, tolerance) == {"hd95": 0, "assd": 0, "nsd": pytest.approx(1)}
-
-
-@given(ANNOTATED, ANNOTATED, TOLERANCES)
-def test_scores_are_symmetric(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
-    forth, back = scores_at(prediction, truth, tolerance), scores_at(truth, prediction, tolerance)
-    assert forth == pytest.approx(back)
-
-
-@given(ANNOTATED, ANNOTATED, TOLERANCES, st.tuples(*[st.integers(0, 4)] * 4))
-def test_the_place_in_the_image_does_not_matter(
-    prediction: Pixels, truth: Pixels, tolerance: float, margins: tuple[int, int, int, int]
-) -> None:
-    around = margins[:2], margins[2:]
-    moved = scores_at(np.pad(prediction, around), np.pad(truth, around), tolerance)
-    assert moved == scores_at(prediction, truth, tolerance)
-
-
-@given(ANNOTATED, ANNOTATED, st.lists(st.floats(0, 14), min_size=2, max_size=4))
-def test_nsd_grows_with_the_tolerance_up_to_1(prediction: Pixels, truth: Pixels, tolerances: list[float]) -> None:
-    shares = [scores_at(prediction, truth, tolerance)["nsd"] for tolerance in sorted(tolerances)]
-    assert shares == sorted(shares)
-    assert shares[0] >= 0
-    assert scores_at(prediction, truth, math.hypot(9, 9))["nsd"] == pytest.approx(1)
-
-
 @pytest.mark.parametrize("value", [2, 255])
 def test_all_that_is_not_0_is_foreground(value: int) -> None:
     assert scores_at(ONE * np.uint8(value), HOLE.astype(bool), 1) == scores_at(ONE, HOLE, 1)

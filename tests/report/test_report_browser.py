@@ -20,6 +20,8 @@ from selenium.webdriver.support.ui import Select
 
 from stages.report import main
 
+pytestmark = pytest.mark.slow
+
 SWITCHES = (
     "--headless=new",
     "--no-sandbox",
