@@ -52,7 +52,7 @@ docs: $(READY)  ## build the documentation into site/; site/index.html opens fro
 	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 
 bench: $(READY)  ## measure against baselines, a quarter of an hour
-	$(RUN) PYTHONPATH=src python benchmarks/run_all.py
+	$(RUN) PYTHONPATH=src python -m benchmarks.run_all
 
 lint: $(READY)  ## check format, style and types
 	$(RUN) ruff format --check .

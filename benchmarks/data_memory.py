@@ -3,21 +3,22 @@
 Anonymous memory (RssAnon, workers included, looked at every 50 ms) is what a process holds for itself; pages of
 files are the system's to drop. Images are those of `benchmarks/data_stages.py`, cut into the same patches, repeated.
 
-Run in the project's root: `python benchmarks/data_memory.py --gib 8`, some two minutes on two cores; it needs as much
+Run in the project's root: `python -m benchmarks.data_memory --gib 8`, some two minutes on two cores; it needs as much
 of the disk that temporary files lie on, and a seventh more.
 """
 
 import argparse
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
-import pandas as pd
-from data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_images
-from measuring import Row, peak_anonymous, report, row
-
+from benchmarks.data_stages import GEOMETRY, PATCH, PROCESSES, SEVENFOLD, THREADS, draw_images
+from benchmarks.measuring import Row, peak_anonymous, report, row
 from medseg.data.augment import augment
+from medseg.data.image import Image
 from medseg.data.prepare import prepare
 
 LIMIT = 1024.0  # MiB
@@ -36,20 +37,20 @@ def main() -> None:
 
 def measured(folder: Path, gib: float) -> list[Row]:
     """The rows of both stages."""
-    rows = draw_images(folder / "raw", IMAGES)
+    drawn = draw_images(folder / "raw", IMAGES)
     image = PATCHES * PATCH * PATCH * (GEOMETRY.channels + 1)  # bytes
-    many = repeated(rows, round(gib * 2**30 / image))
-    found = {"prepare": peak_anonymous(partial(prepare, many, folder / "raw", GEOMETRY, THREADS, folder / "large"))}
+    many = repeated(drawn, round(gib * 2**30 / image))
+    found = {"prepare": peak_anonymous(partial(prepare, many, GEOMETRY, THREADS, folder / "large"))}
     shutil.rmtree(folder / "large")
-    few = repeated(rows, round(gib * 2**30 / image / SEVENFOLD.factor))
-    prepare(few, folder / "raw", GEOMETRY, THREADS, folder / "seventh")
+    few = repeated(drawn, round(gib * 2**30 / image / SEVENFOLD.factor))
+    prepare(few, GEOMETRY, THREADS, folder / "seventh")
     found["augment"] = peak_anonymous(partial(augment, folder / "seventh", SEVENFOLD, PROCESSES, folder / "large"))
     return [row(f"anonymous memory of {stage}", [(value, LIMIT)], 1.0, "MiB") for stage, value in found.items()]
 
 
-def repeated(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` rows, at least one, the given ones over and over."""
-    return pd.DataFrame(rows.iloc[[place % len(rows) for place in range(max(1, count))]]).reset_index(drop=True)
+def repeated(drawn: Sequence[Image], count: int) -> list[Image]:
+    """`count` images, at least one, the given ones over and over."""
+    return list(islice(cycle(drawn), max(1, count)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Augmentation: ours is the whole stage on all cores, samples read and variants wr
 for the disk). Its baseline is albumentations alone, as its documentation writes it: one core, the same samples in
 memory, the same number of variants drawn and thrown away, divided by the number of cores.
 
-Run in the project's root: `python benchmarks/data_stages.py`, some four minutes on two cores. Images are drawn:
+Run in the project's root: `python -m benchmarks.data_stages`, some four minutes on two cores. Images are drawn:
 smooth colour, nuclei and sensor noise, in PNG about as large as stained tissue.
 """
 
@@ -24,20 +24,21 @@ import torch  # before albumentations, which then has its conversion to tensors 
 import albumentations as A  # noqa: N812
 import cv2
 import numpy as np
-import pandas as pd
+import PIL.Image
 from albumentations.pytorch import ToTensorV2
 from dvc.repo import Repo
-from measuring import report, row, seconds
 from patchify import patchify
-from PIL import Image
 
+from benchmarks.measuring import report, row, seconds
 from medseg.core.parallel import MachineParams, worker_count
 from medseg.core.params import read_yaml, validate
 from medseg.data.augment import AugmentParams, Transforms, augment
 from medseg.data.geometry import Patchify
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels
 from medseg.data.packed import create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
+from medseg.datasets.record import Region
 from medseg.training.dataloader import training_batches
 from medseg.training.sampler import Sampling, Uniform
 
@@ -68,22 +69,34 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = draw_images(folder / "raw", options.images)
-        rounds = [one_round(rows, folder, number) for number in range(options.rounds)]
+        drawn = draw_images(folder / "raw", options.images)
+        rounds = [one_round(drawn, folder, number) for number in range(options.rounds)]
         table = [row(what, [found[what] for found in rounds], limit) for what, limit in LIMITS.items()]
         report("data_stages", table, vars(options))
 
 
-def draw_images(raw: Path, count: int) -> pd.DataFrame:
-    """Images and masks as PNG files, and their manifest rows."""
+def draw_images(raw: Path, count: int) -> list[Image]:
+    """Write images and masks as PNG files."""
     raw.mkdir()
     for number in range(count):
         image, mask = tissue(np.random.default_rng(number))
-        Image.fromarray(image).save(raw / f"{number}.png")
-        Image.fromarray(mask * np.uint8(255)).save(raw / f"{number}_mask.png")
-    named = {"file": [f"{n}.png" for n in range(count)], "mask": [f"{n}_mask.png" for n in range(count)]}
-    same = {"label": "a", "group": "g", "height": SIDE, "width": SIDE, "region": f"0:0:{SIDE}:{SIDE}"}
-    return pd.DataFrame(named | same)
+        PIL.Image.fromarray(image).save(raw / f"{number}.png")
+        PIL.Image.fromarray(mask * np.uint8(255)).save(raw / f"{number}_mask.png")
+    return [
+        Image(
+            root=raw,
+            file=f"{number}.png",
+            masks=(f"{number}_mask.png",),
+            label="a",
+            group="g",
+            split="train",
+            height=SIDE,
+            width=SIDE,
+            region=Region(0, 0, SIDE, SIDE),
+            foreground=0.5,
+        )
+        for number in range(count)
+    ]
 
 
 def tissue(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
@@ -96,15 +109,14 @@ def tissue(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     return colour.clip(0, 255).astype(np.uint8), mask
 
 
-def one_round(rows: pd.DataFrame, folder: Path, number: int) -> dict[str, tuple[float, float]]:
+def one_round(drawn: Sequence[Image], folder: Path, number: int) -> dict[str, tuple[float, float]]:
     """Seconds of every step, ours and the baseline's; who begins changes from round to round."""
     ours, files = folder / f"ours-{number}", folder / f"files-{number}"
     repositories = [new_repository(place) for place in (ours, files)]
-    raw = folder / "raw"
     steps: dict[str, tuple[Step, Step]] = {
         "prepare": (
-            flushed(partial(prepare, rows, raw, GEOMETRY, THREADS, ours / "data"), folder),
-            flushed(partial(write_files, rows, raw, files / "data"), folder),
+            flushed(partial(prepare, drawn, GEOMETRY, THREADS, ours / "data"), folder),
+            flushed(partial(write_files, drawn, files / "data"), folder),
         ),
         "read a shuffled epoch": (partial(read_ours, ours / "data"), partial(read_files, files / "data")),
         **{f"dvc {what}": dvc_steps(repositories, what) for what in DVC},
@@ -144,13 +156,14 @@ def flush(folder: Path) -> None:
     subprocess.run(["sync", "-f", str(folder)], check=True)
 
 
-def write_files(rows: pd.DataFrame, raw: Path, data: Path) -> None:
+def write_files(drawn: Sequence[Image], data: Path) -> None:
     """One PNG file for each patch and each mask."""
     for name in ("images", "masks"):
         (data / name).mkdir(parents=True)
-    for number, (file, mask) in enumerate(zip(rows["file"], rows["mask"], strict=True)):
-        image_patches = patchify(cv2.imread(str(raw / file)), (PATCH, PATCH, 3), step=STRIDE)
-        mask_patches = patchify(cv2.imread(str(raw / mask), cv2.IMREAD_GRAYSCALE), (PATCH, PATCH), step=STRIDE)
+    for number, one in enumerate(drawn):
+        image_patches = patchify(cv2.imread(str(one.root / one.file)), (PATCH, PATCH, 3), step=STRIDE)
+        mask = cv2.imread(str(one.root / one.masks[0]), cv2.IMREAD_GRAYSCALE)
+        mask_patches = patchify(mask, (PATCH, PATCH), step=STRIDE)
         for i, j in np.ndindex(mask_patches.shape[:2]):
             cv2.imwrite(str(data / "images" / f"{number}_{i}_{j}.png"), image_patches[i, j, 0])
             cv2.imwrite(str(data / "masks" / f"{number}_{i}_{j}.png"), mask_patches[i, j])
@@ -175,8 +188,8 @@ def read_files(data: Path) -> float:
 
     def read() -> None:
         for number in np.random.default_rng(0).permutation(len(names)):
-            image = np.array(Image.open(data / "images" / names[number]).convert("RGB"))
-            mask = np.array(Image.open(data / "masks" / names[number]).convert("L"))
+            image = np.array(PIL.Image.open(data / "images" / names[number]).convert("RGB"))
+            mask = np.array(PIL.Image.open(data / "masks" / names[number]).convert("L"))
             transform(image=image, mask=mask)
 
     return seconds(read)

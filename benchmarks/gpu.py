@@ -6,7 +6,7 @@ compiled kernels), and bfloat16 compiled (conf/train/gpu.yaml). Online augmentat
 three epochs the last is measured. What does not fit the memory is said so. Last, the smallest size and batch train
 twice with train.deterministic on and twice with it off: whether the weights come out equal, and what that costs.
 
-Run in the project's root: `python benchmarks/gpu.py`; half an hour, of which most is compiling. The table is printed
+Run in the project's root: `python -m benchmarks.gpu`; half an hour, of which most is compiling. The table is printed
 and written to benchmarks/results/gpu.json. `--accelerator cpu` tries the script itself where there is no GPU.
 """
 
@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from measuring import RESULTS, machine
-from peers.side import ROOT, recipe
 
+from benchmarks.measuring import RESULTS, machine
+from benchmarks.peers.side import ROOT, recipe
 from medseg.core.errors import UserError
 from medseg.core.markdown import table
 from medseg.core.parallel import MachineParams

@@ -5,7 +5,7 @@ runs on the machine hardly moves them. The third part is wall-clock time, in tur
 project whose pipeline has run (a few small phantoms, one epoch), against `dvc status` in a new repository without a
 stage.
 
-Run in the project's root, changes committed (a clone has no others): `python benchmarks/imports.py`.
+Run in the project's root, changes committed (a clone has no others): `python -m benchmarks.imports`.
 """
 
 import os
@@ -17,7 +17,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from measuring import Row, report, row, seconds
+from benchmarks.measuring import Row, report, row, seconds
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 1.5  # seconds of a `--help`; and how many times an empty status a `dvc repro` of nothing may take

@@ -5,7 +5,7 @@ network is a small U-Net that learnt bright discs in a minute's training, once a
 scaled images, which are seen whole while they are small. Prints a Markdown table and writes
 `benchmarks/results/predict_memory.json`.
 
-Run in the project's root: `OMP_NUM_THREADS=1 python benchmarks/predict_memory.py`.
+Run in the project's root: `OMP_NUM_THREADS=1 python -m benchmarks.predict_memory`.
 """
 
 import json
@@ -46,7 +46,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        subprocess.run([sys.executable, __file__, "models", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.predict_memory", "models", str(folder)], check=True)
         for number, geometry in enumerate(GEOMETRIES):
             for runtime in ("torch", "onnx"):
                 baseline = measure(folder, number, runtime, SMALLEST)[0]

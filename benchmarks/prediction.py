@@ -1,12 +1,12 @@
 """Prediction tile by tile, without overlap, against one call of the network on all pixels of the image.
 
 The network is that of params.yaml with random weights, for grey images. Ours is the public path up to the
-probabilities, `predictor.predict`: cutting, batches, the network, putting the tiles in place. The baseline is
+probabilities, `Predictor.predict_probabilities`: cutting, batches, the network, stitching the tiles. The baseline is
 `network(x)` of the whole image by PyTorch, x ready on the device, and `session.run` of it by ONNX Runtime, whose
 exported network takes any size. Both sides run in turn; small images once before the clock starts. Where there is a
 GPU, PyTorch's calls are waited for; ONNX Runtime needs its GPU package to use one.
 
-Run in the project's root: `python benchmarks/prediction.py`. It takes about 10 GB of memory, for the whole images.
+Run in the project's root: `python -m benchmarks.prediction`. It takes about 10 GB of memory, for the whole images.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import Row, report, row, seconds
-from predict_memory import GEOMETRIES, description
 
+from benchmarks.measuring import Row, report, row, seconds
+from benchmarks.predict_memory import GEOMETRIES, description
 from medseg.core.params import read_yaml, validate
 from medseg.data.image_io import Pixels
 from medseg.inference.backends import INPUT, OUTPUT, Accelerator, Runtime, open_model
 from medseg.inference.onnx_export import export
 from medseg.inference.predict import BATCH_SIZE
-from medseg.inference.predictor import Predictor, predict
+from medseg.inference.predictor import Predictor
 from medseg.inference.torch_backend import load_segmenter
 from medseg.models.checkpoint import save_bundle
 from medseg.models.network import build_model
@@ -34,7 +34,7 @@ from medseg.models.params import ModelParams
 
 ROOT = Path(__file__).parents[1]
 SIZES = ((512, 512), (4000, 3000))  # width, height; pixels
-TILE = 128  # pixels, the patch of the former projects
+TILE = 128  # pixels, the patch size of the older projects
 LARGE_ROUNDS = 3  # of images that take long, the first of which warms up
 LIMIT = 0.8
 Work = Callable[[], object]
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def write_model(folder: Path) -> Path:
-    """The folder of a segmenter of patches without overlap, with the network as ONNX in it."""
+    """A model folder with tiles that do not overlap, with the network as ONNX in it."""
     params = read_yaml(ROOT / "params.yaml")["model"] | {"encoder_weights": "none"}
     described = description(GEOMETRIES["patches of 128"] | {"patch": TILE, "stride": TILE}).model_copy(
         update={"model": validate(params, ModelParams, "params.yaml: model"), "overlap": 0.0}
@@ -89,9 +89,9 @@ def compared(runtime: Runtime, accelerator: Accelerator, folder: Path, size: tup
     return found
 
 
-def predict_ours(segmenter: Predictor, image: Pixels) -> object:
+def predict_ours(predictor: Predictor, image: Pixels) -> object:
     """Probabilities of the image by the public path."""
-    return predict(segmenter, image, BATCH_SIZE, "none").probabilities
+    return predictor.predict_probabilities(image, BATCH_SIZE, "none").probabilities
 
 
 def whole_by_torch(folder: Path, accelerator: Accelerator, image: Pixels) -> Work:

@@ -1,6 +1,6 @@
 """Where the time of a default training run goes: milliseconds a step by kind of work, from torch.profiler.
 
-Run it in the root of a tree in which the pipeline has run, `python benchmarks/profile_training.py`; with the root of
+Run it in the root of a tree in which the pipeline has run, `python -m benchmarks.profile_training`; with the root of
 another tree as argument, it profiles that tree's code and parameters on the same arrays, and prints both. Both sides
 train in processes of their own, one after the other and in turn, with the same number of threads. The medians go to
 benchmarks/results/profile_training.json.
@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS, machine
-
+from benchmarks.measuring import RESULTS, machine
 from medseg.core.markdown import table
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +65,7 @@ def median(runs: list[dict[str, float]]) -> dict[str, float]:
 def in_process(tree: Path) -> dict[str, float]:
     """Profile a tree's code by its parameters, on the arrays of this one."""
     with tempfile.NamedTemporaryFile() as file:
-        environment = os.environ | {"PYTHONPATH": str(tree.resolve() / "src")}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tree.resolve() / "src"), str(ROOT)])}
         script = [sys.executable, str(Path(__file__).resolve()), "--inside", file.name]
         subprocess.run(script, cwd=tree, env=environment, check=True, stdout=subprocess.DEVNULL)
         found: dict[str, float] = json.loads(Path(file.name).read_text())

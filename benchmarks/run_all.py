@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS
-
+from benchmarks.measuring import RESULTS
 from medseg.core.markdown import table
 
 BENCHMARKS = ("data_stages", "data_memory", "imports", "training", "prediction")
@@ -35,7 +34,7 @@ def main() -> None:
 def ran(name: str) -> bool:
     """Run a benchmark; whether it came to its end."""
     print(f"== {name}", flush=True)
-    return subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py"))], check=False).returncode == 0
+    return subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode == 0
 
 
 def result(name: str) -> Path:

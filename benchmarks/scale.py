@@ -5,7 +5,7 @@ phantoms of that width. Training and evaluation are left out of points with more
 benchmarks/results/scale.json, where a new run replaces those that it measures; docs/explanation/scale.md is
 written from that file alone.
 
-Run in the project's root: `python benchmarks/scale.py`, or, for single points, `python benchmarks/scale.py 10000x96`.
+Run in the project's root: `python -m benchmarks.scale`, or, for single points, `python -m benchmarks.scale 10000x96`.
 All of them take some fifteen minutes on two cores, the largest a third of it. `--page` writes the page alone.
 """
 
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from measuring import RESULTS, machine, peak_anonymous, seconds
 
+from benchmarks.measuring import RESULTS, machine, peak_anonymous, seconds
 from medseg.core.markdown import table
 from medseg.data.duplicates import group_names
 from medseg.experiments.compose import compose
@@ -225,7 +225,7 @@ def share_of_augment(costs: list[Cost]) -> float:
 
 TEMPLATE = """# What it costs to grow
 
-Written by `python benchmarks/scale.py` from `benchmarks/results/scale.json`; measured on {machine}. Every cell is
+Written by `python -m benchmarks.scale` from `benchmarks/results/scale.json`; measured on {machine}. Every cell is
 seconds of wall-clock time / MiB of anonymous memory at its highest, workers included / MiB of outputs. The commands
 are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the sevenfold
 augmentation; `download` is the simulation itself. The network is small (plain U-Net, 8 features), one epoch.

@@ -12,7 +12,7 @@ online augmentation, since it varies its images, too.
 What comes after an epoch's steps (figures written, the best weights kept) takes its seconds however long the epoch is.
 Epochs are short here, so it does not count on any side; its seconds stand below the table.
 
-Run in the project's root: `python benchmarks/training.py`. A GPU is taken where one is.
+Run in the project's root: `python -m benchmarks.training`. A GPU is taken where one is.
 """
 
 import argparse
@@ -28,12 +28,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from measuring import Row, report, row
 from numpy.typing import NDArray
 
+from benchmarks.measuring import Row, report, row
 from medseg.core.parallel import MachineParams
 from medseg.core.params import read_section, read_yaml
 from medseg.data.geometry import Patchify
+from medseg.data.image import images_of
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
@@ -89,7 +90,7 @@ def write_samples(folder: Path, count: int) -> None:
     scans = PhantomParams(name="phantom", seed=0, width=(250, 400), contrast=(8.0, 20.0), looks=1, **kinds)
     scans.fetch(raw, MACHINE)
     table, _ = measure(scans.scan(raw), raw, params, MACHINE)
-    prepare(table, raw, GEOMETRY, MACHINE, folder / "all")
+    prepare(images_of(table.assign(split="train"), raw), GEOMETRY, MACHINE, folder / "all")
     everything = open_packed(folder / "all")
     order = np.random.default_rng(0).permutation(len(everything.images))
     write_part(everything, order[:count], folder / "train")
@@ -120,7 +121,7 @@ class Side:
         """Start it."""
         name, *rest = script
         self.log = folder / f"{'-'.join(script)}.log"
-        paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [str(Path(sys.executable).absolute()), str(PEERS / name), str(folder), str(steps), *rest],
             stdin=subprocess.PIPE,

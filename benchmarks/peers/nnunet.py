@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from side import DEVICE, ROOT, Order, order, recipe, take_turns
-
+from benchmarks.peers.side import DEVICE, ROOT, Order, order, recipe, take_turns
 from medseg.core.errors import UserError
 from medseg.data.packed import open_packed
 from medseg.models.network import build_model

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs nnU-Net v2 into .cache/nnunet, for `python benchmarks/training.py --nnunet` alone. The project's environment
+# Installs nnU-Net v2 into .cache/nnunet, for `python -m benchmarks.training --nnunet` alone. The project's environment
 # stays as it is: torch, numpy, timm and the like are taken from there, and only what it lacks is installed.
 set -e
 cd "$(dirname "$0")/../.."

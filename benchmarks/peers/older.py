@@ -9,11 +9,11 @@ import albumentations as A  # noqa: N812
 import numpy as np
 import torch
 from PIL import Image
-from side import DEVICE, order, recipe, take_turns
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor  # type: ignore[import-untyped]
 
+from benchmarks.peers.side import DEVICE, order, recipe, take_turns
 from medseg.models.network import GREATEST_VALUE, build_model
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytorch_lightning as pl
-from side import ROOT, TurnsOfEpochs, order, recipe
 
+from benchmarks.peers.side import ROOT, TurnsOfEpochs, order, recipe
 from medseg.core.parallel import MachineParams
 from medseg.data.packed import open_packed
 from medseg.training import trainer as training

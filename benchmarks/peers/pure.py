@@ -1,9 +1,9 @@
 """Pure compute: the pipeline's network, loss, optimiser, clipping and precision on one resident batch."""
 
 import torch
-from side import DEVICE, first_batch, order, recipe, take_turns
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.peers.side import DEVICE, first_batch, order, recipe, take_turns
 from medseg.models.network import build_model
 from medseg.training.losses import build_loss
 from medseg.training.optim import build_optimizer

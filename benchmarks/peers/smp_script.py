@@ -13,11 +13,11 @@ import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from side import ENDLESS, Order, TurnsOfEpochs, order, recipe
 from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.peers.side import ENDLESS, Order, TurnsOfEpochs, order, recipe
 from medseg.models.params import Unet
 from medseg.training.trainer import Recipe
 

@@ -2,9 +2,9 @@
 # How near the phantom is to the real thing: scores models/segmenter, which the default `make repro` made of phantoms
 # alone, threshold and all, on the very test images of BUSI that the experiment sample_busi is scored on.
 # Needs BUSI where data=busi finds it (MEDSEG_DATA). Prints the metrics; leaves nothing behind. Another model folder may
-# be named: `benchmarks/phantom_on_busi.sh FOLDER`.
+# be named: `benchmarks/studies/phantom_on_busi.sh FOLDER`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 export PYTHONPATH=src
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

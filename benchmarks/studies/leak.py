@@ -7,14 +7,14 @@ then seven variants are made of train alone. Each way reports the Dice on its ow
 segments the new images, which tells what the report was worth. All else is equal: network, epochs, seeds. Dice is the
 mean over the samples with a lesion, at their size, threshold 0.5, nothing after it.
 
-Run in the project's root, ten minutes on a core: `MEDSEG_DATA=/path/to/data OMP_NUM_THREADS=1 python
-benchmarks/leak.py`. The table is printed, and all figures are written to benchmarks/results/leak.json.
+Run in the project's root, ten minutes on a core:
+`MEDSEG_DATA=/path/to/data OMP_NUM_THREADS=1 python -m benchmarks.studies.leak`. The table is printed, and all scores
+are written to benchmarks/studies/results/leak.json.
 """
 
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from measuring import RESULTS, machine
 from numpy.typing import NDArray
 
+from benchmarks.measuring import machine
 from medseg.core.markdown import table as table_text
 from medseg.core.parallel import MachineParams
 from medseg.core.params import read_section
 from medseg.data.geometry import Geometry
+from medseg.data.image import images_of
 from medseg.data.manifest import read_manifest
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
@@ -39,8 +40,8 @@ from medseg.metrics.overlap import count_pixels, overlap_scores
 from medseg.models.checkpoint import load_bundle
 from medseg.models.model_yaml import Description
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # for the stages
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
 OLDER, OURS = "x7, then a random split of the samples", "a split of whole groups, then x7 of train"
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of samples in the older way, of images in ours
 Scores = dict[str, dict[str, list[float]]]  # by way: what it reports, what it reaches on new images, by seed
@@ -100,12 +101,12 @@ def prepared(folder: Path, seed: int, epochs: int) -> Path:
     workers = read_section(params, "machine", MachineParams)
     geometry: Geometry = read_section(params, "prepare", Geometry)
     is_new = rows["split"] == "test"
-    prepare(rows[is_new], raw, geometry, workers, place / "new")
+    prepare(images_of(rows[is_new], raw), geometry, workers, place / "new")
     ours = Fraction(name="fraction", seed=seed, val=SHARES["val"], test=SHARES["test"])
     splits = assign(rows[~is_new], ours, ROOT / "conf" / "lists")
     for split in SHARES:
-        chosen = splits.index[splits == split]
-        prepare(rows.loc[chosen], raw, geometry, workers, place / "prepared" / split)
+        chosen = rows.loc[splits.index[splits == split]]
+        prepare(images_of(chosen, raw), geometry, workers, place / "prepared" / split)
     return place
 
 
@@ -147,7 +148,8 @@ def write_packed(folder: Path, stores: Sequence[Packed], samples: Sequence[NDArr
 
 def mean_dice(network: Path, samples: Packed) -> float:
     """The mean over the samples with a lesion."""
-    forward = network_forward(load_bundle(network, Description)[0], choose_device("auto"))
+    trained_network, description = load_bundle(network, Description)
+    forward = network_forward(trained_network, description.task, choose_device("auto"))
     predicted = forward(np.array(samples.images))[:, 0] > 0.5
     pairs = zip(predicted, samples.masks, strict=True)
     return statistics.mean(overlap_scores(count_pixels(mask, truth))["dice"] for mask, truth in pairs if truth.any())

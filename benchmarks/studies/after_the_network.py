@@ -4,12 +4,13 @@ Reads the finished run in the project's folder and writes nothing there. Nothing
 choices were made on val. Every row is the plain prediction (threshold 0.5, nothing after it) with one thing done, and
 its difference to the plain one on the same images, with a 95 % interval by the bootstrap over groups.
 
-Run in the project's root after a run: `python benchmarks/after_the_network.py`.
+Run in the project's root after a run: `python -m benchmarks.studies.after_the_network`.
 """
 
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 
 from medseg.core.markdown import table as table_text
 from medseg.core.params import read_record, read_section
+from medseg.data.image import Image, images_of
 from medseg.data.manifest import read_manifest
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.formatting import ABSENT, score
@@ -31,24 +33,26 @@ from medseg.metrics.bootstrap import RESAMPLES, SEED, paired_bootstrap
 from medseg.metrics.counting import CountingParams
 from medseg.models.checkpoint import load_bundle
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
 BARE = Postprocess(threshold=0.5, fill_holes=False, smallest_object=0, largest_component=False)
 PLAIN = Choices(test_time_augmentation="none", crf=None, postprocess=BARE)
 
 
 def main() -> None:
-    """Score all variants, print their table, and write it as JSON to benchmarks/results/."""
-    params, manifest = ROOT / "params.yaml", read_manifest(ROOT / "data" / "manifest.csv")
+    """Score all variants, print their table, and write it as JSON to benchmarks/studies/results/."""
+    params = ROOT / "params.yaml"
+    images = images_of(read_manifest(ROOT / "data" / "manifest.csv"), ROOT / "data" / "raw")
     settings = read_section(params, "evaluate", EvaluateParams)
     network, description = load_bundle(ROOT / "models" / "segmenter", SegmenterDescription)
-    forward = network_forward(network, choose_device("auto"))
+    forward = network_forward(network, description.task, choose_device("auto"))
     ways = variants(CrfParams.model_validate(settings.crf.model_dump(exclude={"use"})), description)
-    scores = {name: table(forward, way, manifest, settings.batch_size) for name, way in ways.items()}
+    scores = {name: table(forward, way, images, settings.batch_size) for name, way in ways.items()}
     found = {
         "dice": [dice_row(name, scores) for name in scores],
-        "counts": counting_rows(forward, description, manifest, settings),
+        "counts": counting_rows(forward, description, images, settings),
     }
-    result = ROOT / "benchmarks" / "results" / f"after_the_network_{read_record(params)['name']}.json"
+    result = RESULTS / f"after_the_network_{read_record(params)['name']}.json"
     result.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     for rows in found.values():
         print(table_text(list(rows[0]), [list(map(str, row.values())) for row in rows]), end="\n\n")
@@ -72,11 +76,13 @@ def with_choices(description: SegmenterDescription, choices: Choices) -> Segment
     return description.model_copy(update={"chosen": description.chosen.model_copy(update={"choices": choices})})
 
 
-def table(forward: Forward, description: SegmenterDescription, manifest: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+def table(
+    forward: Forward, description: SegmenterDescription, images: Sequence[Image], batch_size: int
+) -> pd.DataFrame:
     """The table per image."""
     with tempfile.TemporaryDirectory() as folder:
-        segmenter = Predictor(description, forward)
-        return evaluate(segmenter, manifest, ROOT / "data" / "raw", batch_size, Path(folder)).table
+        predictor = Predictor(description, forward)
+        return evaluate(predictor, images, batch_size, Path(folder)).table
 
 
 def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def counting_rows(
-    forward: Forward, description: SegmenterDescription, manifest: pd.DataFrame, settings: EvaluateParams
+    forward: Forward, description: SegmenterDescription, images: Sequence[Image], settings: EvaluateParams
 ) -> list[dict[str, Any]]:
     """How far counts are off, with touching objects told apart by watershed and without; the truth by its own rule."""
     truth = settings.counting.of_truth()
@@ -104,7 +110,7 @@ def counting_rows(
         "objects, touching ones together": truth.model_copy(update={"split": False}),
         "objects, touching ones split by watershed": truth.model_copy(update={"split": True}),
     }
-    return [counting_row(name, rule, forward, description, manifest, settings) for name, rule in rules.items()]
+    return [counting_row(name, rule, forward, description, images, settings) for name, rule in rules.items()]
 
 
 def counting_row(
@@ -112,14 +118,14 @@ def counting_row(
     rule: CountingParams | None,
     forward: Forward,
     description: SegmenterDescription,
-    manifest: pd.DataFrame,
+    images: Sequence[Image],
     settings: EvaluateParams,
 ) -> dict[str, Any]:
     """The mean absolute error of one rule of counting."""
     truth = settings.counting.of_truth()
     counting = Counting(truth=truth, prediction=rule or truth)
     scoring = description.scoring.model_copy(update={"counting": counting})
-    scores = table(forward, description.model_copy(update={"scoring": scoring}), manifest, settings.batch_size)
+    scores = table(forward, description.model_copy(update={"scoring": scoring}), images, settings.batch_size)
     kind = "counted" if rule else "contours"
     return {
         "what is counted": name,

@@ -3,7 +3,7 @@
 Every run is the stage train of the real pipeline on arrays that were prepared once; only the parameters differ, and all
 runs of a study see equally many samples. Val alone is read, at the size of the samples, pooled over pixels.
 
-Run in the project's root: `MEDSEG_DATA=/path/to/data python benchmarks/small_data.py busi` or `... tissue`.
+Run in the project's root: `MEDSEG_DATA=/path/to/data python -m benchmarks.studies.small_data busi` or `... tissue`.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from tqdm import tqdm
 from medseg.experiments.compose import compose
 from medseg.models.model_yaml import Description, read_description
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 
 
@@ -67,8 +68,7 @@ def main() -> None:
         for option, number in tqdm(jobs, desc=name):
             overrides = [*study.base, *study.options[option], f"seed={SEEDS[number]}"]
             scores[option][number] = train(Path(folder), overrides)
-    result = ROOT / "benchmarks" / "results" / f"small_data_{name}.json"
-    result.parent.mkdir(exist_ok=True)
+    result = RESULTS / f"small_data_{name}.json"
     result.write_text(json.dumps(scores, indent=2) + "\n")
     print(table(scores))
 
