@@ -23,10 +23,10 @@ from PIL import Image
 from medseg.data.image_io import Pixels
 
 HEIGHT, WIDTH = 12, 16  # of every image that has no reason to be larger
-CHANCE = np.random.default_rng(0)
-COLOURS: Pixels = CHANCE.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+RNG = np.random.default_rng(0)
+COLOURS: Pixels = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 GREY: Pixels = COLOURS[..., 0]
-DEEP = CHANCE.integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
+DEEP = RNG.integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
 UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # by the value of the EXIF orientation
     1: lambda image: image,
     2: lambda image: image[:, ::-1],

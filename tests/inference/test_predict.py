@@ -359,7 +359,7 @@ def medseg(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_an_onnx_file_runs_without_torch_and_pandas_and_nothing_is_written_elsewhere(trained: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_runs_without_torch_and_pandas_and_writes_nothing_elsewhere(trained: Path, tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.png")
     path = shutil.copy(trained / "segmenter.onnx", tmp_path)
     done = medseg("predict", "in", "--model", str(path), "--out", "out", cwd=tmp_path)

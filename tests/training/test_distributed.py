@@ -192,7 +192,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def figures(folder: Path) -> dict[str, list[float]]:
+def scores(folder: Path) -> dict[str, list[float]]:
     tables = sorted((folder / "metrics/plots").rglob("*.tsv"))
     return {f"{table.parent.name}/{table.stem}": pd.read_csv(table, sep="\t").iloc[:, -1].tolist() for table in tables}
 
@@ -212,7 +212,7 @@ def test_two_processes_do_what_one_does(forks: ForkServerContext, data: Path, tm
     ended = together(forks, data, recipe(epochs=1), tmp_path / "two")
     assert ended == [Ended(saved=True, error=""), Ended(saved=False, error="")]
     assert train(data, recipe(epochs=1, devices=1), tmp_path / "one")
-    one, two = figures(tmp_path / "one"), figures(tmp_path / "two")
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
     assert set(one) == {"train/loss", "val/loss", "val/dice", "metrics/learning_rate"}
     for name, values in one.items():
         assert two[name] == pytest.approx(values, rel=1e-5), name
@@ -226,14 +226,14 @@ def test_two_processes_do_what_one_does(forks: ForkServerContext, data: Path, tm
 def test_every_epoch_sees_what_one_process_sees(forks: ForkServerContext, data: Path, tmp_path: Path) -> None:
     assert all(not end.error for end in together(forks, data, still(recipe(epochs=3)), tmp_path / "two"))
     train(data, still(recipe(epochs=3, devices=1)), tmp_path / "one")
-    one, two = figures(tmp_path / "one"), figures(tmp_path / "two")
+    one, two = scores(tmp_path / "one"), scores(tmp_path / "two")
     assert len(set(one["train/loss"])) == 3
     for name in ("train/loss", "val/loss", "val/dice"):
         assert two[name] == pytest.approx(one[name], rel=1e-6), name
 
 
 @pytest.mark.slow
-def test_val_figures_are_those_of_one_process_for_a_loss_of_whole_batches(
+def test_val_metrics_are_those_of_one_process_for_a_loss_of_whole_batches(
     forks: ForkServerContext, data: Path, tmp_path: Path
 ) -> None:
     dice = BCEDice(name="bce_dice", bce_weight=0.5, dice_weight=0.5, smooth=1.0, head_weights=[1.0])
@@ -241,7 +241,7 @@ def test_val_figures_are_those_of_one_process_for_a_loss_of_whole_batches(
     train(data, one, tmp_path / "one")
     assert all(not end.error for end in together(forks, data, two, tmp_path / "two"))
     for name in ("val/loss", "val/dice"):
-        assert figures(tmp_path / "two")[name] == pytest.approx(figures(tmp_path / "one")[name], rel=1e-6)
+        assert scores(tmp_path / "two")[name] == pytest.approx(scores(tmp_path / "one")[name], rel=1e-6)
 
 
 @pytest.mark.slow

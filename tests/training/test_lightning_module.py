@@ -103,8 +103,8 @@ def validation(store: Packed, size: int = 2, code: int = 1) -> Batches:
 
 
 def validated(judged: SegmentationModule, batches: Batches) -> dict[str, float]:
-    (figures,) = trainer().validate(judged, batches, verbose=False)
-    return dict(figures)
+    (scores,) = trainer().validate(judged, batches, verbose=False)
+    return dict(scores)
 
 
 def trainer(epochs: int = 1, *callbacks: pl.Callback) -> pl.Trainer:
@@ -122,12 +122,12 @@ def trainer(epochs: int = 1, *callbacks: pl.Callback) -> pl.Trainer:
 
 def test_val_dice_is_pooled_over_all_pixels_at_a_probability_of_one_half(store: Packed) -> None:
     core = Line(bias=0.55)  # marks dark noise as foreground: some hits by chance, many false positives
-    figures = validated(task(core), validation(store))
+    scores = validated(task(core), validation(store))
     with torch.no_grad():
         logits = wrapped(core)(torch.from_numpy(np.array(store.images)).permute(0, 3, 1, 2))[:, 0]
     predicted = (logits.sigmoid() >= 0.5).numpy().astype(np.uint8)
     assert 0 < predicted.mean() < 1
-    assert figures["val/dice"] == pytest.approx(overlap_scores(count_pixels(predicted, store.masks))["dice"])
+    assert scores["val/dice"] == pytest.approx(overlap_scores(count_pixels(predicted, store.masks))["dice"])
 
 
 def test_val_loss_weighs_samples_alike_whatever_the_batches(store: Packed) -> None:
@@ -206,7 +206,7 @@ def train_loss(store: Packed, core: nn.Module, head_weights: tuple[float, ...]) 
     return float(run.callback_metrics["train/loss"])
 
 
-def test_figures_stand_at_their_epoch_counted_from_1(store: Packed) -> None:
+def test_metrics_stand_at_their_epoch_counted_from_1(store: Packed) -> None:
     run = trainer(epochs=3)
     run.fit(task(Line()), training(store), validation(store))
     assert run.callback_metrics["step"] == 3

@@ -369,13 +369,13 @@ def plateau_over(params: Plateau, optimizer: optim.Optimizer) -> ReduceLROnPlate
     return schedule.scheduler
 
 
-def rates(monitor: Monitor, figures: list[float], patience: int) -> list[float]:
+def rates(monitor: Monitor, scores: list[float], patience: int) -> list[float]:
     """The rate after each epoch."""
     optimizer = build_optimizer(ADAM, Net())
     scheduler = plateau_over(Plateau(name="plateau", monitor=monitor, factor=0.1, patience=patience), optimizer)
     found = []
-    for figure in figures:
-        scheduler.step(figure)
+    for score in scores:
+        scheduler.step(score)
         found.append(round(float(optimizer.param_groups[0]["lr"]), 6))
     return found
 

@@ -84,12 +84,12 @@ class Run:
         self.optimizer: optim.Optimizer = build_optimizer(optimizer, self.network)
         self.schedule: Schedule | None = build_schedule(scheduler, self.optimizer, epochs=8, steps_per_epoch=2)
 
-    def train(self, epochs: range, figures: list[float]) -> None:
+    def train(self, epochs: range, scores: list[float]) -> None:
         for epoch in epochs:
             for step in range(2):
                 self._step(2 * epoch + step)
             if self.schedule is not None and isinstance(self.schedule.scheduler, ReduceLROnPlateau):
-                self.schedule.scheduler.step(figures[epoch])
+                self.schedule.scheduler.step(scores[epoch])
 
     def _step(self, number: int) -> None:
         pixels = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(number))
@@ -140,15 +140,15 @@ def test_two_halves_equal_one_run_bit_for_bit(
     monitors: list[Monitor] = ["train/loss", "val/loss", "val/dice"]
     scheduler = CONSTANT if schedule == "constant" else plateau(data.draw(st.sampled_from(monitors)))
     total = before + after
-    figures = data.draw(st.lists(st.floats(0, 2), min_size=total, max_size=total))
+    scores = data.draw(st.lists(st.floats(0, 2), min_size=total, max_size=total))
     whole, first, second = (Run(optimizer, scheduler) for _ in range(3))
-    whole.train(range(total), figures)
-    first.train(range(before), figures)
+    whole.train(range(total), scores)
+    first.train(range(before), scores)
     with tempfile.TemporaryDirectory() as folder:
         first.save(Path(folder))
         second.network.load_state_dict(first.network.state_dict())
         second.take_up(Path(folder))
-    second.train(range(before, total), figures)
+    second.train(range(before, total), scores)
     assert second.everything() == whole.everything()
 
 

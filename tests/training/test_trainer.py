@@ -94,7 +94,7 @@ def test_every_epoch_has_its_row(finished: Finished) -> None:
         assert np.isfinite(table[Path(name).name]).all()
 
 
-def test_the_last_epochs_figures_are_metrics(finished: Finished) -> None:
+def test_the_last_epochs_metrics_are_metrics(finished: Finished) -> None:
     metrics = json.loads((finished.folder / "metrics/train/metrics.json").read_text())
     assert metrics["step"] == 3
     assert metrics["val"]["dice"] == column(finished.folder, "val/dice")["dice"].iloc[-1]
@@ -326,7 +326,7 @@ class Watcher(pl.Callback):
         self.weights |= {key: tensor.clone() for key, tensor in state.items()}
 
 
-def test_images_and_figures_are_those_of_the_exponential_mean_over_steps(
+def test_images_and_metrics_are_those_of_the_exponential_mean_over_steps(
     stores: tuple[Packed, Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {}
@@ -452,11 +452,11 @@ def test_what_is_kept_of_a_plateau_has_seen_the_best_epoch(
     plateau = Plateau(name="plateau", monitor=monitor, factor=0.5, patience=3)
     trained = train(learning, replace(steady(epochs=3), scheduler=plateau), tmp_path)
     best = trained.description.training.best_epoch
-    figures = column(tmp_path, monitor)[Path(monitor).name].tolist()[:best]
+    scores = column(tmp_path, monitor)[Path(monitor).name].tolist()[:best]
     state = trained.scheduler_state
     assert state is not None
     assert state["last_epoch"] == best
-    assert state["best"] == pytest.approx(max(figures) if monitor == "val/dice" else min(figures))
+    assert state["best"] == pytest.approx(max(scores) if monitor == "val/dice" else min(scores))
 
 
 def test_epochs_add_up_over_runs_that_go_on(
