@@ -6,7 +6,6 @@ Every group holds one image: groups are what is resampled, so their number count
 """
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
