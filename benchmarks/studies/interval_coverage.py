@@ -2,11 +2,10 @@
 
 Every group holds one image: groups are what is resampled, so their number counts. Four minutes on one core:
 
-    python benchmarks/studies/interval_coverage.py
+    python -m benchmarks.studies.interval_coverage
 """
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
