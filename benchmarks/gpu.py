@@ -92,11 +92,11 @@ def main() -> None:
     for size, batch, variant in itertools.product(options.sizes, options.batches, options.variants):
         found.append(one(size, batch, variant, options.steps, options.accelerator))
         print(json.dumps(found[-1]), flush=True)
-    card = torch.cuda.get_device_name() if options.accelerator == "gpu" else "no GPU: the script was tried on the CPU"
-    print(f"{card}\n\n{table(list(found[0]), [[str(value) for value in row.values()] for row in found])}")
+    gpu = torch.cuda.get_device_name() if options.accelerator == "gpu" else "no GPU: the script was tried on the CPU"
+    print(f"{gpu}\n\n{table(list(found[0]), [[str(value) for value in row.values()] for row in found])}")
     again = repeated(min(options.sizes), min(options.batches), options.steps, options.accelerator)
     print(f"\n{table(list(again[0]), [[str(value) for value in row.values()] for row in again])}")
-    content = {"card": card, "torch": torch.__version__, "rows": found, "repeated": again, "machine": machine()}
+    content = {"gpu": gpu, "torch": torch.__version__, "rows": found, "repeated": again, "machine": machine()}
     (RESULTS / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def row(what: str, rounds: Sequence[tuple[float, float]], limit: float, unit: str = "s") -> Row:
-    """A row of several rounds: in each, the figures of both sides, ours first, that ran one after the other."""
+    """A row of several rounds: in each, the values of both sides, ours first, that ran one after the other."""
     ours, baseline = (statistics.median(side) for side in zip(*rounds, strict=True))
     ratio = statistics.median(theirs / mine for mine, theirs in rounds)
     return Row(what, round(ours, 4), round(baseline, 4), round(ratio, 3), limit, unit)

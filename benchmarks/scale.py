@@ -30,7 +30,7 @@ from medseg.data.duplicates import group_names
 from medseg.experiments.compose import compose
 
 ROOT = Path(__file__).parents[1]
-RESULT, PAGE = RESULTS / "scale.json", ROOT / "docs" / "scale.md"
+RESULT, PAGE = RESULTS / "scale.json", ROOT / "docs" / "explanation" / "scale.md"
 POINTS = ("10x96", "100x96", "1000x96", "10000x96", "100x192", "100x384")
 DATA_STAGES = ("download", "manifest", "prepare", "augment")
 MOST_TRAINED = 1000  # images
@@ -266,7 +266,7 @@ Costs follow the number of pixels, beside the start-up. Patches are samples of t
   cores, beyond it with `machine.backend=tcp://HOST:8786`, a dask cluster that sees the same folder: the bytes stay
   the same.
 - **Time of `train`** is samples times epochs: `train.devices`, `train.num_nodes` and `train.strategy` (see
-  `docs/many_gpus.md`).
+  `many-gpus.md`).
 - **Memory**: arrays are read by memory map and written in pieces, so they need not fit. What grows is the tables, a
   row per image or sample; that is the slope in the column of memory.
 - **`evaluate` and `report`** keep and show every test image. `split.test` decides how many these are; a test set

@@ -9,7 +9,7 @@ PNG file per patch, one process, float32), segmentation-models-pytorch with Ligh
 `--nnunet` nnU-Net v2's trainer, which benchmarks/peers/nnunet_setup.sh installs; it is held against the pipeline with
 online augmentation, since it varies its images, too.
 
-What comes after an epoch's steps (figures written, the best weights kept) takes its seconds however long the epoch is.
+What comes after an epoch's steps (metrics written, the best weights kept) takes its seconds however long the epoch is.
 Epochs are short here, so it does not count on any side; its seconds stand below the table.
 
 Run in the project's root: `python -m benchmarks.training`. A GPU is taken where one is.

@@ -2,9 +2,12 @@
 
 import ast
 import importlib
+import json
 from pathlib import Path
 
 import pytest
+
+from benchmarks import scale
 
 PROJECT = Path(__file__).parents[1]
 SCRIPTS = sorted((PROJECT / "benchmarks").rglob("*.py"))
@@ -57,3 +60,7 @@ def test_the_pages_name_benchmarks_that_exist() -> None:
         paths = {word.rstrip(".;:)").lstrip("(") for word in words if word.lstrip("(").startswith("benchmarks/")}
         named = paths | {f"{module.replace('.', '/')}.py" for module in modules}
         assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
+
+
+def test_the_page_on_scale_is_what_its_results_say() -> None:
+    assert scale.page(json.loads(scale.RESULT.read_text())) == scale.PAGE.read_text()

@@ -88,11 +88,11 @@ class PatchModel(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log IoU over images and over the data set."""
         counts = [torch.cat([output[name] for output in self.outputs]) for name in ("tp", "fp", "fn", "tn")]
-        figures = {
+        scores = {
             "train_per_image_iou": smp.metrics.iou_score(*counts, reduction="micro-imagewise"),
             "train_dataset_iou": smp.metrics.iou_score(*counts, reduction="micro"),
         }
-        self.log_dict(figures, prog_bar=True)
+        self.log_dict(scores, prog_bar=True)
         self.outputs.clear()
 
     def configure_optimizers(self) -> Any:

@@ -2,7 +2,7 @@
 
 Every group holds one image: groups are what is resampled, so their number counts. Four minutes on one core:
 
-    python benchmarks/studies/interval_coverage.py
+    python -m benchmarks.studies.interval_coverage
 """
 
 import json

@@ -48,7 +48,7 @@ Scores = dict[str, dict[str, list[float]]]  # by way: what it reports, what it r
 
 
 def main() -> None:
-    """Run both ways for every seed, print the table and write the figures."""
+    """Run both ways for every seed, print the table and write the scores."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -58,8 +58,8 @@ def main() -> None:
         for seed in options.seeds:
             for way, found in both_ways(Path(folder), seed, options.epochs).items():
                 print(f"seed {seed}: {way}: {json.dumps(found)}", flush=True)
-                for figure, dice in found.items():
-                    scores[way][figure].append(round(dice, 6))
+                for kind, dice in found.items():
+                    scores[way][kind].append(round(dice, 6))
     print(table(scores))
     content = {"epochs": options.epochs, "seeds": options.seeds, "dice": scores, "machine": machine()}
     (RESULTS / "leak.json").write_text(json.dumps(content, indent=2) + "\n")
