@@ -94,7 +94,8 @@ def discs(width: int, height: int, seed: int = 0) -> Pixels:
     for _ in range(max(1, width * height // 10_000)):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
         cv2.circle(image, centre, int(rng.integers(5, 25)), (150,), cv2.FILLED)
-    return (image + rng.integers(0, 60, image.shape, np.uint8))[..., None]
+    noisy: Pixels = (image + rng.integers(0, 60, image.shape, np.uint8))[..., None]
+    return noisy
 
 
 def write_models(folder: Path) -> None:

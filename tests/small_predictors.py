@@ -12,7 +12,7 @@ PLAIN = UnetPlain(name="unet_plain", init_features=2, input_mean=[0.5], input_st
 
 def bright(pixels: Pixels) -> Probabilities:
     """Foreground where the first channel is bright."""
-    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / 255
+    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / np.float32(255)
 
 
 TILES = Patchify(name="patchify", channels=1, patch=32, stride=16, border="pad")

@@ -23,7 +23,7 @@ CRF = CrfParams(
 
 
 def bright(pixels: Pixels) -> Probabilities:
-    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / 255
+    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / np.float32(255)
 
 
 def whole() -> Pixels:
@@ -43,7 +43,7 @@ def constant(image: Pixels) -> Forward:
     """Gives each third of its frame the brightness of one pixel of `image` (1, 3, 1)."""
 
     def forward(pixels: Pixels) -> Probabilities:
-        columns = np.repeat(image[0, :, 0], pixels.shape[2] // 3).astype(np.float32) / 255
+        columns = np.repeat(image[0, :, 0], pixels.shape[2] // 3).astype(np.float32) / np.float32(255)
         return np.broadcast_to(columns, (len(pixels), 1, *pixels.shape[1:3])).copy()
 
     return forward

@@ -36,7 +36,7 @@ class Recorder:
 
 
 def brightness(pixels: Pixels) -> Probabilities:
-    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / 255
+    return np.moveaxis(pixels[..., :1], -1, 1).astype(np.float32) / np.float32(255)
 
 
 def blurred(pixels: Pixels) -> Probabilities:

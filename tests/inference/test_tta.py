@@ -27,7 +27,7 @@ from medseg.inference.tta import (
 
 def logits(pixels: Pixels) -> Probabilities:
     """The first channel, less 128 and divided by 32, (N, 1, H, W)."""
-    values: Probabilities = (pixels[:, None, ..., 0].astype(np.float32) - 128) / 32
+    values: Probabilities = (pixels[:, None, ..., 0].astype(np.float32) - np.float32(128)) / np.float32(32)
     return values
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.signal import correlate2d
 from torch import Tensor, nn
 
@@ -44,7 +45,8 @@ def normalised(maps: Maps, scale: Tensor, shift: Tensor) -> Maps:
     centred = maps - maps.mean(axis=(1, 2), keepdims=True)
     unit = centred / np.sqrt((centred**2).mean(axis=(1, 2), keepdims=True) + 1e-5)
     affine = unit * scale.detach().numpy()[:, None, None] + shift.detach().numpy()[:, None, None]
-    return np.where(affine > 0, affine, 0.01 * affine)
+    leaky: NDArray[np.float64] = np.where(affine > 0, affine, 0.01 * affine)
+    return leaky
 
 
 def test_a_context_module_adds_two_normalised_convolutions_to_its_input() -> None:

@@ -243,7 +243,7 @@ def use_evaluation(section: Any, folder: Path) -> None:
     images = [tiny.image(folder / "raw", "a.png", *tiny.square(0, 16, 16), split="val")]
     network = tiny.description(tiny.resize(side=16))
     description, _ = select(
-        lambda pixels: np.moveaxis(pixels, -1, 1).astype(np.float32) / 255, network, images, section
+        lambda pixels: np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(255), network, images, section
     )
     assert 0 < description.chosen.choices.postprocess.threshold < 1
 

@@ -115,12 +115,12 @@ def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
 
 def _mapped(path: Path) -> Pixels:
     # Not `np.load`, which reads other kinds of files, too.
-    array: Pixels = open_memmap(path, "r")  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    array: Pixels = open_memmap(path, "r")
     return array
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> Pixels:
-    array: Pixels = open_memmap(path, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]  # numpy 1.26 lacks its types
+    array: Pixels = open_memmap(path, "w+", np.uint8, shape)
     return array
 
 

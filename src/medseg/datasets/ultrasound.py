@@ -25,7 +25,7 @@ relative to what the time-gain compensation assumes. Fields are arrays (rows, co
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +77,11 @@ class _Grid:
 
     @property
     def depth(self) -> float:
-        return self.z.shape[0] * self.spacing
+        return float(self.z.shape[0] * self.spacing)
 
     @property
     def breadth(self) -> float:
-        return (self.x.shape[1] - 2 * self.margin) * self.spacing
+        return float((self.x.shape[1] - 2 * self.margin) * self.spacing)
 
     def cropped(self, field: NDArray[Pixel]) -> NDArray[Pixel]:
         return field[:, self.margin : field.shape[1] - self.margin]
@@ -171,12 +171,11 @@ def _scan(tissue: _Tissue, grid: _Grid, looks: int, rng: Rng) -> NDArray[np.uint
     focus = rng.uniform(0.25, 0.6) * grid.depth
     beam = BEAM / grid.spacing * np.sqrt(1 + ((grid.z - focus) / FOCAL_RANGE) ** 2)
     loss = np.cumsum(tissue.attenuation, axis=0) * grid.spacing
-    loss = gaussian_filter1d(
-        loss, 0.35 / grid.spacing, axis=1
-    )  # a beam is wider than a line, so shadows have soft borders
+    # A beam is wider than a line, so shadows have soft borders.
+    loss = gaussian_filter1d(loss, 0.35 / grid.spacing, axis=1)
     passed = _amplitude(-loss)
     amplitude, reflectors = _amplitude(tissue.level) * passed, tissue.reflectors * passed
-    power = np.zeros(grid.shape, np.float32)
+    power: NDArray[np.floating[Any]] = np.zeros(grid.shape, np.float32)
     for _ in range(looks):
         power += envelope(amplitude, reflectors, beam, PULSE / grid.spacing, rng) ** 2
     noise = rng.uniform(-46, -36) + rng.uniform(0, 8) * (grid.z / grid.depth)
@@ -504,7 +503,7 @@ def _step(value: Field, softness: float) -> Field:
     return step
 
 
-def _amplitude(decibels: Field | float) -> Field:
+def _amplitude(decibels: NDArray[np.floating[Any]] | float) -> Field:
     """10^(dB / 20)."""
     amplitude: Field = np.float32(10) ** (np.asarray(decibels, np.float32) / np.float32(20))
     return amplitude
