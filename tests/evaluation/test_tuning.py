@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extras import needs_crf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -85,6 +86,7 @@ def dice(found: NDArray[Any], truth: NDArray[Any]) -> float:
     return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
+@needs_crf
 def test_what_is_set_is_taken_and_val_is_not_looked_at() -> None:
     def refuse() -> Iterator[ValImage]:
         raise AssertionError("val was read")
@@ -151,6 +153,7 @@ def test_only_the_annotated_region_counts_but_objects_are_measured_whole() -> No
     assert choose_on([outside], threshold="val").images == 0
 
 
+@needs_crf
 def test_where_nothing_is_annotated_all_stays_at_its_simplest_and_a_warning_says_so() -> None:
     empty = shown(row(0.9, 0.1), row(0, 0))
     for images in ([], [empty]):
@@ -218,6 +221,7 @@ def test_several_classes_are_judged_by_their_foreground() -> None:
     assert chosen.choices.postprocess.threshold == 0.4
 
 
+@needs_crf
 def test_the_crf_is_used_where_it_helps() -> None:
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:30, :30]
@@ -244,6 +248,7 @@ def test_the_crf_that_may_be_used_must_be_installed(monkeypatch: pytest.MonkeyPa
     choose_on([], crf={"use": "never", **CRF})
 
 
+@needs_crf
 def test_val_is_passed_at_most_twice_and_predicted_no_more_than_needed() -> None:
     passes, asked = [], []
     truth = row(0, 1, 1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extras import needs_crf
 from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
@@ -48,6 +49,7 @@ def in_classes(foreground: Probabilities) -> Probabilities:
     return np.concatenate([1 - foreground, foreground * np.float32(0.7), foreground * np.float32(0.3)])
 
 
+@needs_crf
 def test_a_noisy_disc_becomes_a_disc() -> None:
     image, probabilities, disc = noisy_disc()
     refined = apply_crf(probabilities, image, params())
@@ -58,12 +60,14 @@ def test_a_noisy_disc_becomes_a_disc() -> None:
     assert dice(refined[0], disc) > 0.95
 
 
+@needs_crf
 def test_one_probability_is_that_of_two_labels() -> None:
     image, probabilities, _ = noisy_disc()
     two = apply_crf(np.concatenate([1 - probabilities, probabilities]), image, params())
     np.testing.assert_array_equal(apply_crf(probabilities, image, params()), two[1:])
 
 
+@needs_crf
 def test_several_classes_stay_shares_of_one() -> None:
     image, probabilities, disc = noisy_disc()
     refined = apply_crf(in_classes(probabilities), image, params())
@@ -73,6 +77,7 @@ def test_several_classes_stay_shares_of_one() -> None:
     assert refined[1][disc].mean() > refined[2][disc].mean()
 
 
+@needs_crf
 def test_without_weights_nothing_moves() -> None:
     image, probabilities, _ = noisy_disc()
     refined = apply_crf(probabilities, image, params(gaussian_weight=0.0, bilateral_weight=0.0))
@@ -80,6 +85,7 @@ def test_without_weights_nothing_moves() -> None:
     np.testing.assert_allclose(refined, probabilities, atol=1.1e-5)
 
 
+@needs_crf
 def test_the_bilateral_kernel_stops_at_edges_that_the_gaussian_one_does_not_see() -> None:
     image, probabilities, disc = noisy_disc()
     near = dice(apply_crf(probabilities, image, params(bilateral_weight=0.0))[0], disc)
@@ -89,6 +95,7 @@ def test_the_bilateral_kernel_stops_at_edges_that_the_gaussian_one_does_not_see(
     assert alike > flat
 
 
+@needs_crf
 def test_a_grey_image_is_an_rgb_image_of_equal_channels() -> None:
     image, probabilities, _ = noisy_disc()
     np.testing.assert_array_equal(
@@ -96,6 +103,7 @@ def test_a_grey_image_is_an_rgb_image_of_equal_channels() -> None:
     )
 
 
+@needs_crf
 @pytest.mark.parametrize(
     "change",
     [{}, {"iterations": 1}, {"bilateral_weight": 0.0}, {"gaussian_weight": 0.0}],

@@ -5,6 +5,7 @@ from itertools import count
 import numpy as np
 import pytest
 import tiny
+from extras import needs_crf
 from pydantic import ValidationError
 
 from medseg.core.errors import UserError
@@ -86,6 +87,7 @@ def test_a_network_of_one_size_gets_no_other() -> None:
     assert shapes == {(24, 24, 1)}
 
 
+@needs_crf
 def test_the_random_field_comes_before_the_threshold_and_its_probabilities_are_given() -> None:
     image = whole()
     alone = Predictor(tiny.segmenter(TILES), bright).predict_probabilities(image, 4, "none").probabilities
