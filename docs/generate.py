@@ -42,10 +42,11 @@ def metrics() -> str:
     """The registry as a table."""
     from medseg.metrics.registry import METRICS
 
-    rows = [
-        f"| `{metric.key}` | {metric.label} | {metric.unit} | {metric.better} | {_cell(metric.sentence)} |"
-        for metric in METRICS
-    ]
+    rows = []
+    for metric in METRICS:
+        label = metric.label.format(pixels="N", percent="N")
+        cells = (f"`{metric.key}`", label, metric.unit, metric.better, _cell(metric.sentence))
+        rows.append(f"| {' | '.join(cells)} |")
     head = "# Metrics\n\nColumns of `data/predictions/per_image.csv`, one row an image, inside its annotated region."
     return "\n".join([head, "", "| key | label | unit | better is | what |", "|---|---|---|---|---|", *rows])
 
