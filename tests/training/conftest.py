@@ -1,5 +1,6 @@
 """Arrays that short training runs share."""
 
+import numpy as np
 import pytest
 import tiny
 
@@ -10,3 +11,13 @@ from medseg.data.packed import Packed
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Packed]:
     folder = tmp_path_factory.mktemp("stores")
     return tiny.write_packed(folder / "train", 5), tiny.write_packed(folder / "val", 3, seed=1)
+
+
+@pytest.fixture(scope="module")
+def worsening(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
+    """Everything is annotated in train and nothing in val: val/loss rises, and the first epoch stays the best."""
+    train, val = stores
+    return (
+        Packed(train.images, np.ones_like(train.masks), train.index, train.geometry),
+        Packed(val.images, np.zeros_like(val.masks), val.index, val.geometry),
+    )

@@ -6,7 +6,9 @@ import random
 import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ import torch
 from small_training import PLAIN, RECIPE, SGD, TRAIN, equal, improved
 
 from medseg.data.packed import Packed
+from medseg.training.checkpointing import Checkpoints
+from medseg.training.lightning_module import SegmentationModule
 from medseg.training.optim import Cosine, Plateau
 from medseg.training.sampler import Sampling
 from medseg.training.trainer import Folders, Recipe, Trained, fit
@@ -68,9 +72,10 @@ class Run:
         torch.manual_seed(99)
 
 
-@pytest.fixture(scope="module")
-def hopeless(stores: tuple[Packed, Packed]) -> tuple[Packed, Packed]:
-    """Nothing to find in val: val/dice is 0 throughout, and the first epoch stays the best."""
+@pytest.fixture
+def hopeless(stores: tuple[Packed, Packed], monkeypatch: pytest.MonkeyPatch) -> tuple[Packed, Packed]:
+    """Nothing to find in val: val/dice is 0 throughout, counts all the same, and the first epoch stays the best."""
+    monkeypatch.setattr("medseg.training.checkpointing.MARGIN", -1.0)
     train, val = stores
     return train, Packed(val.images, np.zeros_like(val.masks), val.index, val.geometry)
 
@@ -110,6 +115,35 @@ def assert_same(one: Trained, other: Trained) -> None:
     assert one.optimizer_state["param_groups"] == other.optimizer_state["param_groups"]
     for number, kept in one.optimizer_state["state"].items():
         assert equal(kept, other.optimizer_state["state"][number])
+
+
+def kept_and_stopped(tmp_path: Path, patience: int, constant: float, epochs: list[tuple[float, float]]) -> list[int]:
+    """The epoch kept and the one training stopped after; epochs are their val/dice and val/loss."""
+    module = create_autospec(SegmentationModule, instance=True)
+    module.constant_dice = constant
+    checkpoints = Checkpoints(tmp_path, tmp_path, patience)
+    trainer: Any = SimpleNamespace(should_stop=False)
+    for number, (dice, loss) in enumerate(epochs):
+        trainer.current_epoch = number
+        trainer.callback_metrics = {"val/dice": dice, "val/loss": loss}
+        checkpoints.on_train_epoch_end(trainer, module)
+        if trainer.should_stop:
+            break
+    return [checkpoints.best_epoch, trainer.current_epoch + 1]
+
+
+def test_the_best_epoch_is_that_of_the_highest_dice_once_a_network_has_learned(tmp_path: Path) -> None:
+    # It begins by marking everything, loses that Dice, and learns; later its loss rises while Dice goes on rising.
+    epochs = [(0.20, 0.9), (0.0, 0.8), (0.0, 0.7), (0.0, 0.75), (0.5, 0.3), (0.7, 0.5), (0.6, 0.2), (0.6, 0.1)]
+    assert kept_and_stopped(tmp_path, 2, 0.19, epochs) == [6, 8]
+
+
+def test_until_then_it_is_that_of_the_lowest_loss(tmp_path: Path) -> None:
+    assert kept_and_stopped(tmp_path, 1, 0.19, [(0.20, 0.9), (0.0, 0.8), (0.1, 0.7), (0.15, 0.75)]) == [3, 4]
+
+
+def test_where_nothing_is_annotated_in_val_the_loss_alone_counts(tmp_path: Path) -> None:
+    assert kept_and_stopped(tmp_path, 2, 0.0, [(0.0, 0.9), (0.0, 0.8), (0.0, 0.85), (0.0, 0.9), (0.0, 0.1)]) == [2, 4]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,13 @@ def test_dice_is_0_where_there_is_nothing_to_find_and_nothing_found(store: Packe
     assert validated(task(Line(weight=0.0, bias=-1.0)), validation(empty, 5))["val/dice"] == 0
 
 
+def test_the_dice_of_a_constant_prediction_is_that_of_all_foreground(store: Packed) -> None:
+    judged = task(Line(weight=0.0, bias=1.0))
+    assert judged.constant_dice == 0
+    everything = validated(judged, validation(store, 2))["val/dice"]
+    assert judged.constant_dice == pytest.approx(everything) == pytest.approx(2 / (1 + 1 / store.masks.mean()))
+
+
 def test_counts_start_anew_with_every_validation(store: Packed) -> None:
     judged, fresh = task(Line()), trainer()
     first, again = (fresh.validate(judged, validation(store), verbose=False) for _ in range(2))

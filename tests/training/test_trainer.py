@@ -108,11 +108,11 @@ def test_dvclive_writes_its_folder_and_nothing_else(finished: Finished) -> None:
 
 
 def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Packed, Packed]) -> None:
-    logged = column(finished.folder, "val/dice")["dice"]
     record = finished.description.training
-    assert record.best_epoch == int(logged.argmax()) + 1
-    assert record.val_dice == pytest.approx(logged.max(), abs=1e-6)
-    assert val_dice(finished.network, stores[1]) == pytest.approx(logged.max(), abs=1e-6)
+    assert record.best_epoch == int(column(finished.folder, "val/loss")["loss"].argmin()) + 1  # it has not learned yet
+    logged = column(finished.folder, "val/dice")["dice"][record.best_epoch - 1]
+    assert record.val_dice == pytest.approx(logged, abs=1e-6)
+    assert val_dice(finished.network, stores[1]) == pytest.approx(logged, abs=1e-6)
     assert not finished.network.training
 
 
@@ -121,16 +121,16 @@ def test_what_was_made_describes_itself(finished: Finished) -> None:
     assert description.model == RECIPE.model
     assert (description.channels, description.task, description.geometry) == (1, tiny.BINARY, tiny.resize())
     assert (description.training.epochs, description.training.samples) == (3, 5)
-    assert (description.training.initial_weights, description.training.warnings) == ("random", [])
+    assert description.training.initial_weights == "random"
+    (warning,) = description.training.warnings
+    assert warning.startswith("the network has not learned to segment")
     assert description.training.initial_network is None
 
 
 def test_the_best_epochs_weights_are_those_of_a_run_that_ends_there(
-    stores: tuple[Packed, Packed], tmp_path: Path
+    worsening: tuple[Packed, Packed], tmp_path: Path
 ) -> None:
-    # With nothing to find val/dice is 0 throughout, and the first of equal epochs is the best.
-    empty = Packed(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
-    long, short = (train((stores[0], empty), recipe(epochs=epochs), tmp_path / str(epochs)) for epochs in (3, 1))
+    long, short = (train(worsening, recipe(epochs=epochs), tmp_path / str(epochs)) for epochs in (3, 1))
     assert (long.description.training.best_epoch, long.description.training.epochs) == (1, 3)
     assert equal(long.network.state_dict(), short.network.state_dict())
     for number, kept in short.optimizer_state["state"].items():
@@ -146,14 +146,28 @@ def test_one_seed_gives_equal_weights_and_another_does_not(
     assert not equal(finished.network.state_dict(), other.state_dict())
 
 
-def test_training_ends_when_dice_stays_where_it_is(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
-    # With steps too small to change a pixel, epoch 1 stays the best; patience 2 ends after epoch 3 of 50.
-    frozen = replace(recipe(epochs=50, patience=2), optimizer=adamw(1e-12, weight_decay=0.0))
-    empty = Packed(stores[1].images, np.zeros_like(stores[1].masks), stores[1].index, stores[1].geometry)
-    _, description = run((stores[0], empty), frozen, tmp_path)
-    assert description.training.epochs == 3
-    assert description.training.best_epoch == 1
+def test_training_ends_when_patience_does(
+    worsening: tuple[Packed, Packed], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, description = run(worsening, recipe(epochs=50, patience=2), tmp_path)
+    assert (description.training.best_epoch, description.training.epochs) == (1, 3)
     assert column(tmp_path, "val/dice")["step"].tolist() == [1, 2, 3]
+    (warning,) = description.training.warnings
+    assert warning.startswith("no validation sample is annotated")
+    assert f"warning: {warning}" in capsys.readouterr().out
+
+
+def test_patience_does_not_end_what_has_not_begun_to_learn(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
+    frozen = replace(recipe(epochs=4, patience=1), optimizer=adamw(1e-12, weight_decay=0.0))
+    _, description = run(stores, frozen, tmp_path)
+    assert description.training.epochs == 4
+
+
+def test_training_without_any_annotation_is_refused(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
+    train, val = stores
+    empty = Packed(train.images, np.zeros_like(train.masks), train.index, train.geometry)
+    with pytest.raises(UserError, match="no training sample has an annotated pixel"):
+        run((empty, val), recipe(), tmp_path)
 
 
 @pytest.mark.slow
@@ -194,7 +208,7 @@ def test_random_weights_that_were_not_wished_for_are_on_record(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     wishing = replace(recipe(epochs=1), model=tiny.unet(encoder_weights="auto"))
     _, description = run(stores, wishing, tmp_path)
-    (note,) = description.training.warnings
+    note = description.training.warnings[0]
     assert tiny.SMALL_ENCODER in note
     assert f"warning: {note}" in capsys.readouterr().out
     assert description.training.initial_weights == "random"
@@ -253,7 +267,8 @@ def test_training_says_what_it_trains_and_nothing_that_worries(
     run(stores, recipe(epochs=1), tmp_path)
     said = capfd.readouterr()
     assert "5 samples" in said.out
-    assert [line.split()[0] for line in said.out.splitlines()] == ["training", "epoch"]
+    first_words = [line.split()[0] for line in said.out.splitlines()]
+    assert first_words == ["training", "epoch", "warning:"]  # that one epoch has taught it nothing
     assert said.err == ""
 
 

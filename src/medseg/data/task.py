@@ -123,8 +123,13 @@ class Binary(Task):
         """`foreground` where anything is annotated."""
         return FOREGROUND if annotated else EMPTY
 
-    def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
-        """Any label will do."""
+    def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:  # noqa: ARG002
+        """Any label will do; something is annotated in train."""
+        if not train["annotated"].to_numpy(dtype=bool).any():
+            raise UserError(
+                "no training sample has an annotated pixel, so there is nothing to learn: look at samples.png and "
+                "metrics/manifest.json, whether the masks are what you mean and survive the section prepare"
+            )
 
     def check_scored(self, images: Sequence["Image"]) -> None:
         """Any label will do."""
@@ -186,7 +191,7 @@ class Multiclass(Task):
         return label
 
     def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
-        """Labels are classes, background images hold no annotated pixel, each class has an image of train."""
+        """Labels are classes, background images hold no annotated pixel, each class is annotated in train."""
         for images in (train, val):
             codes = self.codes(images["label"])
             if images["annotated"].to_numpy(dtype=bool)[codes == 0].any():
@@ -194,11 +199,11 @@ class Multiclass(Task):
                     f"params.yaml: task.background = '{self.background}': images with this label have annotated "
                     "pixels; list it in task.labels"
                 )
-        known = set(train["label"])
+        known = set(train["label"][train["annotated"].to_numpy(dtype=bool)])
         if absent := [label for label in self.labels if label not in known]:
             raise UserError(
-                f"params.yaml: task.labels holds '{absent[0]}', which no training image has; "
-                f"the labels are {', '.join(sorted(known))}"
+                f"params.yaml: task.labels holds '{absent[0]}', of which no training image has an annotated pixel; "
+                f"annotated are {', '.join(sorted(known)) or 'none'}"
             )
 
     def check_scored(self, images: Sequence["Image"]) -> None:

@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from medseg.models.checkpoint import save_tensors
 from medseg.training.lightning_module import SegmentationModule
 from medseg.training.optimizer_state import read_tensors, restore_optimizer, write_tensors
 
-METRIC = "val/dice"  # by which the best epoch is chosen
+METRIC = "val/dice"  # by which the best epoch is chosen, once it is above what one class for all pixels scores
+LOSS = "val/loss"  # by which it is chosen until then
+MARGIN = 0.05  # of the way from that score to 1, by which val/dice must be above it
 WEIGHTS = "weights.safetensors"
 AVERAGE = "average.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -36,12 +38,26 @@ LOGS = "logs"  # DVCLive's folder
 COST_RATIO = 50  # checkpoints that only a killed run would need take at most 1 / COST_RATIO of the time
 
 
+@dataclass(frozen=True, order=True)
+class Score:
+    """How good an epoch is; greater is better.
+
+    A network that has not learned yet may score what "all foreground" does, and training must lose that Dice before it
+    gains another; or its Dice is exactly 0. Such epochs are compared by their loss, and any that has learned is better.
+    """
+
+    learned: bool  # val/dice is clearly above that of one class for all pixels
+    value: float  # val/dice where it has, else -val/loss
+
+
 @dataclass(frozen=True)
 class Best:
     """State at the end of the best epoch."""
 
     epoch: int  # from 1
     dice: float  # val/dice
+    learned: bool  # whether that is clearly above `constant_dice`
+    constant_dice: float  # val/dice of one class for all pixels
     optimizer_state: dict[str, Any]
     scheduler_state: dict[str, Any] | None
 
@@ -74,7 +90,7 @@ class _Epoch:
 
 
 class Checkpoints(pl.Callback):
-    """Writes checkpoints, resumes from them, and stops training when val/dice no longer rises.
+    """Writes checkpoints, resumes from them, and stops training when val/dice has risen and no longer does.
 
     In the trainer's list it stands before a `WeightAveraging`, which replaces the weights by their average at the end.
     Of several ranks the first alone reads and writes, and broadcasts what it read. The averages of the others then have
@@ -86,11 +102,17 @@ class Checkpoints(pl.Callback):
     """
 
     def __init__(self, folder: Path, logged: Path, patience: int) -> None:
-        """`folder` is the run's, `logged` DVCLive's. Training stops `patience` epochs after the best val/dice."""
+        """`folder` is the run's, `logged` DVCLive's.
+
+        Training stops `patience` epochs after the best one, but not before an epoch has learned, see `Score`. Where the
+        validation set has no foreground, no epoch can, and the loss alone counts.
+        """
         self.folder, self.logged, self.patience = folder, logged, patience
         self.start = 0  # epochs finished before this process began
         self.rng: dict[str, Any] = {}  # rng states at that time
-        self.best_epoch, self.best_dice = 0, -np.inf
+        self.best_epoch, self.best_dice = 0, 0.0
+        self.best = Score(learned=False, value=-np.inf)
+        self.constant_dice = 0.0
         self.written, self.cost = -np.inf, 0.0  # seconds: when the last checkpoint was written, and how long that took
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,12 +135,15 @@ class Checkpoints(pl.Callback):
         elif epoch:
             _restore_rng(self.rng, pl_module.device)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare this epoch with the best, and stop training when patience is exhausted."""
-        dice = float(trainer.callback_metrics[METRIC])
+        dice, loss = float(trainer.callback_metrics[METRIC]), float(trainer.callback_metrics[LOSS])
         epoch = trainer.current_epoch + 1
-        if dice > self.best_dice:
-            self.best_epoch, self.best_dice = epoch, dice
+        self.constant_dice = constant = _segmentation(pl_module).constant_dice
+        learned = dice > constant + MARGIN * (1 - constant)
+        score = Score(learned, dice if learned else -loss)
+        if score > self.best:
+            self.best_epoch, self.best_dice, self.best = epoch, dice, score
         if self._is_out_of_patience(epoch):
             trainer.should_stop = True
 
@@ -133,10 +158,18 @@ class Checkpoints(pl.Callback):
         module.load_state_dict({name: weights[name] for name in best.weights})
         _restore_optimizer(module, best)
         scheduler_state = module.schedule.scheduler.state_dict() if module.schedule else None
-        return Best(self.best_epoch, self.best_dice, module.optimizer.state_dict(), scheduler_state)
+        return Best(
+            self.best_epoch,
+            self.best_dice,
+            self.best.learned,
+            self.constant_dice,
+            module.optimizer.state_dict(),
+            scheduler_state,
+        )
 
     def _is_out_of_patience(self, epoch: int) -> bool:
-        return epoch - self.best_epoch >= self.patience
+        counts = self.best.learned or self.constant_dice == 0
+        return counts and epoch - self.best_epoch >= self.patience
 
     def _finish(self, trainer: pl.Trainer, module: SegmentationModule) -> None:
         """Write the epoch just finished if it is the best or enough time has passed, and remove older ones."""
@@ -163,6 +196,8 @@ class Checkpoints(pl.Callback):
         state = {
             "best_epoch": self.best_epoch,
             "best_dice": self.best_dice,
+            "best": asdict(self.best),
+            "constant_dice": self.constant_dice,
             "steps": trainer.global_step,
             "rates": [float(group["lr"]) for group in module.optimizer.param_groups],
             "schedule": module.schedule.scheduler.state_dict() if module.schedule else None,
@@ -174,6 +209,7 @@ class Checkpoints(pl.Callback):
     def _restore(self, trainer: pl.Trainer, module: SegmentationModule, saved: _Epoch) -> None:
         state = saved.state
         self.best_epoch, self.best_dice = state["best_epoch"], state["best_dice"]
+        self.best, self.constant_dice = Score(**state["best"]), state["constant_dice"]
         self.rng = state["rng_states"][trainer.global_rank]
         module.load_state_dict(saved.weights)
         _restore_optimizer(module, saved)

@@ -21,6 +21,9 @@ class SegmentationModule(pl.LightningModule):
     val/dice, by which the best epoch is chosen, is 2 TP / (2 TP + FP + FN) with counts pooled over all pixels of the
     validation set; with several classes, its mean over those that occur in truth or prediction. It is 0 where neither
     has foreground. With several ranks, all metrics are over the samples of all.
+
+    `constant_dice` is the highest val/dice that a prediction of one class for all pixels has; 0 where nothing is
+    annotated in the validation set.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class SegmentationModule(pl.LightningModule):
         self.schedule = schedule
         self._counts = torch.zeros(3, max(1, logits - 1), dtype=torch.long)
         self._losses = torch.zeros(2)  # sum over the samples validated so far, and their number
+        self._pixels = torch.zeros(1, dtype=torch.long)  # validated so far
+        self.constant_dice = 0.0
 
     def on_train_start(self) -> None:
         """Give each rank a seed of its own for dropout; until here they share one."""
@@ -90,6 +95,7 @@ class SegmentationModule(pl.LightningModule):
         """Reset the sums."""
         self._counts = torch.zeros_like(self._counts, device=self.device)
         self._losses = torch.zeros_like(self._losses, device=self.device)
+        self._pixels = torch.zeros_like(self._pixels, device=self.device)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Add one batch, which may be empty, to the sums: the loss of the final output, and pixel counts."""
@@ -100,6 +106,7 @@ class SegmentationModule(pl.LightningModule):
         loss = self.loss(logits, truth).float()
         self._losses += torch.stack([loss * len(pixels), torch.full_like(loss, len(pixels))])
         self._counts += _count(logits, truth)
+        self._pixels += truth.numel()
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean loss over samples and the pooled Dice."""
@@ -109,6 +116,7 @@ class SegmentationModule(pl.LightningModule):
         total = 2 * true_positives + false_positives + false_negatives
         dice = (2 * true_positives / total)[total > 0]
         self.log("val/dice", float(dice.mean()) if len(dice) else 0.0, prog_bar=True)
+        self.constant_dice = _constant_dice(true_positives + false_negatives, self._sum_over_ranks(self._pixels))
         self._log_step()
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
@@ -128,6 +136,12 @@ class SegmentationModule(pl.LightningModule):
         schedule = self.schedule
         settings = {"scheduler": schedule.scheduler, "interval": schedule.interval, "monitor": schedule.monitor}
         return {"optimizer": self.optimizer, "lr_scheduler": settings}
+
+
+def _constant_dice(truth: Tensor, pixels: Tensor) -> float:
+    """Return the highest mean Dice of one class for all `pixels`, of which `truth` (classes,) belong to each."""
+    dice = 2 * truth / (truth + pixels)
+    return float(dice.max() / (truth > 0).sum().clamp(min=1))
 
 
 def _count(logits: Tensor, truth: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class TrainParams(Section):
     continue_from: Name | None  # a network in weights/ that is trained further, with its optimiser and scheduler
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # of all ranks together
-    patience: int = Field(ge=1)  # epochs without a better val/dice before training ends
+    patience: int = Field(ge=1)  # epochs without a better val/dice before training ends, once the network has learned
     gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     deterministic: bool
@@ -160,7 +160,9 @@ def fit(
         if not trainer.is_global_zero:
             return None
         best = checkpoints.load_best(module.cpu())
-    description = _describe(recipe, train, start, best, trainer.current_epoch)
+    notes = _notes(best, trainer.current_epoch)
+    _warn(notes)
+    description = _describe(recipe, train, start, best, trainer.current_epoch, notes)
     return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
 
 
@@ -238,8 +240,7 @@ def _initialise(network: Network, recipe: Recipe, placed: Path) -> _InitialWeigh
 def _announce(
     recipe: Recipe, train: Packed, val: Packed, start: _InitialWeights, device: torch.device, finished: int
 ) -> None:
-    for note in start.warnings:
-        print(f"warning: {note}")
+    _warn(start.warnings)
     if device.type == "cpu" and recipe.train.precision != "32-true":
         print(f"warning: train.precision = {recipe.train.precision} is for GPUs: most CPUs are much slower in it")
     origin = f", starting from {start.initial_network.name}" if start.initial_network else ""
@@ -249,11 +250,31 @@ def _announce(
         print(f"resuming from epoch {finished} of {recipe.train.epochs}, after which an earlier run was interrupted")
 
 
-def _describe(recipe: Recipe, train: Packed, start: _InitialWeights, best: Best, epochs: int) -> Description:
+def _warn(notes: list[str]) -> None:
+    for note in notes:
+        print(f"warning: {note}")
+
+
+def _notes(best: Best, epochs: int) -> list[str]:
+    """Return warnings about the epoch that was kept."""
+    if best.learned:
+        return []
+    if best.constant_dice == 0:
+        return ["no validation sample is annotated: the epoch was chosen by val/loss, and val/dice says nothing"]
+    return [
+        f"the network has not learned to segment: val/dice is {best.dice:.3f}, and one class for all pixels would have "
+        f"{best.constant_dice:.3f}; the epoch was chosen by val/loss. More epochs than {epochs}, another learning rate "
+        "or pretrained weights may help"
+    ]
+
+
+def _describe(
+    recipe: Recipe, train: Packed, start: _InitialWeights, best: Best, epochs: int, notes: list[str]
+) -> Description:
     record = Training(
         initial_weights=start.weights,
         initial_network=start.initial_network,
-        warnings=start.warnings,
+        warnings=[*start.warnings, *notes],
         best_epoch=best.epoch,
         epochs=epochs,
         val_dice=round(best.dice, 6),
