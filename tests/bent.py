@@ -370,7 +370,7 @@ def _refused_masks() -> dict[str, Bent]:
             encoded(paletted(two, (0, 0, 0), (9, 0, 0), (0, 9, 0)), "PNG"),
             f"3 {values}",
         ),
-        "palette all black": ("m.png", encoded(paletted(LESION, (0, 0, 0), (0, 0, 0)), "PNG"), "behind its palette"),
+        "palette all black": ("m.png", encoded(paletted(LESION, (0, 0, 0), (0, 0, 0)), "PNG"), "its palette indices"),
         "jpg": ("m.jpg", encoded(shown, "JPEG"), values),
         "shrunk with interpolation": ("m.png", encoded(cv2.GaussianBlur(shown, (3, 3), 1), "PNG"), values),
         "black, drawn in alpha": ("m.png", encoded(np.dstack([black] * 3 + [shown]), "PNG"), "its alpha channel shows"),

@@ -73,7 +73,7 @@ def test_provenance_leads_back_from_the_bundle_and_names_what_was_changed(clone:
         stream.write("# changed\n")
     done = clone.attempt("medseg", "provenance", "models/segmenter")
     assert done.returncode == 1
-    assert "error: src/medseg/training/losses.py: not what dvc.lock has" in done.stdout
+    assert "error: src/medseg/training: not what dvc.lock has" in done.stdout
     restore(clone)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 from dvc.scm import RevError
+from dvc_data.index import DataIndexDirError
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table as table_text
@@ -227,7 +228,7 @@ def _read_revision(revision: str) -> str:
         raise UserError(
             f"'{revision}' is no git revision and no finished experiment{_near(revision)}; see `dvc exp show`"
         ) from None
-    except FileNotFoundError:
+    except (FileNotFoundError, DataIndexDirError):
         raise UserError(
             f"{revision}: {PER_IMAGE} can't be had: either the run made none (`dvc exp show --rev {revision}` shows "
             "its metrics), or it is not in the cache here: `dvc push` or `dvc exp push` where the run was made, then "
