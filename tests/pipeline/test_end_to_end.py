@@ -86,7 +86,7 @@ def test_a_changed_loss_reruns_train_and_what_follows(clone: Clone) -> None:
 
 @pytest.mark.slow
 def test_a_changed_report_template_reruns_the_report_alone(clone: Clone) -> None:
-    with (clone.folder / "src/medseg/report/templates/template.html").open("a") as stream:
+    with (clone.folder / "src/medseg/report/templates/report.html").open("a") as stream:
         stream.write("<!-- changed -->\n")
     assert clone.repro() == ["report"]
     restore(clone)
