@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import yaml
 
 from medseg.core.errors import UserError
@@ -18,20 +19,7 @@ from medseg.data.geometry import Resize
 from medseg.data.image_io import Pixels
 from medseg.data.packed import create_arrays, describe_arrays, open_packed
 
-NOTHING: dict[str, Any] = {
-    "seed": 0,
-    "factor": 7,
-    "horizontal_flip": 0.0,
-    "vertical_flip": 0.0,
-    "quarter_turns": 0.0,
-    "rotate": {"p": 0.0, "degrees": 30},
-    "scale": {"p": 0.0, "share": 0.3},
-    "elastic": {"p": 0.0, "alpha": 300, "sigma": 6},
-    "brightness_contrast": {"p": 0.0, "brightness": 0.2, "contrast": 0.2},
-    "gamma": {"p": 0.0, "percent": 20},
-    "gaussian_noise": {"p": 0.0, "deviation": 0.1},
-    "blur": {"p": 0.0, "sigma": 2.0},
-}
+NOTHING: dict[str, Any] = {"seed": 0, "factor": 7, **tiny.STILL}
 GEOMETRIC = ("horizontal_flip", "vertical_flip", "quarter_turns", "rotate", "scale", "elastic")
 PHOTOMETRIC = ("brightness_contrast", "gamma", "gaussian_noise", "blur")
 
