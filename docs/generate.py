@@ -4,6 +4,7 @@ MkDocs runs `on_files` (see `hooks` in mkdocs.yml). Nothing is written to disk.
 """
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,18 @@ def configuration() -> str:
         "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range stops a stage before any work.",
         _yaml("conf/config.yaml"),
     ]
+    tracked = _tracked_files()
     for group in sorted(path for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "lists"):
         parts.append(f"## {group.name}")
-        for choice in sorted(group.glob("*.yaml")):
+        for choice in sorted(path for path in group.glob("*.yaml") if path.relative_to(ROOT).as_posix() in tracked):
             parts += [f"### {group.name}={choice.stem}", _yaml(choice.relative_to(ROOT).as_posix())]
     return "\n\n".join(parts)
+
+
+def _tracked_files() -> set[str]:
+    """The files of conf/ that git knows: those of `medseg new` name folders of their owner."""
+    listed = subprocess.run(["git", "ls-files", "conf"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(listed.stdout.splitlines())
 
 
 def metrics() -> str:

@@ -108,6 +108,9 @@ def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, overr
     """A dry run shows the stages whose own parameters changed; what follows them is run when their outputs differ."""
     clone.run("medseg", "params", *TINY, override)
     assert clone.repro("--dry") == stages
+    told = clone.run("medseg", "status")
+    assert ("out of date: " in told) == bool(stages)
+    assert all(stage in told for stage in stages)
     restore(clone)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import square
 
 from medseg.core.errors import UserError
@@ -67,6 +68,16 @@ def test_sets_and_classes_come_from_folders_and_patients_from_a_table(tmp_path: 
     (tmp_path / "table/people.csv").write_text("name,patient,diagnosis\na,p1,good\nb,p1,bad\nc,p2,bad\n")
     found = discover(tmp_path / "table")
     assert (found.labels, found.patients) == ({"bad": 2, "good": 1}, 2)
+    assert any("column patient of people.csv" in line for line in found.lines)
+
+
+def test_grey_images_that_were_kept_as_colour_jpeg_are_grey(tmp_path: Path) -> None:
+    for name, channels in (("grey", (1, 1, 1)), ("stained", (1.0, 0.6, 0.8))):
+        pixels, mask = square(1, 40, 48, 1)
+        (tmp_path / name / "images").mkdir(parents=True)
+        Image.fromarray((pixels * np.array(channels)).astype(np.uint8)).save(tmp_path / name / "images/a.jpg")
+        write_png(tmp_path / name / "masks/a.png", mask * np.uint8(255))
+    assert [discover(tmp_path / name).channels for name in ("grey", "stained")] == [1, 3]
 
 
 @pytest.mark.parametrize(

@@ -180,5 +180,6 @@ def _fault_report(faults: list[Fault]) -> str:
     lines = [f"{fault.file}: {fault.reason}" for fault in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
         lines.append(f"... and {len(faults) - SHOWN_FAULTS} more")
-    head = f"{len(faults)} images can't be used (mend them, or set manifest.bad_files to skip to go on without them):"
+    count = "1 image" if len(faults) == 1 else f"{len(faults)} images"
+    head = f"{count} can't be used (mend, or go on without: -S manifest.bad_files=skip):"
     return "\n       ".join([head, *lines])

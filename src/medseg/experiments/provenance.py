@@ -23,7 +23,7 @@ from medseg.core.files import read_bytes
 from medseg.core.params import read_yaml, validate
 from medseg.evaluation.describe import initial_weights, training_in_short
 from medseg.experiments.commands import attempt, run
-from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Training
+from medseg.models.model_yaml import DESCRIPTION, WEIGHTS, Training, check_model_folder
 
 LOCK = "dvc.lock"
 PARAMS = Path("params.yaml")
@@ -93,6 +93,7 @@ def provenance_text(found: Provenance) -> str:
 
 
 def _trace(folder: Path) -> Provenance:
+    check_model_folder(folder)
     training = validate(read_yaml(folder / DESCRIPTION).get("training"), Training, f"{folder / DESCRIPTION}: training")
     files = {
         path.relative_to(folder).as_posix(): _md5(read_bytes(path)) for path in folder.rglob("*") if path.is_file()

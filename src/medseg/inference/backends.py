@@ -33,7 +33,8 @@ def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) ->
     try:
         path.stat()
     except OSError as error:  # a name may be too long, too
-        raise UserError(f"--model {path}: no such model folder or ONNX file ({error.strerror})") from None
+        missing = f"no such model folder or ONNX file ({error.strerror})"
+        raise UserError(f"--model {path}: {missing}; `make repro` trains models/segmenter") from None
     if path.is_file():
         if runtime == "torch":
             raise UserError(f"--model {path}: a file runs with --runtime onnx; torch needs the model's folder")

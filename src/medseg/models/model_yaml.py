@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field
 
+from medseg.core.errors import UserError
 from medseg.core.params import Section, read_yaml, validate
 from medseg.data.geometry import Geometry
 from medseg.data.task import TaskParams
@@ -51,7 +52,14 @@ class Description(Section):
 Kind = TypeVar("Kind", bound=Description)
 
 
+def check_model_folder(folder: Path) -> None:
+    """Raise `UserError` where `folder` holds no `model.yaml`."""
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder}: no model folder ({DESCRIPTION} is not there); `make repro` trains models/segmenter")
+
+
 def read_description(folder: Path, kind: type[Kind]) -> Kind:
     """Read `model.yaml` of a model folder as `kind`. Raises `UserError` naming what is missing or wrong."""
+    check_model_folder(folder)
     description: Kind = validate(read_yaml(folder / DESCRIPTION), kind, str(folder / DESCRIPTION))
     return description

@@ -33,6 +33,12 @@ PATIENT_WORDS = ("patient", "patient_id", "subject", "subject_id", "case", "case
 LABEL_WORDS = ("label", "class", "diagnosis", "category", "type", "target")
 READ = 24  # pairs that are read for sizes, channels and mask values
 MOST_LABELS = 30
+FEW_IMAGES = 30
+ADVICE = (
+    "few images: val and test get a handful each, too few to judge by; "
+    "-S split=folds tests every image once, -S prepare=patchify makes samples of large ones"
+)
+COLOUR = 8  # grey levels between channels; less comes from JPEG's compression of grey images
 FEW_VALUES = 32  # an image has more
 _WORD = "|".join(sorted(MASK_WORDS, key=len, reverse=True))
 _SUFFIX = re.compile(rf"(?P<stem>.+?)(?P<end>[_\-. ]*(?:{_WORD})(?:[_\-. ]?[0-9]+)?)$", re.IGNORECASE)
@@ -64,17 +70,36 @@ class Found:
         data = self.params
         lines = [
             f"{self.images} images as {data.images}, {self.masks} masks as {data.masks}",
-            f"read {self.read} pairs: {self.width[0]} to {self.width[1]} x {self.height[0]} to {self.height[1]} pixels"
-            f", {'colour' if self.channels == 3 else 'grey'}, {self.empty} masks without foreground",
+            f"looked into {self.read} of them: {_range(self.width)} pixels wide, {_range(self.height)} high, "
+            f"{'colour' if self.channels == 3 else 'grey'}, {self.empty} without foreground",
         ]
         if self.unpaired:
             lines.append(f"{len(self.unpaired)} images have no mask: {shortened(self.unpaired)}")
         counts = ", ".join(f"{name} {count}" for name, count in self.labels.items())
-        lines.append(f"labels: {counts}" if len(self.labels) > 1 else "labels: none found, all images count alike")
-        lines.append(f"patients: {self.patients}" if self.patients else "patients: unknown, each image its own")
+        labels, patients = _origin(data.label), _origin(data.patient)
+        lines.append(f"labels{labels}: {counts}" if len(self.labels) > 1 else "labels: none found, all images alike")
+        lines.append(
+            f"patients{patients}: {self.patients}" if self.patients else "patients: unknown, each image its own"
+        )
         splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         lines.append(f"split: as the folders say, {splits}" if splits else "split: drawn here, groups kept whole")
+        if not splits and self.images < FEW_IMAGES:
+            lines.append(ADVICE)
         return lines
+
+
+def _range(pixels: tuple[int, int]) -> str:
+    return str(pixels[0]) if pixels[0] == pixels[1] else f"{pixels[0]} to {pixels[1]}"
+
+
+def _origin(source: TextParams | TableParams | None) -> str:
+    """Where labels or patients come from, in brackets."""
+    match source:
+        case TableParams():
+            return f" (column {source.column} of {source.file})"
+        case TextParams():
+            return f" (as {source.text})"
+    return ""
 
 
 def discover(root: Path) -> Found:
@@ -96,7 +121,7 @@ def discover(root: Path) -> Found:
         name="folder",
         path=str(root.resolve()),
         archives=(),
-        label=TextParams(name="text", text="lesion"),
+        label=TextParams(name="text", text="all"),
         patient=None,
         official=None,
         **names,
@@ -280,7 +305,7 @@ def _read(record: Record, root: Path) -> tuple[Pixels, Pixels]:
 
 
 def _has_colours(image: Pixels) -> bool:
-    return image.shape[2] == 3 and bool((image != image[..., :1]).any())
+    return image.shape[2] == 3 and bool((np.ptp(image, axis=2) > COLOUR).any())
 
 
 def _sheet(records: Sequence[Record], read: Sequence[tuple[Pixels, Pixels]]) -> Pixels:
