@@ -1,13 +1,16 @@
 """Running a function as a command: arguments from its signature, error messages, exit codes."""
 
 import errno
+import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from medseg.core.errors import UserError
+from medseg.core.one_run import one_run
 
 # Errors of the system that the user can put right: full disks and missing rights.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -42,7 +45,13 @@ def _fail(message: str) -> NoReturn:
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Run a stage's `main`, whose parameters are the paths that `dvc.yaml` passes, in that order."""
+    """Run a stage's `main`, whose parameters are the paths that `dvc.yaml` passes, in that order, `params` first."""
+
+    @functools.wraps(main)
+    def stage(params: Path, **paths: Path) -> None:
+        with one_run(Path(main.__code__.co_filename).stem, params):
+            main(params, **paths)
+
     app = new_app()
-    app.command()(main)
+    app.command()(stage)
     run_app(app)
