@@ -42,6 +42,11 @@ LAYOUTS: dict[str, tuple[dict[str, list[str]], str, str]] = {
     "other words in front": (
         {f"img/{n}.png": [f"gt/label_{n}.png"] for n in "abc"}, "img/{stem}.png", "gt/label_{stem}.png",
     ),
+    "a word of their own behind": (
+        {f"HE/slide{n}.tif.png": [f"manual annotations/slide{n}.tif_nuclei.png"] for n in (1, 10, 2)},
+        "HE/{stem}.png",
+        "manual annotations/{stem}_nuclei.png",
+    ),
     "sets as folders": (
         {f"{s}/images/1.png": [f"{s}/masks/1.png"] for s in ("train", "valid", "test")},
         "{split}/images/{stem}.png",

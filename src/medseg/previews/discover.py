@@ -165,6 +165,14 @@ def _around(stem: str) -> tuple[str, str]:
     return "", ""
 
 
+def _added(stem: str, own: str) -> tuple[str, str]:
+    """What the stem of a mask has before and behind `own`, the bare name of its image."""
+    if _bare(stem) == own:
+        return _around(stem)
+    start = 0 if stem.startswith(own) else stem.rindex(own)
+    return stem[:start], stem[start + len(own) :]
+
+
 def _bare(stem: str) -> str:
     start, end = _around(stem)
     return stem.removeprefix(start).removesuffix(end)
@@ -180,14 +188,27 @@ def _pairs(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _pairs_by_name(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
-    """The same by bare names alone, where no two images share one."""
-    stems = [PurePosixPath(name).stem for name in images]
-    if len(set(stems)) < len(stems):
+    """The same by names alone, where no two images share one: bare names, or what most masks add to an image's."""
+    by_stem = {PurePosixPath(name).stem: name for name in images}
+    if len(by_stem) < len(images):
         return {}
-    by_stem = defaultdict(list)
-    for name in masks:
-        by_stem[_bare(PurePosixPath(name).stem)].append(name)
-    return {name: by_stem[stem] for name, stem in zip(images, stems, strict=True) if stem in by_stem}
+    stems = {name: PurePosixPath(name).stem for name in masks}
+    found = _joined((by_stem.get(_bare(stem)), name) for name, stem in stems.items())
+    if found:
+        return found
+    inside = {name: max((own for own in by_stem if own in stem), key=len, default="") for name, stem in stems.items()}
+    added = {name: _added(stems[name], own) for name, own in inside.items() if own}
+    usual = Counter(added.values()).most_common(1)
+    return _joined((by_stem[inside[name]], name) for name, around in added.items() if around == usual[0][0])
+
+
+def _joined(pairs: Iterable[tuple[str | None, str]]) -> dict[str, list[str]]:
+    """The masks of each image from pairs of both; those without an image are left out."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for image, mask in pairs:
+        if image is not None:
+            found[image].append(mask)
+    return dict(found)
 
 
 def _sides_by_ending(files: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
@@ -231,7 +252,7 @@ def _pattern(image: str, mask: str, pairs: dict[str, list[str]]) -> tuple[str, s
         for part in mask_path.parts[:-1]
     ]
     several = any(len(names) > 1 for names in pairs.values())
-    start, end = _around(mask_path.stem)
+    start, end = _added(mask_path.stem, _bare(image_path.stem))
     end = f"{_SERIAL.sub('', end)}*" if several else end
     name = f"{{stem}}{image_path.suffix}"
     return "/".join([*parts, name]), "/".join([*folders, f"{start}{{stem}}{end}{mask_path.suffix}"])
