@@ -5,7 +5,7 @@ import pytest
 from pydantic import Field
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section, Seed, read_record, read_section, read_yaml, validate
+from medseg.core.params import Section, Seed, Word, read_record, read_section, read_yaml, validate
 
 
 class Inner(Section):
@@ -109,6 +109,29 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_a_seed_is_a_whole_number_of_32_bits(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: seed = "):
         read(tmp_path, f"seed: {value}", "seed", Seed)
+
+
+@pytest.mark.parametrize("value", ["default", "resnet18-2", "_a.b", "7a", "'2024'", "x" * 100])
+def test_a_word_can_be_a_file_s_name_and_a_part_of_a_command(tmp_path: Path, value: str) -> None:
+    assert read(tmp_path, f"name: {value}", "name", Word) == value.strip("'")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        *(
+            (value, "must be one word of at most 100")
+            for value in ("'a;touch x'", "../../x", "my run", "a$(x)", '"a\n"')
+        ),
+        *((value, "must be one word of at most 100") for value in ("-n", ".x", "..", "a/b", "größe", "''", "x" * 101)),
+        *((value, "put it in quotes: '\"2024\"'") for value in ("2024", "1e3", "true")),
+        ("null", "should be a valid string"),
+    ],
+)
+def test_what_is_no_word_is_refused_and_a_number_told_to_be_quoted(tmp_path: Path, value: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, f"name: {value}", "name", Word)
+    assert told in str(caught.value)
 
 
 def test_a_missing_section_is_named_with_those_that_are_there(tmp_path: Path) -> None:

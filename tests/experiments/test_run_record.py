@@ -85,12 +85,6 @@ def test_a_written_record_reads_back_and_repeats_to_the_byte(tmp_path: Path) -> 
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
-def test_a_run_without_a_name_is_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path)
-    with pytest.raises(UserError, match="name is missing"):
-        run_record({}, run.manifest, run.audit, run.segmenter, run.predictions / "summary.json", [run.code, run.stages])
-
-
 @pytest.mark.parametrize(("content", "fault"), [("{", "not readable as JSON"), ("[]", "must hold a JSON object")])
 def test_a_summary_that_is_no_object_is_named(tmp_path: Path, content: str, fault: str) -> None:
     run = write_run(tmp_path)

@@ -105,6 +105,20 @@ def test_the_command_names_every_output_and_only_tracked_paths(name: str) -> Non
     assert unwritten == set()
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_no_parameter_stands_in_a_command_or_names_what_dvc_removes(name: str) -> None:
+    """DVC fills `${...}` in before any stage can look at it: the shell would run a `;`, and `../` lead elsewhere."""
+    stage = STAGES[name]
+    assert "${" not in stage["cmd"]
+    assert "${" not in str(stage["deps"])
+    filled = [(out, flags) for kind in ("outs", "metrics", "plots") for out, flags in flagged(stage.get(kind, []))]
+    assert [out for out, flags in filled if "${" in out and not flags.get("persist")] == []
+
+
+def flagged(entries: list[Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [next(iter(entry.items())) if isinstance(entry, dict) else (entry, {}) for entry in entries]
+
+
 def test_every_stage_says_what_it_is_for_and_none_imports_another() -> None:
     for name, stage in STAGES.items():
         assert stage["desc"]

@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 
 def report(run: Run, folder: Path) -> tuple[str, str]:
-    main(*[*run.paths(), folder / "report.html", folder / "report.md", folder / "first.json"])
+    main(*[*run.paths(), folder / "report.html", folder / "report.md", folder])
     return (folder / "report.html").read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -98,6 +98,14 @@ def several(written: dict[str, Run], tmp_path: Path) -> Run:
     """A finished run that knows the classes `a|b` and `c<d`: one image of `a|b` is found as such, one as `c<d`."""
     shutil.copytree(written["several"].params.parent, tmp_path / "several")
     return run_in(tmp_path / "several")
+
+
+@pytest.mark.parametrize("name", ["a;touch x", "../../x", "my run", 2024])
+def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_written(run: Run, tmp_path: Path, name: object) -> None:
+    change(run.params, yaml.safe_load(run.params.read_text()) | {"name": name})
+    with pytest.raises(UserError, match=r"params\.yaml: name = "):
+        report(run, tmp_path / "out" / "deep")
+    assert not (tmp_path / "out").exists()
 
 
 def summary_path(run: Run) -> Path:

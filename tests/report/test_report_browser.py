@@ -52,7 +52,7 @@ WORST_FIRST = [image.file for image in (MISSED, HALF, MOST, WHOLE, FALSE, CLEAN)
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     run = write_run(folder / "run", images=IMAGES)
-    main(*[*run.paths(), folder / "report.html", folder / "report.md", folder / "run.json"])
+    main(*[*run.paths(), folder / "report.html", folder / "report.md", folder])
     return folder / "report.html"
 
 

@@ -2,11 +2,12 @@
 
 import copy
 import json
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -15,6 +16,20 @@ from medseg.core.errors import UserError
 T = TypeVar("T")
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def _as_word(value: Any) -> Any:
+    if isinstance(value, int | float | date):
+        raise ValueError("YAML takes this for a number or a date; put it in quotes: '\"2024\"'")
+    if isinstance(value, str) and not _WORD.fullmatch(value):
+        raise ValueError("must be one word of at most 100 of A-Z a-z 0-9 _ - . that begins with none of - and .")
+    return value
+
+
+# What becomes the name of a file or folder, or a part of a command: nothing that leads elsewhere or means anything there.
+Word = Annotated[str, BeforeValidator(_as_word)]
 
 MAX_VALUES = 100_000  # in a file; the longest that the project writes has some hundreds
 

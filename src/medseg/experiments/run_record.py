@@ -43,10 +43,8 @@ def run_record(
     """The record of a run, from its parameters (all but `machine`) and what the stages wrote.
 
     `summary` is predictions/summary.json; `code` are the folders of the source code, of which the record holds a hash.
-    Raises `UserError` where a file is missing or unreadable, or the parameters lack the run's name.
+    Raises `UserError` where a file is missing or unreadable.
     """
-    if not isinstance(parameters.get("name"), str):
-        raise UserError("params.yaml: name is missing: a word that names the run and its record")
     counts, description = read_json(audit), read_description(segmenter, SegmenterDescription)
     return {
         "name": parameters["name"],

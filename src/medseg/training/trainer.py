@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
-from medseg.core.params import Section
+from medseg.core.params import Section, Word
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
 from medseg.data.task import TaskParams
@@ -56,14 +56,12 @@ QUIETED_LOGS = (  # about devices found, products to install, ranks that joined
 NO_LOGGER = NoLogger(name="none")
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-
 
 class TrainParams(Section):
     """The section `train`."""
 
-    init_from: Name | None  # a network in weights/ whose weights are taken; the optimiser starts anew
-    continue_from: Name | None  # a network in weights/ that is trained further, with its optimiser and scheduler
+    init_from: Word | None  # a network in weights/ whose weights are taken; the optimiser starts anew
+    continue_from: Word | None  # a network in weights/ that is trained further, with its optimiser and scheduler
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # of all ranks together
     patience: int = Field(ge=1)  # epochs without a better val/dice before training ends, once the network has learned
