@@ -4,13 +4,14 @@ import copy
 import json
 import re
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from medseg.core.credentials import ADVICE, has_credentials, without_credentials
 from medseg.core.errors import UserError
 
 T = TypeVar("T")
@@ -28,8 +29,22 @@ def _as_word(value: Any) -> Any:
     return value
 
 
-# What becomes the name of a file or folder, or a part of a command: nothing that leads elsewhere or means anything there.
+# What becomes the name of a file or a part of a command: it leads nowhere else, and means nothing to a shell.
 Word = Annotated[str, BeforeValidator(_as_word)]
+
+
+def _stays_below(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or not {"..", "~"}.isdisjoint(path.parts) or path == PurePosixPath():
+        raise ValueError(
+            "must be a path inside the data folder, without / at its start and without ..: files elsewhere are unknown "
+            "to DVC, which would not notice that they change. Put the file into the data folder"
+        )
+    return value
+
+
+# A file or folder of the data set, relative to its folder.
+PathInside = Annotated[str, AfterValidator(_stays_below)]
 
 MAX_VALUES = 100_000  # in a file; the longest that the project writes has some hundreds
 
@@ -67,12 +82,15 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 mapping, as DVC reads it (so `1e-3` is a number). Raises `UserError`."""
+    """Read a YAML 1.2 mapping, as DVC reads it (so `1e-3` is a number).
+
+    Raises `UserError`, for an address with credentials too.
+    """
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        _check_tree(content)
+        _check_tree(content, path)
     # ValueError: an impossible number or date; RecursionError: deep nesting.
     except (YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
@@ -81,7 +99,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_tree(content: Any) -> None:
+def _check_tree(content: Any, path: Path) -> None:
     """Raise `ValueError` for what no section can hold, and for more than `MAX_VALUES` values, aliases followed.
 
     Aliases of aliases could fill the memory, and a value can contain itself.
@@ -99,12 +117,14 @@ def _check_tree(content: Any) -> None:
         elif isinstance(value, list):
             waiting += value
         else:
-            _check_value(value)
+            _check_value(value, path)
 
 
-def _check_value(value: Any) -> None:
+def _check_value(value: Any, path: Path) -> None:
     if isinstance(value, str):
         value.encode()  # a lone surrogate, such as "\ud800", is a `ValueError`
+        if has_credentials(value):
+            raise UserError(f"{path}: {without_credentials(value)} {ADVICE}")
     elif isinstance(value, int) and value.bit_length() > 64:
         raise ValueError(f"a number of {value.bit_length()} bits")
     elif not isinstance(value, int | float | date | None):
@@ -139,7 +159,7 @@ def _describe(fault: Any, value: Any, kind: Any, where: str) -> str:
             return f"{key} is no known key; known are {', '.join(_known_keys(fault['loc'], keys[:-1], value, kind))}"
     given = fault["input"]
     shown = given["name"] if isinstance(given, dict) and "name" in given else given
-    return f"{key} = {shown!r}: {fault['msg'].removeprefix('Value error, ')}"
+    return without_credentials(f"{key} = {shown!r}: {fault['msg'].removeprefix('Value error, ')}")
 
 
 def _existing_keys(location: tuple[int | str, ...], value: Any) -> list[int | str]:

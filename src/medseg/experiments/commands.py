@@ -7,12 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from medseg.core.credentials import without_credentials
 from medseg.core.errors import UserError
 
 
 def show_and_run(*command: str) -> None:
     """Print a command as it can be typed, and run it. Raises `UserError` with what it printed where it fails."""
-    print(f"$ {shlex.join(command)}", flush=True)
+    print(without_credentials(f"$ {shlex.join(command)}"), flush=True)
     run(*command)
 
 

@@ -19,6 +19,7 @@ import yaml
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from medseg.core.credentials import without_credentials
 from medseg.core.files import read_bytes
 from medseg.core.params import read_yaml, validate
 from medseg.evaluation.describe import initial_weights, training_in_short
@@ -85,7 +86,7 @@ def provenance_text(found: Provenance) -> str:
     if found.made:
         lines += ["read and written, code apart:"]
         lines += [f"  {path}: {md5}" for path, md5 in found.made.files.items() if not path.startswith(CODE)]
-        lines += ["parameters:", *_indented(yaml.safe_dump(found.made.parameters, sort_keys=False))]
+        lines += ["parameters:", *_indented(_shown(found.made.parameters))]
     lines += [f"not here, so not checked: {path}" for path in found.absent]
     if found.parent:
         lines += ["", "started from:", *_indented(provenance_text(found.parent))]
@@ -269,6 +270,11 @@ def _training_lines(training: Training) -> list[str]:
         f"packages: {packages}",
     ]
     return [*lines, *(f"warning: {warning}" for warning in training.warnings)]
+
+
+def _shown(parameters: dict[str, Any]) -> str:
+    """As YAML; a commit can hold what is refused today."""
+    return without_credentials(yaml.safe_dump(parameters, sort_keys=False, width=4096))  # no address is broken
 
 
 def _indented(text: str) -> list[str]:

@@ -17,6 +17,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from segmentation_models_pytorch.encoders.timm_universal import TimmUniversalEncoder
 from torch import Tensor, nn
 
+from medseg.core.credentials import without_credentials
 from medseg.core.errors import UserError
 from medseg.models.params import EncoderWeights
 
@@ -127,7 +128,7 @@ def _hub_file(repository: str, filename: str, revision: str | None) -> Path:
         get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
         return Path(find())
     except Exception as error:
-        answer = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        answer = without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
         raise _NotFoundError(f"the hub's {repository}/{filename} could not be fetched: {answer}") from error
 
 
