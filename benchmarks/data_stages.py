@@ -40,7 +40,8 @@ from medseg.data.packed import create_arrays, describe_arrays, open_packed
 from medseg.data.prepare import prepare
 from medseg.datasets.record import Region
 from medseg.training.dataloader import training_batches
-from medseg.training.sampler import Sampling, Uniform
+from medseg.training.params import Uniform
+from medseg.training.sampler import Sampling
 
 ROOT = Path(__file__).parents[1]
 SIDE, PATCH, STRIDE = 512, 128, 20

@@ -134,10 +134,8 @@ def default_recipe() -> Any:
     from medseg.data.augment import Transforms
     from medseg.data.task import TaskParams
     from medseg.models.params import ModelParams
-    from medseg.training.losses import LossParams
-    from medseg.training.optim import OptimizerParams, SchedulerParams
-    from medseg.training.sampler import SamplingParams
-    from medseg.training.trainer import Recipe, TrainParams
+    from medseg.training.params import LossParams, OptimizerParams, SamplingParams, SchedulerParams, TrainParams
+    from medseg.training.trainer import Recipe
 
     kinds: dict[str, Any] = {
         "task": TaskParams,

@@ -32,13 +32,17 @@ def main(
     from medseg.data.task import TaskParams
     from medseg.models.checkpoint import save_bundle
     from medseg.models.params import ModelParams
-    from medseg.training.loggers import LoggerParams
-    from medseg.training.losses import LossParams
-    from medseg.training.optim import OptimizerParams, SchedulerParams
     from medseg.training.optimizer_state import save_state
-    from medseg.training.sampler import SamplingParams
+    from medseg.training.params import (
+        LoggerParams,
+        LossParams,
+        OptimizerParams,
+        SamplingParams,
+        SchedulerParams,
+        TrainParams,
+    )
     from medseg.training.state_folder import state_folder
-    from medseg.training.trainer import Folders, Recipe, TrainParams, fit
+    from medseg.training.trainer import Folders, Recipe, fit
 
     recipe = Recipe(
         task=read_section(params, "task", TaskParams),

@@ -11,11 +11,8 @@ from torch import Tensor
 from medseg.core.parallel import MachineParams
 from medseg.data.packed import Packed
 from medseg.models.params import ImprovedUnet, UnetPlain
-from medseg.training.loggers import LoggerParams
-from medseg.training.losses import BCEDice
-from medseg.training.optim import Adam, Plateau, Sgd
-from medseg.training.sampler import Uniform
-from medseg.training.trainer import NO_LOGGER, Folders, Recipe, Trained, TrainParams, fit
+from medseg.training.params import Adam, BCEDice, LoggerParams, Plateau, Sgd, TrainParams, Uniform
+from medseg.training.trainer import NO_LOGGER, Folders, Recipe, Trained, fit
 
 TRAIN = TrainParams(
     init_from=None,

@@ -26,10 +26,8 @@ from medseg.data.augment import Transforms
 from medseg.data.packed import open_packed
 from medseg.data.task import TaskParams
 from medseg.models.params import ModelParams
-from medseg.training.losses import LossParams
-from medseg.training.optim import OptimizerParams, SchedulerParams
-from medseg.training.sampler import SamplingParams
-from medseg.training.trainer import Recipe, TrainParams
+from medseg.training.params import LossParams, OptimizerParams, SamplingParams, SchedulerParams, TrainParams
+from medseg.training.trainer import Recipe
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = 10**6  # epochs

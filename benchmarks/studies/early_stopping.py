@@ -27,10 +27,8 @@ from medseg.data.packed import Packed
 from medseg.data.task import Binary
 from medseg.models.params import UnetPlain
 from medseg.training import checkpointing
-from medseg.training.losses import LossParams
-from medseg.training.optim import OptimizerParams, SchedulerParams
-from medseg.training.sampler import Uniform
-from medseg.training.trainer import Folders, Recipe, Trained, TrainParams, fit
+from medseg.training.params import LossParams, OptimizerParams, SchedulerParams, TrainParams, Uniform
+from medseg.training.trainer import Folders, Recipe, Trained, fit
 
 PARAMS = Path("params.yaml")
 RESULTS = Path(__file__).parent / "results/early_stopping.json"

@@ -17,9 +17,9 @@ def params(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("params.yaml"),
 ) -> None:
     """Compose conf/ into params.yaml. Example: `medseg params data=busi train.epochs=20`."""
-    from medseg.experiments.compose import compose
+    from medseg.experiments.compose import write_params
 
-    compose(Path("conf"), output, overrides or [])
+    write_params(Path("conf"), output, overrides or [])
 
 
 @app.command()

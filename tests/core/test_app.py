@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 STAGE = """
 import sys
@@ -41,12 +43,16 @@ if __name__ == "__main__":
 def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
     """The command that runs a small stage, and its environment."""
     (tmp_path / "stage.py").write_text(STAGE)
+    shutil.copy(project / "params.yaml", tmp_path)
     return [sys.executable, str(tmp_path / "stage.py")], {**os.environ, "PYTHONPATH": str(project / "src")}
 
 
 def run(stage: tuple[list[str], dict[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
     command, environment = stage
-    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+    folder = Path(command[1]).parent
+    return subprocess.run(
+        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_arguments_arrive_as_paths_in_their_order(stage: tuple[list[str], dict[str, str]]) -> None:
@@ -56,27 +62,27 @@ def test_arguments_arrive_as_paths_in_their_order(stage: tuple[list[str], dict[s
 
 
 def test_a_mistake_is_one_message_and_exit_code_1(stage: tuple[list[str], dict[str, str]]) -> None:
-    done = run(stage, "p.yaml", "mistake")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: p.yaml: a mistake\n")
+    done = run(stage, "params.yaml", "mistake")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: params.yaml: a mistake\n")
 
 
 def test_a_defect_keeps_its_plain_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
-    done = run(stage, "p.yaml", "defect")
+    done = run(stage, "params.yaml", "defect")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last)")
     assert done.stderr.endswith("RuntimeError: a defect\n")
 
 
 def test_a_full_disk_is_one_message_and_a_missing_file_a_defect(stage: tuple[list[str], dict[str, str]]) -> None:
-    done = run(stage, "p.yaml", "full")
+    done = run(stage, "params.yaml", "full")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: out/a.png: No space left on device")
     assert len(done.stderr.splitlines()) == 1
-    assert "FileNotFoundError" in run(stage, "p.yaml", "gone").stderr
+    assert "FileNotFoundError" in run(stage, "params.yaml", "gone").stderr
 
 
 def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> None:
-    done = run(stage, "p.yaml")
+    done = run(stage, "params.yaml")
     assert done.returncode == 2
     assert "Missing argument" in done.stderr
     assert "Traceback" not in done.stderr
@@ -85,7 +91,8 @@ def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> 
 def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dict[str, str]]) -> None:
     command, environment = stage
     with subprocess.Popen(
-        [*command, "p.yaml", "wait"],
+        [*command, "params.yaml", "wait"],
+        cwd=Path(command[1]).parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,3 +104,18 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dic
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, "interrupted\n")
+
+
+def test_faults_of_all_sections_are_told_before_any_work(stage: tuple[list[str], dict[str, str]]) -> None:
+    """By whichever stage runs: those of training and evaluation are not told after hours of other stages."""
+    path = Path(stage[0][1]).parent / "params.yaml"
+    sections = yaml.safe_load(path.read_text())
+    sections["train"]["epochs"], sections["evaluate"]["threshold"] = 0, 2
+    del sections["loss"]
+    sections["trian"] = {}
+    path.write_text(yaml.safe_dump(sections))
+    done = run(stage, "params.yaml", "defect")
+    assert done.returncode == 1
+    for told in ("train.epochs = 0", "evaluate.threshold = 2", "section 'loss' is missing", "trian is no section"):
+        assert f"params.yaml: {told}" in done.stderr.replace("the section", "section")
+    assert "Traceback" not in done.stderr

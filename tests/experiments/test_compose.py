@@ -11,10 +11,10 @@ import pytest
 from sections import CONF, SECTIONS
 
 from medseg.core.errors import UserError
-from medseg.core.params import Seed, read_record, read_section, read_yaml, validate
-from medseg.experiments.compose import compose
+from medseg.core.params import Seed, Word, read_record, read_section, read_yaml, validate
+from medseg.experiments.compose import compose, write_params
 
-KINDS: dict[str, Any] = SECTIONS | {"name": str, "seed": Seed}
+KINDS: dict[str, Any] = SECTIONS | {"name": Word, "seed": Seed}
 RUNS = sorted((Path(__file__).parents[2] / "metrics" / "runs").glob("*.json"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OLDER = ("busi_unet_bcedice", "busi_encoder_upsampled", "ucsb_", "cryonuseg_patches", "isic2017_improved_unet")
@@ -114,3 +114,19 @@ def test_a_wrong_override_is_named_and_nothing_is_written(override: str, named: 
     with pytest.raises(UserError, match=named):
         compose(CONF, tmp_path / "params.yaml", [override])
     assert not (tmp_path / "params.yaml").exists()
+
+
+def test_invalid_values_are_told_and_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    write_params(CONF, path, ["seed=3"])
+    with pytest.raises(UserError, match=rf"^{path}: evaluate\.overlap = 2"):
+        write_params(CONF, path, ["evaluate.overlap=2"])
+    assert read_yaml(path)["seed"] == 3
+
+
+def test_a_value_that_hydra_can_t_read_is_told_to_be_quoted(tmp_path: Path) -> None:
+    pattern = "images/{stem}.png"
+    with pytest.raises(UserError, match=r"mismatched input(.|\n)*need quotes twice"):
+        compose(CONF, tmp_path / "params.yaml", ["data=folder", f"data.images={pattern}"])
+    compose(CONF, tmp_path / "params.yaml", ["data=folder", f'data.images="{pattern}"'])
+    assert read_yaml(tmp_path / "params.yaml")["data"]["images"] == pattern

@@ -18,11 +18,9 @@ from medseg.experiments.compose import compose
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import Description
 from medseg.models.params import ModelParams
-from medseg.training.losses import LossParams
-from medseg.training.optim import OptimizerParams, SchedulerParams
 from medseg.training.optimizer_state import save_state
-from medseg.training.sampler import SamplingParams
-from medseg.training.trainer import Folders, Recipe, Trained, TrainParams, fit
+from medseg.training.params import LossParams, OptimizerParams, SamplingParams, SchedulerParams, TrainParams
+from medseg.training.trainer import Folders, Recipe, Trained, fit
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -32,7 +32,8 @@ from medseg.models.network import build_model
 from medseg.models.params import ModelParams
 from medseg.training.batch_augment import augment_batch, random_numbers
 from medseg.training.losses import build_loss
-from medseg.training.optim import OptimizerParams, build_optimizer, build_schedule
+from medseg.training.optim import build_optimizer, build_schedule
+from medseg.training.params import OptimizerParams
 from medseg.training.sampler import Sampling
 
 WIDEST = 16  # feature maps, of networks that are built here: more takes long, and no other way through the code

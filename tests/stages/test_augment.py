@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sections import whole
 
 from medseg.core.errors import UserError
 from medseg.data.geometry import Resize
@@ -34,7 +35,7 @@ def place(tmp_path: Path, project: Path) -> Path:
 def write_params(folder: Path, project: Path, workers: int = 1, **changes: Any) -> None:
     sevenfold = yaml.safe_load((project / "conf" / "augment" / "sevenfold.yaml").read_text())
     sections = {"augment": {**sevenfold, **changes}, "machine": {**MACHINE, "workers": workers}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    (folder / "params.yaml").write_text(whole(sections))
 
 
 def arguments(folder: Path) -> list[Path]:

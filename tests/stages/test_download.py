@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from sections import whole
 
 from medseg.core.errors import UserError
 from stages.download import main
@@ -14,7 +14,7 @@ MACHINE = {"workers": 1, "backend": "threading", "accelerator": "cpu"}
 
 def write_params(folder: Path, **data: object) -> Path:
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump({"data": {"archives": [], **data}, "machine": MACHINE}))
+    path.write_text(whole({"data": {"archives": [], **data}, "machine": MACHINE}))
     return path
 
 

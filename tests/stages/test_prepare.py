@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
+from sections import whole
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
@@ -44,7 +44,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def write_params(folder: Path, prepare: dict[str, Any], **machine: Any) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump({"prepare": prepare, "machine": {**MACHINE, **machine}}))
+    (folder / "params.yaml").write_text(whole({"prepare": prepare, "machine": {**MACHINE, **machine}}))
 
 
 def arguments(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
-import yaml
+from sections import whole
 from train_sections import NAMES, SECTIONS
 
 from medseg.core.app import run_stage
@@ -38,7 +38,7 @@ def write_params(path: Path, section: str = "seed", **changes: Any) -> None:
 
 
 def write_sections(path: Path, sections: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(SECTIONS | sections))
+    path.write_text(whole(SECTIONS | sections))
 
 
 def names(folder: Path) -> set[str]:

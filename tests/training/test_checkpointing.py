@@ -19,7 +19,7 @@ from small_training import PLAIN, RECIPE, SGD, TRAIN, equal, improved
 from medseg.data.packed import Packed
 from medseg.training.checkpointing import Checkpoints
 from medseg.training.lightning_module import SegmentationModule
-from medseg.training.optim import Cosine, Plateau
+from medseg.training.params import Cosine, Plateau
 from medseg.training.sampler import Sampling
 from medseg.training.trainer import Folders, Recipe, Trained, fit
 

@@ -15,7 +15,8 @@ from medseg.core.errors import UserError
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
 from medseg.training.dataloader import Batch, Batches, training_batches, validation_batches
-from medseg.training.sampler import Sampling, Uniform
+from medseg.training.params import Uniform
+from medseg.training.sampler import Sampling
 
 NOTHING = tiny.online()
 EVERYTHING = tiny.online(*tiny.STILL, p=0.7)

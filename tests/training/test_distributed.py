@@ -22,6 +22,7 @@ import tiny
 import torch
 import yaml
 from safetensors.torch import load_file
+from sections import whole
 from small_training import RECIPE, TRAIN
 from torch import Tensor
 from train_sections import NAMES, SECTIONS
@@ -31,9 +32,8 @@ from medseg.data.packed import Packed, open_packed
 from medseg.models.checkpoint import save_bundle
 from medseg.models.params import ImprovedUnet, Pspnet
 from medseg.training.dataloader import Batches, Rank, training_batches, validation_batches
-from medseg.training.losses import BCE, BCEDice
-from medseg.training.optim import Sgd
-from medseg.training.sampler import Sampling, Uniform
+from medseg.training.params import BCE, BCEDice, Sgd, Uniform
+from medseg.training.sampler import Sampling
 from medseg.training.trainer import Folders, Recipe, fit
 
 pytestmark = pytest.mark.timeout(400)
@@ -267,7 +267,7 @@ def write_params(folder: Path, **train: Any) -> None:
         "model": STEADY.model.model_dump(),
         "loss": STEADY.loss.model_dump(),
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump(SECTIONS | sections))
+    (folder / "params.yaml").write_text(whole(SECTIONS | sections))
 
 
 def start_stage(folder: Path, *launcher: str, **environment: str) -> "subprocess.Popen[str]":

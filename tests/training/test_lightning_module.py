@@ -16,9 +16,10 @@ from medseg.metrics.overlap import count_pixels, overlap_scores
 from medseg.models.network import Network
 from medseg.training.dataloader import Batches, training_batches, validation_batches
 from medseg.training.lightning_module import SegmentationModule, predicted_codes
-from medseg.training.losses import BCE, CrossEntropy, LossFunction, build_loss
-from medseg.training.optim import Adam, Plateau, Poly, SchedulerParams, build_optimizer, build_schedule
-from medseg.training.sampler import Sampling, Uniform
+from medseg.training.losses import LossFunction, build_loss
+from medseg.training.optim import build_optimizer, build_schedule
+from medseg.training.params import BCE, Adam, CrossEntropy, Plateau, Poly, SchedulerParams, Uniform
+from medseg.training.sampler import Sampling
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from medseg.core.errors import UserError
 from medseg.data.packed import Packed
 from medseg.data.task import TaskParams
-from medseg.training.loggers import GAP, SHOWN, Csv, Mlflow, TensorBoard, ValidationImages
+from medseg.training.loggers import GAP, SHOWN, ValidationImages, build_loggers
+from medseg.training.params import Csv, Mlflow, TensorBoard
 
 LOGGED = {"train/loss", "val/loss", "val/dice", "learning_rate"}
 
@@ -129,3 +130,13 @@ def test_truth_and_prediction_have_the_colour_of_their_class(tmp_path: Path) -> 
         )
     assert torch.equal(predicted[:, :, :16], plain[:, :, :16])
     assert changed(predicted[:, :, 16:], plain[:, :, 16:], task.colours[1]).all()
+
+
+def test_an_address_of_mlflow_with_a_password_is_refused_without_showing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:pass@host")
+    val, logger = tiny.write_packed(tmp_path / "val", 1), Mlflow(name="mlflow", experiment="e")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_USERNAME") as caught:
+        build_loggers(logger, tmp_path / "metrics", tmp_path / "logs", False, val, tiny.BINARY)
+    assert "pass@" not in str(caught.value)

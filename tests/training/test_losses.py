@@ -17,20 +17,8 @@ from torch import Tensor
 
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml, validate
-from medseg.training.losses import (
-    BCE,
-    BCEDice,
-    CEDice,
-    CrossEntropy,
-    Dice,
-    Focal,
-    LossParams,
-    Lovasz,
-    Tversky,
-    build_loss,
-    check_heads,
-    deep_supervision,
-)
+from medseg.training.losses import build_loss, check_heads, deep_supervision
+from medseg.training.params import BCE, BCEDice, CEDice, CrossEntropy, Dice, Focal, LossParams, Lovasz, Tversky
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]

@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml, validate
-from medseg.training.optim import (
+from medseg.training.optim import build_optimizer, build_schedule, cosine_fraction, one_cycle_fraction, poly_fraction
+from medseg.training.params import (
     Adam,
     AdamW,
     Constant,
@@ -28,11 +29,6 @@ from medseg.training.optim import (
     RmsProp,
     SchedulerParams,
     Sgd,
-    build_optimizer,
-    build_schedule,
-    cosine_fraction,
-    one_cycle_fraction,
-    poly_fraction,
 )
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -15,7 +15,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml
-from medseg.training.optim import (
+from medseg.training.optim import Schedule, build_optimizer, build_schedule
+from medseg.training.optimizer_state import NUMBERS, TENSORS, load_state, save_state
+from medseg.training.params import (
     Adam,
     AdamW,
     Constant,
@@ -25,13 +27,9 @@ from medseg.training.optim import (
     Plateau,
     Poly,
     RmsProp,
-    Schedule,
     SchedulerParams,
     Sgd,
-    build_optimizer,
-    build_schedule,
 )
-from medseg.training.optimizer_state import NUMBERS, TENSORS, load_state, save_state
 
 Monitor = Literal["train/loss", "val/loss", "val/dice"]
 

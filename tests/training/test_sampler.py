@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.packed import Packed
-from medseg.training.sampler import Balanced, Foreground, Sampling, SamplingParams, Uniform, annotated_shares
+from medseg.training.params import Balanced, Foreground, SamplingParams, Uniform
+from medseg.training.sampler import Sampling, annotated_shares
 
 UNIFORM = Uniform(name="uniform")
 BALANCED = Balanced(name="balanced")

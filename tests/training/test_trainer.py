@@ -27,12 +27,9 @@ from medseg.models.model_yaml import Description
 from medseg.models.network import Network
 from medseg.models.params import UnetPlain
 from medseg.training import trainer as training
-from medseg.training.loggers import TensorBoard
-from medseg.training.losses import CEDice
-from medseg.training.optim import Adam, AdamW, Constant, Plateau
 from medseg.training.optimizer_state import save_state
-from medseg.training.sampler import Balanced
-from medseg.training.trainer import Recipe, Trained, TrainParams
+from medseg.training.params import Adam, AdamW, Balanced, CEDice, Constant, Plateau, TensorBoard, TrainParams
+from medseg.training.trainer import Recipe, Trained
 
 
 def adam(rate: float) -> Adam:
@@ -196,9 +193,11 @@ def test_mixed_precision_trains(
     stores: tuple[Packed, Packed], tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     optimizer = adam(3e-3).model_copy(update={"fused": precision != "16-mixed"})
-    network, _ = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
+    network, description = run(stores, replace(recipe(epochs=1, precision=precision), optimizer=optimizer), tmp_path)
     assert all(tensor.dtype != torch.bfloat16 for tensor in network.state_dict().values())
     assert f"train.precision = {precision}" in capsys.readouterr().out
+    told = ["bf16-mixed ran in place of train.precision = 16-mixed"] if precision == "16-mixed" else []
+    assert [note for note in description.training.warnings if "precision" in note] == told  # on a CPU
 
 
 def test_random_weights_that_were_not_wished_for_are_on_record(

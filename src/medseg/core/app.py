@@ -1,20 +1,23 @@
 """Running a function as a command: arguments from its signature, error messages, exit codes."""
 
 import errno
-import functools
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Concatenate, NoReturn, ParamSpec
 
 import typer
 
+from medseg.core.credentials import without_credentials
 from medseg.core.errors import UserError
 from medseg.core.one_run import one_run
 
 # Errors of the system that the user can put right: full disks and missing rights.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 INTERRUPTED = 130  # exit code after Ctrl-C
+
+Paths = ParamSpec("Paths")
 
 
 def new_app(**options: Any) -> typer.Typer:
@@ -40,18 +43,25 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {without_credentials(message)}", file=sys.stderr)
     sys.exit(1)
 
 
-def run_stage(main: Callable[..., None]) -> None:
-    """Run a stage's `main`, whose parameters are the paths that `dvc.yaml` passes, in that order, `params` first."""
+def run_stage(main: Callable[Concatenate[Path, Paths], None]) -> None:
+    """Run a stage's `main`, whose parameters are the paths that `dvc.yaml` passes, in that order.
 
-    @functools.wraps(main)
-    def stage(params: Path, **paths: Path) -> None:
+    The first is the parameter file, of which all sections are checked, those of later stages too; it may not change
+    while the stage runs (see `one_run`).
+    """
+
+    @wraps(main)
+    def checked(params: Path, *args: Paths.args, **others: Paths.kwargs) -> None:
+        from medseg.core.sections import check_sections  # loads nothing for --help
+
+        check_sections(params)
         with one_run(Path(main.__code__.co_filename).stem, params):
-            main(params, **paths)
+            main(params, *args, **others)
 
     app = new_app()
-    app.command()(stage)
+    app.command()(checked)
     run_app(app)

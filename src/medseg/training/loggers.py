@@ -3,54 +3,26 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from dvclive.lightning import DVCLiveLogger
-from pydantic import Field
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks  # type: ignore[import-untyped]  # torchvision has no types
 
+from medseg.core.credentials import has_credentials
 from medseg.core.errors import UserError
-from medseg.core.params import Section
 from medseg.data.packed import Packed, evenly_spaced
 from medseg.data.task import TaskParams
 from medseg.training.lightning_module import predicted_codes
+from medseg.training.params import Csv, LoggerParams, Mlflow, TensorBoard
 
 SHOWN = 8  # validation images in TensorBoard
 GAP = 2  # pixels between an image with its truth and the same with its prediction
 ALPHA = 0.5  # opacity of drawn masks
-
-
-class NoLogger(Section):
-    """DVCLive alone."""
-
-    name: Literal["none"]
-
-
-class TensorBoard(Section):
-    """TensorBoard event files, with validation images."""
-
-    name: Literal["tensorboard"]
-
-
-class Csv(Section):
-    """One `metrics.csv` per run."""
-
-    name: Literal["csv"]
-
-
-class Mlflow(Section):
-    """MLflow at the address that the environment variable MLFLOW_TRACKING_URI holds, else in `logs/mlflow.db`."""
-
-    name: Literal["mlflow"]
-    experiment: str = Field(min_length=1)
-
-
-LoggerParams = Annotated[NoLogger | TensorBoard | Csv | Mlflow, Field(discriminator="name")]
 
 
 def build_loggers(
@@ -79,6 +51,11 @@ def build_loggers(
 def _mlflow(params: Mlflow, logs: Path) -> MLFlowLogger:
     # Lightning's own default, a folder of files, is refused by MLflow 3.
     address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{logs.absolute() / 'mlflow.db'}"
+    if has_credentials(address):  # MLflow shows it in its messages
+        raise UserError(
+            "MLFLOW_TRACKING_URI holds a user's name, password or token; give the address alone, and name and password "
+            "in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token in MLFLOW_TRACKING_TOKEN"
+        )
     try:
         logger = MLFlowLogger(params.experiment, tracking_uri=address)
     except ModuleNotFoundError as error:

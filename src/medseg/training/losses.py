@@ -3,151 +3,19 @@
 Truth is (N, 1, H, W) of class codes: 0 for the background, 1, 2, ... for the classes. Logits are (N, K, H, W). K = 1:
 foreground alone, with a sigmoid. K > 1: background and K - 1 classes, with a softmax.
 
-"Empty truth" below is a batch in which every pixel is background.
+The classes of `training.params` define each loss.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section
+from medseg.training.params import BCE, BCEDice, CEDice, CrossEntropy, Dice, Focal, Loss, LossParams, Lovasz, Tversky
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-
-Weight = Annotated[float, Field(ge=0)]
-L = TypeVar("L", bound="Loss")
-
-
-class Loss(Section):
-    """Base of all losses: the weights of the outputs of a deeply supervised network.
-
-    The loss of several outputs is sum_i w_i L(output_i, truth) / sum_i w_i, normalised as in nnU-Net (Isensee et al.,
-    Nature Methods 2021): the weights do not change the size of the loss.
-    """
-
-    head_weights: Annotated[list[Weight], Field(min_length=1, max_length=5)]  # finest first; [1.0]: the final one alone
-
-    @field_validator("head_weights")
-    @classmethod
-    def _weigh_an_output(cls, weights: list[float]) -> list[float]:
-        if sum(weights) == 0:
-            raise ValueError("at least one weight must be greater than 0")
-        return weights
-
-
-class BCE(Loss):
-    """Binary cross-entropy: the mean over all pixels of -log p_t, p_t the probability of the true class.
-
-    Foreground alone. Empty truth: false positives are penalised, as in any batch.
-    """
-
-    name: Literal["bce"]
-
-
-class CrossEntropy(Loss):
-    """Cross-entropy: the mean over all pixels of -log p_t, p_t the probability of the true class.
-
-    Several classes. Empty truth: false positives are penalised, as in any batch.
-    """
-
-    name: Literal["cross_entropy"]
-
-
-class Dice(Loss):
-    """Soft Dice (Milletari et al., 3DV 2016, without their squares), pooled over the batch.
-
-    1 - (sum(p t) + smooth) / ((sum p + sum t) / 2 + smooth) with probabilities p and truth t. Several classes: the mean
-    of this over the classes that occur in the batch; the background is excluded, as in nnU-Net. Empty truth: 0 and
-    no gradient, so this loss alone never penalises false positives there.
-    """
-
-    name: Literal["dice"]
-    smooth: float = Field(ge=0)  # pixels added to both parts of the fraction
-
-
-class BCEDice(Loss):
-    """bce_weight BCE + dice_weight Dice. Foreground alone. Empty truth: the cross-entropy alone."""
-
-    name: Literal["bce_dice"]
-    bce_weight: Weight
-    dice_weight: Weight
-    smooth: float = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _weigh_a_part(self) -> Self:
-        return _check_weights(self, "bce_weight", "dice_weight")
-
-
-class CEDice(Loss):
-    """ce_weight CrossEntropy + dice_weight Dice. Several classes. Empty truth: the cross-entropy alone."""
-
-    name: Literal["ce_dice"]
-    ce_weight: Weight
-    dice_weight: Weight
-    smooth: float = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _weigh_a_part(self) -> Self:
-        return _check_weights(self, "ce_weight", "dice_weight")
-
-
-class Focal(Loss):
-    """Focal loss (Lin et al., ICCV 2017, eq. 5): the mean over all pixels of -a_t (1 - p_t)^gamma log p_t.
-
-    p_t is the probability of the true class, a_t is alpha for pixels of any class and 1 - alpha for background.
-    The paper divides by the number of objects instead. Several classes: p_t comes from the softmax;
-    segmentation-models-pytorch has a sigmoid per class. Empty truth: all pixels count, with weight 1 - alpha.
-    """
-
-    name: Literal["focal"]
-    alpha: float = Field(ge=0, le=1)
-    gamma: float = Field(ge=0, le=5)  # 0: weighted cross-entropy; greater: easy pixels count less
-
-
-class Tversky(Loss):
-    """Tversky loss (Salehi et al., MLMI 2017) and focal Tversky loss (Abraham and Khan, ISBI 2019).
-
-    (1 - TP / (TP + alpha FP + beta FN))^(1 / gamma) with TP = sum(p t), FP = sum(p (1 - t)), FN = sum((1 - p) t),
-    pooled over the batch. alpha weighs false positives and beta false negatives, as in Salehi; Abraham and Khan name
-    them the other way round. gamma is theirs; that of segmentation-models-pytorch is its inverse. alpha = beta = 0.5 is
-    soft Dice without smoothing, alpha = beta = 1 soft Jaccard. Several classes and empty truth: as Dice.
-    """
-
-    name: Literal["tversky"]
-    alpha: float = Field(gt=0, le=1)
-    beta: float = Field(gt=0, le=1)
-    gamma: float = Field(ge=1, le=3)  # 1: Tversky loss; greater: steeper where the loss is small
-
-
-class Lovasz(Loss):
-    """Lovász hinge and Lovász-Softmax (Berman et al., CVPR 2018): the Jaccard loss, extended to errors between 0 and 1.
-
-    The pixels are sorted by falling error, and each error is multiplied by the increase of the Jaccard loss when that
-    pixel becomes wrong, too (definition 2). Foreground alone: the error is the hinge max(0, 1 - s l) of logit l and
-    sign s, 1 for foreground and -1 for background; it is 0 where a pixel is right by a logit of 1 or more, so
-    probabilities stay close to 0.5. Several classes: the error of each class is |t - p|, and the loss is the mean over
-    the classes that occur, the background among them. Empty truth: with foreground alone, the largest error of all
-    pixels; with several classes, the loss of the background.
-    """
-
-    name: Literal["lovasz"]
-    per_image: bool  # whether each image has a loss of its own, and the batch their mean; else pooled over the batch
-
-
-LossParams = Annotated[
-    BCE | Dice | BCEDice | Focal | Tversky | Lovasz | CrossEntropy | CEDice, Field(discriminator="name")
-]
-
-
-def _check_weights(params: L, *keys: str) -> L:
-    if not any(getattr(params, key) for key in keys):
-        raise ValueError(f"{' or '.join(keys)} must be greater than 0")
-    return params
 
 
 def build_loss(params: LossParams, logits: int) -> LossFunction:

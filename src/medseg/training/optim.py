@@ -3,128 +3,26 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section
-
-Decay = Annotated[float, Field(ge=0, le=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]  # of the previous step that is added to the next
-Divisor = Annotated[float, Field(ge=1)]
-Fused = bool  # torch's fused kernel: faster, equal but for rounding
-
-
-class Rates(Section):
-    """Base of all optimisers: learning rates.
-
-    Pretrained layers should change less (discriminative fine-tuning, Howard and Ruder, ACL 2018, section
-    3.2); here those of the encoder.
-    """
-
-    learning_rate: float = Field(gt=0, le=10)  # which the schedule multiplies by 0..1
-    encoder_factor: float = Field(gt=0, le=1)  # the encoder's rate over learning_rate; 1: one rate for all
-
-
-class Sgd(Rates):
-    """Stochastic gradient descent with momentum (Polyak 1964) and L2 weight decay, as torch defines it.
-
-    b <- momentum b + g, w <- w - rate b, where g holds the gradient and weight_decay w; b starts as the first g. With
-    `nesterov`, w <- w - rate (g + momentum b).
-    """
-
-    name: Literal["sgd"]
-    fused: Fused
-    momentum: Momentum
-    nesterov: bool
-    weight_decay: Decay
-
-    @field_validator("nesterov")
-    @classmethod
-    def _has_momentum(cls, nesterov: bool, others: ValidationInfo) -> bool:
-        if nesterov and others.data.get("momentum") == 0:
-            raise ValueError("needs optimizer.momentum > 0: set it to false, or raise the momentum")
-        return nesterov
-
-
-class Adam(Rates):
-    """Adam (Kingma and Ba, ICLR 2015), with the paper's decay rates 0.9 and 0.999."""
-
-    name: Literal["adam"]
-    fused: Fused
-
-
-class AdamW(Rates):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
-
-    name: Literal["adamw"]
-    fused: Fused
-    weight_decay: Decay
-
-
-class RmsProp(Rates):
-    """RMSProp (Tieleman and Hinton 2012): steps over the root of a running mean of squared gradients.
-
-    v <- smoothing v + (1 - smoothing) g^2, b <- momentum b + g / (sqrt(v) + 1e-8), w <- w - rate b; v starts at 0.
-    """
-
-    name: Literal["rmsprop"]
-    smoothing: float = Field(ge=0, lt=1)  # torch's alpha
-    momentum: Momentum
-
-
-OptimizerParams = Annotated[Sgd | Adam | AdamW | RmsProp, Field(discriminator="name")]
-
-
-class Plateau(Section):
-    """Lower the rate by `factor` after more than `patience` epochs without improvement of the monitored metric.
-
-    A change by less than 0.01 % of the best value is no improvement.
-    """
-
-    name: Literal["plateau"]
-    monitor: Literal["train/loss", "val/loss", "val/dice"]
-    factor: float = Field(gt=0, lt=1)
-    patience: int = Field(ge=0)  # epochs
-
-
-class Cosine(Section):
-    """A linear warm-up (Goyal et al. 2017, section 2.2), then half a cosine (Loshchilov and Hutter, ICLR 2017)."""
-
-    name: Literal["cosine"]
-    warmup_epochs: float = Field(ge=0)
-    final_share: float = Field(ge=0, le=1)  # of learning_rate, at the end
-
-
-class Poly(Section):
-    """The rate falls as (1 - progress)^power (DeepLab, Chen et al., TPAMI 2018, section 4.1)."""
-
-    name: Literal["poly"]
-    power: float = Field(gt=0)
-
-
-class OneCycle(Section):
-    """The 1cycle policy: up to learning_rate and down again, each along half a cosine (Smith and Topin 2019).
-
-    Momentum is not cycled.
-    """
-
-    name: Literal["one_cycle"]
-    warmup_share: float = Field(gt=0, lt=1)  # of the run, until the peak
-    start_divisor: Divisor  # initial rate: learning_rate / start_divisor
-    final_divisor: Divisor  # final rate: initial rate / final_divisor
-
-
-class Constant(Section):
-    """The learning rate stays."""
-
-    name: Literal["constant"]
-
-
-SchedulerParams = Annotated[Plateau | Cosine | Poly | OneCycle | Constant, Field(discriminator="name")]
+from medseg.training.params import (
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    OneCycle,
+    OptimizerParams,
+    Plateau,
+    Poly,
+    Rates,
+    RmsProp,
+    SchedulerParams,
+    Sgd,
+)
 
 
 @dataclass(frozen=True)

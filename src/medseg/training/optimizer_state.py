@@ -18,7 +18,8 @@ from medseg.core.errors import UserError
 from medseg.core.files import write_text
 from medseg.core.params import Section, read_yaml, validate
 from medseg.models.checkpoint import save_tensors
-from medseg.training.optim import Constant, OptimizerParams, Plateau, Schedule, SchedulerParams
+from medseg.training.optim import Schedule
+from medseg.training.params import Constant, OptimizerParams, Plateau, SchedulerParams
 
 NUMBERS = "training.yaml"
 TENSORS = "optimizer.safetensors"

@@ -1,42 +1,13 @@
 """Which samples an epoch sees, and in which order: the section `sampling`."""
 
-from typing import Annotated, Literal
-
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section
 from medseg.data.packed import Packed
+from medseg.training.params import Balanced, Foreground, SamplingParams, Uniform
 
 Order = NDArray[np.int64]
-
-
-class Uniform(Section):
-    """Every sample once."""
-
-    name: Literal["uniform"]
-
-
-class Foreground(Section):
-    """A share of the draws goes to samples in which enough is annotated, the rest to all samples alike.
-
-    After nnU-Net (Isensee et al., Nature Methods 2021), which draws a third of its patches around foreground.
-    """
-
-    name: Literal["foreground"]
-    share: float = Field(gt=0, le=1)  # of an epoch's draws
-    least: float = Field(gt=0, lt=1)  # annotated share of a sample's pixels that is enough
-
-
-class Balanced(Section):
-    """Every label of the manifest equally often."""
-
-    name: Literal["balanced"]
-
-
-SamplingParams = Annotated[Uniform | Foreground | Balanced, Field(discriminator="name")]
 
 
 class Sampling:

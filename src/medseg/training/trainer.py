@@ -16,14 +16,12 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pydantic import Field, model_validator
 from pytorch_lightning.callbacks import TQDMProgressBar, WeightAveraging
 from torch._inductor.exc import InductorError
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
-from medseg.core.params import Section, Word
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
 from medseg.data.task import TaskParams
@@ -36,11 +34,21 @@ from medseg.training.dataloader import Batches, Rank, training_batches, validati
 from medseg.training.distributed import check_nodes, end_with_parent
 from medseg.training.initial_network import load_initial_network
 from medseg.training.lightning_module import SegmentationModule
-from medseg.training.loggers import EpochLines, LoggerParams, NoLogger, build_loggers
-from medseg.training.losses import LossParams, build_loss, check_heads
-from medseg.training.optim import OptimizerParams, RmsProp, SchedulerParams, build_optimizer, build_schedule
+from medseg.training.loggers import EpochLines, build_loggers
+from medseg.training.losses import build_loss, check_heads
+from medseg.training.optim import build_optimizer, build_schedule
 from medseg.training.optimizer_state import load_state
-from medseg.training.sampler import Sampling, SamplingParams, annotated_shares
+from medseg.training.params import (
+    LoggerParams,
+    LossParams,
+    NoLogger,
+    OptimizerParams,
+    RmsProp,
+    SamplingParams,
+    SchedulerParams,
+    TrainParams,
+)
+from medseg.training.sampler import Sampling, annotated_shares
 
 IGNORED_WARNINGS: tuple[tuple[type[Warning], str], ...] = (  # the start of each message
     (UserWarning, r"The '\w+_dataloader' does not have many workers"),  # a copy from a memory map needs none
@@ -55,31 +63,6 @@ QUIETED_LOGS = (  # about devices found, products to install, ranks that joined
 )
 NO_LOGGER = NoLogger(name="none")
 RECORDED_PACKAGES = ("torch", "pytorch-lightning", "segmentation-models-pytorch", "albumentations", "numpy")
-
-
-class TrainParams(Section):
-    """The section `train`."""
-
-    init_from: Word | None  # a network in weights/ whose weights are taken; the optimiser starts anew
-    continue_from: Word | None  # a network in weights/ that is trained further, with its optimiser and scheduler
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # of all ranks together
-    patience: int = Field(ge=1)  # epochs without a better val/dice before training ends, once the network has learned
-    gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"]
-    deterministic: bool
-    channels_last: bool  # memory format of the weights; batches are so in any case
-    compile: bool  # torch.compile
-    devices: int = Field(ge=1)  # ranks per machine, each with a GPU of its own, or on the CPU
-    num_nodes: int = Field(ge=1)  # machines
-    strategy: Literal["auto", "ddp"]  # Lightning's words
-    ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
-
-    @model_validator(mode="after")
-    def _start_from_one_network(self) -> "TrainParams":
-        if self.init_from and self.continue_from:
-            raise ValueError("init_from and continue_from exclude each other: set one of them to null")
-        return self
 
 
 @dataclass(frozen=True)
@@ -158,7 +141,7 @@ def fit(
         if not trainer.is_global_zero:
             return None
         best = checkpoints.load_best(module.cpu())
-    notes = _notes(best, trainer.current_epoch)
+    notes = [*_substitutes(recipe, trainer), *_notes(best, trainer.current_epoch)]
     _warn(notes)
     description = _describe(recipe, train, start, best, trainer.current_epoch, notes)
     return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
@@ -251,6 +234,12 @@ def _announce(
 def _warn(notes: list[str]) -> None:
     for note in notes:
         print(f"warning: {note}")
+
+
+def _substitutes(recipe: Recipe, trainer: pl.Trainer) -> list[str]:
+    """Return what ran instead of what `params.yaml` asks for: the record of the parameters alone would mislead."""
+    wanted = recipe.train.precision
+    return [] if trainer.precision == wanted else [f"{trainer.precision} ran in place of train.precision = {wanted}"]
 
 
 def _notes(best: Best, epochs: int) -> list[str]:
