@@ -1,9 +1,11 @@
+import base64
 import bz2
 import gzip
 import hashlib
 import io
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import time
@@ -140,6 +142,31 @@ class TestUnpack:
             archive.writestr(info, "/etc/passwd")
         with pytest.raises(UserError, match=r"'Set/link' is a link or a device"):
             unpack(tmp_path / "bad.zip", target)
+
+    def test_refuses_a_sparse_member_which_says_its_own_size(self, tmp_path: Path, target: Path) -> None:
+        info = tarfile.TarInfo("zeros")
+        info.type = tarfile.GNUTYPE_SPARSE
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[386:410] = b"%011o\0%011o\0" % (30 << 20, 0)  # where its last part would begin, and no byte of it
+        header[483:495] = b"%011o\0" % (30 << 20)
+        header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
+        (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+        with pytest.raises(UserError, match=r"its member 'zeros' is a link or a device, or sparse"):
+            unpack(tmp_path / "bomb.tar.gz", target)
+        assert not contents(target)
+
+    def test_refuses_a_small_archive_that_unpacks_to_much(self, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "bomb.zip").write_bytes(zipped({"zeros": bytes(100 << 20)}))
+        with pytest.raises(UserError, match=r"refused: its first 1 members unpack to 104857600 bytes"):
+            unpack(tmp_path / "bomb.zip", target)
+        assert not contents(target)
+
+    def test_stops_before_the_disk_is_full(self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        free = shutil.disk_usage(target)._replace(free=download.SPARE_BYTES + 4)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+        (tmp_path / "set.zip").write_bytes(zipped())
+        with pytest.raises(UserError, match=r"set\.zip: not unpacked: 'Set/benign/benign \(1\)\.png' takes 5 bytes"):
+            unpack(tmp_path / "set.zip", target)
 
     def test_refuses_a_bomb_before_it_is_written(
         self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
@@ -456,3 +483,38 @@ class TestDownload:
         with pytest.raises(UserError, match="perhaps a web page"):
             retrieve(archive_at((url, None), file=file))
         assert not contents(tmp_path / "cache")
+
+
+def test_a_password_in_netrc_is_used(
+    server: Server, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way that is told to who puts a password into an address."""
+    given: list[str | None] = []
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        given.append(handler.headers["Authorization"])
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(zipped())
+
+    server.pages["/set.zip"] = page
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password word\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    address = Address(url=server.url("/set.zip"), checksum=None)
+    unpack(retrieve(Archive(file="set.zip", addresses=(address,))), target)
+    assert contents(target) == FILES
+    assert given == ["Basic " + base64.b64encode(b"me:word").decode()]
+
+
+def test_a_relative_path_that_leads_nowhere_says_where_it_starts(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"study: .*It starts at {tmp_path}; the queue and --temp .*absolute path"):
+        fetch(target, path="../study")
+
+
+@pytest.mark.parametrize("file", ["..", "a/b.zip", "../b.zip", "."])
+def test_an_archive_s_name_leads_nowhere_else(file: str) -> None:
+    with pytest.raises(UserError, match="file = "):
+        validate({"file": file, "addresses": []}, Archive, "archive")

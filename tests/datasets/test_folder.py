@@ -1,14 +1,16 @@
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.datasets.busi import scan_busi_layout
-from medseg.datasets.folder import FolderParams
+from medseg.datasets.folder import FolderParams, _image_regex
 from medseg.datasets.record import Record
 from medseg.datasets.ucsb import UcsbParams
 
@@ -85,8 +87,9 @@ class TestPatterns:
         }
 
     def test_an_image_is_not_its_own_mask(self, tmp_path: Path) -> None:
-        touch(tmp_path, "a.png")
-        assert masks_of(params("{stem}.png", "{stem}.png"), tmp_path) == {"a.png": ()}
+        touch(tmp_path, "a.png", "b.png")
+        with pytest.raises(UserError, match="names the images themselves"):
+            params("{stem}.png", "{stem}.png").scan(tmp_path)
 
     def test_order_is_natural(self, tmp_path: Path) -> None:
         touch(tmp_path, "10.png", "9.png", "1.png")
@@ -148,3 +151,59 @@ class TestTables:
     def test_a_missing_table_is_named(self, root: Path) -> None:
         with pytest.raises(UserError, match=r"labels\.csv: not read: No such file"):
             params("i/{stem}.png", "m/{stem}.png", TABLE).scan(root)
+
+
+PIECES = st.sampled_from(["{a}", "{b}", "{c}", "*", "**/", "/", "_", "x", "."])
+NAMES = st.text("x_./y", min_size=1, max_size=12)
+
+
+def tried_in_all_lengths(pattern: str) -> re.Pattern[str]:
+    """What a pattern means, without a thought for time: a field as short as possible, `*` as long as possible."""
+    known = set[str]()
+    parts = []
+    for piece in re.split(r"(\*\*/|\*|\{\w\})", pattern):
+        wild = {"**/": "(?:.*/)?", "*": "[^/]*"}.get(piece)
+        field = f"(?P={piece[1:-1]})" if piece in known else f"(?P<{piece[1:-1]}>[^/]+?)"
+        parts.append(wild or (field if piece.startswith("{") else re.escape(piece)))
+        known.add(piece)
+    return re.compile("".join(parts))
+
+
+@settings(max_examples=1000)
+@given(st.lists(PIECES, min_size=1, max_size=7).map("".join), NAMES)
+def test_settled_fields_match_as_if_all_lengths_were_tried(pattern: str, name: str) -> None:
+    found, wanted = re.fullmatch(_image_regex(pattern), name), tried_in_all_lengths(pattern).fullmatch(name)
+    assert (found and found.groupdict()) == (wanted and wanted.groupdict())
+
+
+@pytest.mark.timeout(20)  # without bounds, minutes
+def test_a_long_name_takes_no_time(tmp_path: Path) -> None:
+    touch(tmp_path, "s_" * 100 + "x.tif", "s_s_s_s_s_s.png", "s_s_s_s_s_s_m.tif")
+    many = params("{a}_{b}_{c}_{d}_{e}_{f}.png", "{a}_{b}_{c}_{d}_{e}_{f}_m.tif")
+    assert masks_of(many, tmp_path) == {"s_s_s_s_s_s.png": ("s_s_s_s_s_s_m.tif",)}
+
+
+@pytest.mark.parametrize("pattern", ["*a*b*c*{x}", "{a}{b}{c}{d}{e}{a}", "**/x/**/y/**/{a}*b*"])
+def test_a_pattern_that_may_take_ages_is_refused(pattern: str) -> None:
+    with pytest.raises(UserError, match=r"data: 'images' holds more than 3|data = .*'images' holds more than 3"):
+        params(pattern, "m/{a}.png" if "{a}" in pattern else "m/{x}.png")
+
+
+@pytest.mark.parametrize("file", ["/etc/labels.csv", "../labels.csv", "a/../../labels.csv", "~/labels.csv", "", "."])
+@pytest.mark.parametrize("key", ["label", "patient"])
+def test_a_table_outside_the_data_folder_is_refused(key: str, file: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.{key}\.file = .*Put the file into the data folder"):
+        params("{a}.png", "{a}_m.png", **{key: {**TABLE, "file": file}})
+
+
+def test_names_pair_whatever_the_normal_form_of_their_letters(tmp_path: Path) -> None:
+    """macOS writes an accent apart; what is read is the file as it is named."""
+    apart, together = (unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))
+    touch(tmp_path, f"images/{apart}.png", f"masks/{together}.png")
+    (tmp_path / "labels.csv").write_text(f"image,class\n{together},bad\n")
+    assert params("images/{s}.png", "masks/{s}.png", TABLE).scan(tmp_path) == [
+        Record(file=f"images/{apart}.png", masks=(f"masks/{together}.png",), label="bad")
+    ]
+    touch(tmp_path, f"images/{together}.png")
+    with pytest.raises(UserError, match="normal form alone"):
+        params("images/{s}.png", "masks/{s}.png").scan(tmp_path)

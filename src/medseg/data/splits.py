@@ -11,6 +11,7 @@ from pydantic import Field
 from medseg.core.errors import UserError
 from medseg.core.files import write_text
 from medseg.core.params import Section, Seed
+from medseg.datasets.layout import composed
 
 SPLITS = ("train", "val", "test")
 DROPPED = "dropped"
@@ -82,7 +83,7 @@ def assign(table: pd.DataFrame, params: SplitParams, lists: Path) -> pd.Series:
             splits = _straddled(_by_pattern(table, params), table["group"], params.straddling)
         case Lists():
             splits = _straddled(_from_lists(table, lists / params.folder), table["group"], params.straddling)
-    _refuse_empty(splits, expects_test(params))
+    _refuse_empty(splits, params)
     return splits
 
 
@@ -174,18 +175,19 @@ def _by_pattern(table: pd.DataFrame, params: Pattern) -> pd.Series:
 def _from_lists(table: pd.DataFrame, folder: Path) -> pd.Series:
     """Images in no list are dropped. Raises `UserError` for a name without an image, or in the lists twice."""
     placed: dict[str, str] = {}
-    known = set(table["file"])
+    files = table["file"].map(composed)
+    known = set(files)
     for split in SPLITS:
         path = folder / f"{split}.txt"
         if not path.is_file() and split == "test":
             continue
-        for name in _names_in(path):
+        for name in map(composed, _names_in(path)):
             if name in placed:
                 raise UserError(f"{path}: '{name}' is named twice, here and in {placed[name]}.txt")
             if name not in known:
                 raise UserError(f"{path}: '{name}' is no image of the data set (names are relative to data/raw)")
             placed[name] = split
-    return table["file"].map(placed).fillna(DROPPED)
+    return files.map(placed).fillna(DROPPED)
 
 
 def _names_in(path: Path) -> list[str]:
@@ -210,10 +212,12 @@ def _straddled(splits: pd.Series, groups: pd.Series, straddling: Straddling) -> 
     return splits
 
 
-def _refuse_empty(splits: pd.Series, with_test: bool) -> None:
+def _refuse_empty(splits: pd.Series, params: SplitParams) -> None:
     counts = splits.value_counts()
-    for split in SPLITS if with_test else SPLITS[:2]:
+    advice = " (patterns see names of files alone, no folders)" if isinstance(params, Pattern) else ""
+    for split in SPLITS if expects_test(params) else SPLITS[:2]:
         if counts.get(split, 0) == 0:
             raise UserError(
                 f"params.yaml: split: leaves no image for '{split}' out of {len(splits)}; change what it asks for"
+                f"{advice}"
             )

@@ -17,6 +17,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from medseg.core.errors import UserError
+from medseg.core.params import PathInside
 from medseg.datasets.layout import existing, files_in, find_folder, require_images
 from medseg.datasets.record import Record
 from medseg.datasets.source import ArchiveParams
@@ -29,8 +30,8 @@ class CryonusegParams(ArchiveParams):
 
     name: Literal["cryonuseg"]
     title = "nuclei in CryoNuSeg tissue"
-    images: str = Field(pattern=r"^[^/]+$")
-    masks: str = Field(pattern=r"^[^/]+(/[^/]+)*$")
+    images: PathInside = Field(pattern=r"^[^/]+$")
+    masks: PathInside
 
     def scan(self, root: Path) -> list[Record]:
         """One record per image below `root`, in the order of the names. Raises `UserError`."""

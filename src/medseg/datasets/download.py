@@ -30,7 +30,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section
+from medseg.core.params import PathInside, Section
 
 DATA_VARIABLE = "MEDSEG_DATA"  # environment variable: a folder with local data sets
 TABLES = (".csv", ".txt")  # published beside the archives and kept as they are
@@ -43,9 +43,10 @@ SLOWEST = 1024  # bytes per second; a server that sends a byte now and then neve
 PIECE = 1 << 20  # bytes read at a time
 
 MAX_BYTES = 200 << 30  # unpacked; ISIC 2017, the largest data set in use, has about 12 GiB
-MAX_MEMBERS = 2_000_000
+MAX_MEMBERS = 500_000  # each takes a kilobyte of memory
 MAX_RATIO = 500  # unpacked to packed: images reach 2, masks kept as plain TIFF 190, a bomb 1000 and more
-HARMLESS_BYTES = 1 << 30  # up to this size any ratio is accepted
+HARMLESS_BYTES = 1 << 26  # up to this size any ratio is accepted
+SPARE_BYTES = 1 << 28  # that unpacking leaves free on the disk
 MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096; a longer one could fill the memory
 
 _END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the end record of a zip archive, and of the comment behind it
@@ -69,7 +70,7 @@ class Address(Section):
 class Archive(Section):
     """One file to fetch, and its addresses, which are tried in turn."""
 
-    file: str = Field(pattern=r"^[^/\\]+$")
+    file: PathInside = Field(pattern=r"^[^/\\]+$")
     addresses: tuple[Address, ...]
 
 
@@ -169,8 +170,9 @@ def unpack(file: Path, destination: Path) -> None:
         for count, member in enumerate(tqdm(members, desc=f"unpack {file.name}", unit="file", disable=None), 1):
             total += member.size
             _check_size(file, count, total)
+            _check_room(file, member, destination)
             if not member.is_plain:
-                raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, not a file")
+                raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, or sparse")
             if (destination / member.name).is_file():
                 raise UserError(
                     f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the "
@@ -210,13 +212,20 @@ def _take(name: str, destination: Path) -> None:
         path = Path(name).expanduser()
         path.stat()
     except (OSError, RuntimeError, ValueError) as error:  # of a user without home: RuntimeError
-        raise UserError(f"{name}: no such folder or archive; correct 'data.path' ({error})") from None
+        raise UserError(f"{name}: no such folder or archive; correct 'data.path'{_started(name)} ({error})") from None
     if path.is_dir():
         copy_folder(path, destination)
     elif path.is_file():
         unpack(path, destination)
     else:
-        raise UserError(f"{path}: no folder and no plain file; correct 'data.path'")
+        raise UserError(f"{path}: no folder and no plain file; correct 'data.path'{_started(name)}")
+
+
+def _started(name: str) -> str:
+    """Where a relative path was looked for: not every run works in the project's own folder."""
+    if name.startswith(("/", "~")):
+        return ""
+    return f". It starts at {Path.cwd()}; the queue and --temp work in a copy of the project: give an absolute path"
 
 
 def _cached(archive: Archive, address: Address) -> Path:
@@ -289,7 +298,7 @@ class _Member:
 
     name: str
     size: int  # bytes when unpacked
-    is_plain: bool  # a file or a folder
+    is_plain: bool  # a file that is not sparse, or a folder
     extract: Callable[[], object]
 
 
@@ -333,7 +342,8 @@ def _tar_members(file: Path, destination: Path) -> Iterator[_Member]:
     with _opened_tar(file) as archive:
         for info in archive:
             extract = partial(archive.extract, info, destination, filter="data")
-            yield _Member(info.name, info.size, info.isreg() or info.isdir(), extract)
+            is_plain = (info.isreg() and not info.issparse()) or info.isdir()  # sparse: it says its own size
+            yield _Member(info.name, info.size, is_plain, extract)
         _require_end(archive)
 
 
@@ -383,6 +393,15 @@ def _check_size(file: Path, count: int, total: int) -> None:
         raise UserError(
             f"{file}: refused: its first {count} members unpack to {total} bytes, {ratio:.0f} times its size. If it is "
             "sound, unpack it by hand and name the folder in 'data.path'"
+        )
+
+
+def _check_room(file: Path, member: _Member, destination: Path) -> None:
+    free = shutil.disk_usage(destination).free
+    if member.size > free - SPARE_BYTES:
+        raise UserError(
+            f"{file}: not unpacked: '{member.name}' takes {member.size} bytes, and {free} are free at {destination}; "
+            "make room there, then run the same command again"
         )
 
 

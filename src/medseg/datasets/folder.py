@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section
-from medseg.datasets.layout import files_below, natural, shortened
+from medseg.core.params import PathInside, Section
+from medseg.datasets.layout import composed, files_below, natural, shortened
 from medseg.datasets.record import Record, Split
 from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table
@@ -32,6 +32,7 @@ from medseg.datasets.tables import read_table
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 TOKEN = re.compile(r"(\*\*/|\*|\{[A-Za-z_][A-Za-z0-9_]*\})")  # its matches are the odd items of `TOKEN.split`
 WILDCARDS = {"**/": "(?:.*/)?", "*": "[^/]*"}
+MOST_FREE = 3  # of one pattern: each multiplies the time of a match by the length of a name
 SPLIT_WORDS: dict[str, Split] = {  # names of folders that say where the publisher put an image
     **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),
@@ -53,7 +54,7 @@ class TableParams(Section):
     """A column of a CSV table. `image` is the column with an image's path, its file name, or its stem."""
 
     name: Literal["table"]
-    file: str
+    file: PathInside
     image: str
     column: str
 
@@ -74,6 +75,12 @@ class FolderParams(ArchiveParams):
 
     @model_validator(mode="after")
     def _check_fields(self) -> "FolderParams":
+        for name, pattern in (("images", self.images), ("masks", FIELD.sub("", self.masks))):
+            if _free_pieces(pattern) > MOST_FREE:
+                raise ValueError(
+                    f"'{name}' holds more than {MOST_FREE} of *, **/ and fields beside one that occurs twice: matching "
+                    "long names would take too long; write fields that occur once in place of some"
+                )
         known = set(FIELD.findall(self.images))
         texts = [source.text for source in (self.label, self.patient) if isinstance(source, TextParams)]
         texts += [self.official] if self.official else []
@@ -89,9 +96,12 @@ class FolderParams(ArchiveParams):
 
         Raises `UserError` where no image is found, or where a table lacks some images.
         """
-        files = files_below(root)
-        images = _images(files, self.images)
-        masks = {file: _masks(files, self.masks, file, fields) for file, fields in images.items()}
+        names = _by_composed_name(files_below(root))
+        files = sorted(names)
+        images = _images(files, composed(self.images))
+        masks = {file: _masks(files, composed(self.masks), file, fields) for file, fields in images.items()}
+        if images and not any(masks.values()) and any(_named_by_both(self.masks, *image) for image in images.items()):
+            raise UserError(f"{root}: 'data.masks', {self.masks}, names the images themselves, as 'data.images' does")
         taken = {mask for found in masks.values() for mask in found}
         images = {file: images[file] for file in sorted(images.keys() - taken, key=natural)}
         if not images:
@@ -102,8 +112,8 @@ class FolderParams(ArchiveParams):
         patients = _values(self.patient, root, images) if self.patient else {}
         return [
             Record(
-                file=file,
-                masks=masks[file],
+                file=names[file],
+                masks=tuple(names[mask] for mask in masks[file]),
                 label=labels[file],
                 patient=patients.get(file),
                 official=self._official(file, fields),
@@ -120,6 +130,14 @@ class FolderParams(ArchiveParams):
         return SPLIT_WORDS[word.lower()]
 
 
+def _by_composed_name(files: list[str]) -> dict[str, str]:
+    """The files by their names in Unicode's normal form C: macOS writes accents apart, and other systems do not."""
+    names = {composed(file): file for file in files}
+    if twice := [file for file in files if names[composed(file)] != file]:
+        raise UserError(f"{twice[0]}: another file's name differs in Unicode's normal form alone; rename one of them")
+    return names
+
+
 def _images(files: list[str], pattern: str) -> dict[str, Fields]:
     regex = re.compile(_image_regex(pattern))
     matches = {file: regex.fullmatch(file) for file in files}
@@ -127,27 +145,67 @@ def _images(files: list[str], pattern: str) -> dict[str, Fields]:
 
 
 def _image_regex(pattern: str) -> str:
-    parts: list[str] = []
-    for place, piece in enumerate(TOKEN.split(pattern)):
-        group = f"(?P<{piece[1:-1]}>"
-        if place % 2 == 0:
-            parts.append(re.escape(piece))
-        elif piece in WILDCARDS:
-            parts.append(WILDCARDS[piece])
-        elif any(part.startswith(group) for part in parts):
-            parts.append(f"(?P={piece[1:-1]})")
+    """The pattern as a regular expression.
+
+    A field that another one or `*` follows in its part of the path is as short as the text between them allows, once
+    and for all (an atomic group): the one that follows can take what a longer one would have. Trying all lengths of six
+    fields in a name of 100 letters would take seconds. Where a field of the part occurs twice, its length matters.
+    """
+    pieces = TOKEN.split(pattern)  # texts, and between them wildcards and fields
+    parts, regex, known = pattern.split("/"), [re.escape(pieces[0])], set[str]()
+    for place in range(1, len(pieces), 2):
+        piece, text = pieces[place], re.escape(pieces[place + 1])
+        part = parts["".join(pieces[:place]).count("/")]
+        followed = "/" not in text and pieces[place + 2 : place + 3] not in ([], ["**/"])
+        if piece in WILDCARDS:
+            regex.append(WILDCARDS[piece] + text)
+        elif piece in known:
+            regex.append(f"(?P={piece[1:-1]}){text}")
+        elif followed and not _recurs(part, pattern):
+            regex.append(f"(?>(?P<{piece[1:-1]}>[^/]+?){text})")
         else:
-            parts.append(f"{group}[^/]+?)")
-    return "".join(parts)
+            regex.append(f"(?P<{piece[1:-1]}>[^/]+?){text}")
+        known.add(piece)
+    return "".join(regex)
+
+
+def _recurs(part: str, pattern: str) -> bool:
+    """Whether a field of this part of the path occurs twice in the pattern."""
+    return any(FIELD.findall(pattern).count(name) > 1 for name in FIELD.findall(part))
+
+
+def _free_pieces(pattern: str) -> int:
+    """How many wildcards and fields a match may have to try in several lengths."""
+    count, earlier = pattern.count("**/"), set[str]()
+    for part in pattern.replace("**/", "").split("/"):
+        pieces = TOKEN.findall(part)
+        new = [piece for piece in pieces if piece == "*" or piece not in earlier]
+        tried = len(new) - 1 if _recurs(part, pattern) else new.count("*")
+        count += tried if len(new) > 1 else 0
+        earlier |= set(pieces)
+    return count
 
 
 def _masks(files: list[str], pattern: str, image: str, fields: Fields) -> tuple[str, ...]:
     """The files that match `pattern` with the fields of one image; `files` are sorted, so only a few are compared."""
-    pieces = [(_fill(piece, fields), piece in WILDCARDS) for piece in TOKEN.split(pattern)]
+    pieces = _filled(pattern, fields)
     start = "".join(text for text, _ in takewhile(lambda piece: not piece[1], pieces))
-    regex = re.compile("".join(WILDCARDS[text] if is_wild else re.escape(text) for text, is_wild in pieces))
+    regex = _mask_regex(pieces)
     nearby = files[bisect_left(files, start) : bisect_left(files, start + LAST)]
     return tuple(file for file in nearby if file != image and regex.fullmatch(file))
+
+
+def _named_by_both(pattern: str, image: str, fields: Fields) -> bool:
+    return _mask_regex(_filled(composed(pattern), fields)).fullmatch(image) is not None
+
+
+def _filled(pattern: str, fields: Fields) -> list[tuple[str, bool]]:
+    """The pieces of a pattern with the fields of an image put in, and whether each is a wildcard."""
+    return [(_fill(piece, fields), piece in WILDCARDS) for piece in TOKEN.split(pattern)]
+
+
+def _mask_regex(pieces: list[tuple[str, bool]]) -> re.Pattern[str]:
+    return re.compile("".join(WILDCARDS[text] if is_wild else re.escape(text) for text, is_wild in pieces))
 
 
 def _fill(text: str, fields: Fields) -> str:
@@ -177,7 +235,7 @@ def _read_values(table: TableParams, root: Path) -> dict[str, str]:
     values: dict[str, set[str]] = defaultdict(set)
     for row in read_table(root / table.file, (table.image, table.column)):
         if row[table.column]:
-            values[row[table.image]].add(row[table.column])
+            values[composed(row[table.image])].add(row[table.column])
     torn = [name for name, found in values.items() if len(found) > 1]
     if torn:
         raise UserError(f"{root / table.file}: several values of '{table.column}' for {shortened(torn)}")

@@ -1,6 +1,7 @@
 """Finding the folders and files of a data set's layout, in a fixed order."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def require_images(found: list[Path], folder: Path, expected: str) -> None:
     """Raise `UserError` where no image was found; `expected` gives examples of their names."""
     if not found:
         raise UserError(f"{folder}: holds no image; expected files like {expected}")
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's normal form C: names that look alike are equal in it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def shortened(names: Iterable[str]) -> str:
