@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,12 @@ def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Pat
         with pytest.raises(UserError, match=r"can't stand in the manifest; rename the file") as caught:
             measure([Record(f"{name}.png", ("m.png",), "a")], tmp_path, FAIL, MACHINE)
         str(caught.value).encode()  # can be printed anywhere
+
+
+@pytest.mark.parametrize("change", [{"label": "=HYPERLINK(1)"}, {"patient": "@x"}, {"file": "=x.png"}])
+def test_what_a_spreadsheet_would_run_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    odd = replace(record("a"), **change)
+    paint(tmp_path / odd.file, 20, 30)
+    paint_mask(tmp_path / "a_mask0.png", 20, 30, rows=5)
+    with pytest.raises(UserError, match=r"which a spreadsheet would run|a spreadsheet would run its label or patient"):
+        measure([odd], tmp_path, FAIL, MACHINE)

@@ -13,6 +13,7 @@ import pandera.pandas as pa
 from PIL import Image
 from pydantic import Field
 
+from medseg.core.cells import is_formula
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
 from medseg.core.parallel import MachineParams, run_parallel
@@ -122,6 +123,8 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
         return Fault(record.file, "has no mask")
     if bad := [part for name in names if (part := _bad_part(name))]:
         return Fault(_shown(record.file), f"a name with {bad[0]} can't stand in the manifest; rename the file")
+    if formulas := [text for text in (record.label, record.patient or "") if is_formula(text)]:
+        return Fault(record.file, f"a spreadsheet would run its label or patient {formulas[0]!r:.80}; rename it")
     try:
         image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
     except UserError as error:
@@ -143,6 +146,8 @@ def _bad_part(name: str) -> str:
         return "a blank at its start or end"
     if any(unicodedata.category(letter) in _UNWRITABLE for letter in name):
         return "a line break or another character that can't be written"
+    if is_formula(name):
+        return f"'{name[0]}' at its start, which a spreadsheet would run as a formula,"
     return ""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from medseg.core.cells import is_formula
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file, write_text
 from medseg.data.image_io import Pixels, read_image, write_png
@@ -124,6 +125,8 @@ def _predict_one(predictor: Predictor, path: Path, out: Path, name: str) -> dict
     # Python decodes bytes that are no UTF-8 to surrogates; `csv` does not quote a carriage return.
     if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
         raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
+    if is_formula(name):
+        raise UserError(f"{path}: a spreadsheet would run its name in the table as a formula; rename it")
     image, task = read_image(path), predictor.description.task
     prediction = predictor.predict(image, BATCH_SIZE)
     codes = prediction.codes
