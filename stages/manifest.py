@@ -19,6 +19,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.data.image import images_of
     from medseg.data.manifest import ManifestParams, measure, write_manifest
     from medseg.data.splits import SplitParams, assign, write_lists
+    from medseg.data.task import TaskParams
     from medseg.datasets import DataParams
     from medseg.datasets.changes import told_where_changed
     from medseg.previews.audit import audit, inverted_masks
@@ -28,6 +29,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     with told_where_changed():
         table, faults = measure(data.scan(raw), raw, settings, read_section(params, "machine", MachineParams))
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
+    read_section(params, "task", TaskParams).check_manifest(table)
     write_manifest(table, manifest)
     audited = audit(data.name, table, faults, inverted_masks(images_of(table, raw)))
     write_text(audit_file, json.dumps(audited, indent=2) + "\n")

@@ -76,8 +76,11 @@ def test_masks_of_other_size_or_values_are_refused_by_name(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"large\.png: the masks of one image differ in size: 8x3 and 4x3"):
         read_mask([small, large])
     grades = save(tmp_path / "grades.png", Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)))
-    with pytest.raises(UserError, match=r"grades\.png: 12 different values"):
+    with pytest.raises(UserError, match=r"grades\.png: 12 different values.*label map"):
         read_mask([grades])
+    lossy = save(tmp_path / "lossy.jpg", Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20))
+    with pytest.raises(UserError, match=r"lossy\.jpg: .*a JPEG file does not keep that"):
+        read_mask([lossy])
     two = save(tmp_path / "two.png", paletted(np.array([[0, 1, 2]], np.uint8), (0, 0, 0), (255, 0, 0), (0, 255, 0)))
     with pytest.raises(UserError, match=r"two\.png: 3 different values"):
         read_mask([two])

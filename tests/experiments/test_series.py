@@ -239,3 +239,15 @@ def test_a_variant_knows_the_network_that_it_starts_from_or_goes_on_with(project
 def test_a_variant_holds_nothing_that_changes_no_result(project: Path) -> None:
     variant: Variant = read_variants(project / "conf", ["ucsb_unet"], [])[0]
     assert "machine" not in variant.parameters
+
+
+@pytest.mark.parametrize("name", ["-n", "a b", "a;touch x"])
+def test_names_that_are_no_words_are_refused(tmp_path: Path, name: str) -> None:
+    """They become parts of commands, and names of commits and folders."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "experiment/x.yaml").write_text("# @package _global_\nname: x\n")
+    with pytest.raises(UserError, match=r"its name = .*one word"):
+        read_variants(tmp_path, [name], [])
+    with pytest.raises(UserError, match=r"train\.init_from or continue_from = .*one word"):
+        read_variants(tmp_path, ["x"], [f'train.init_from="{name}"'])

@@ -128,3 +128,12 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
     import shutil
 
     return lambda folder: Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+def test_a_name_with_a_line_break_is_refused_for_the_files_that_would_hold_it(tmp_path: Path) -> None:
+    """Behind the break it would be a line of YAML of its own."""
+    folder = tmp_path / "a\nname: mine"
+    place(folder, {"x.png": ["x_mask.png"], "y.png": ["y_mask.png"]})
+    with pytest.raises(UserError, match="holds a line break"):
+        new_data("mine", folder, tmp_path / "conf", tmp_path / "sheet.png")
+    assert not (tmp_path / "conf").exists()

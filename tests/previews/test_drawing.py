@@ -50,7 +50,7 @@ def test_a_contact_sheet_lays_tiles_out_in_rows_on_white() -> None:
     assert (sheet[:4] == 255).all()
 
 
-def test_a_sheet_of_samples_shows_grey_images_with_their_outlines() -> None:
+def test_a_sheet_of_samples_shows_grey_images_with_their_masks_filled() -> None:
     images = np.full((3, 16, 16, 1), 40, np.uint8)
     masks = np.zeros((3, 16, 16), np.uint8)
     masks[1, 4:12, 4:12] = 1
@@ -58,6 +58,8 @@ def test_a_sheet_of_samples_shows_grey_images_with_their_outlines() -> None:
     assert sheet.shape == (24, 64, 3)
     green = (sheet == TRUTH).all(axis=2)
     assert green[:, 24:40].sum() == 28  # the edge of 8 x 8
+    tinted = (sheet == np.rint(0.6 * 40 + 0.4 * np.array(TRUTH))).all(axis=2)
+    assert tinted.sum() == 36  # what it surrounds: of an inverted mask, all the rest
     assert green.sum() == 28
 
 

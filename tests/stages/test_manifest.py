@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
+from sections import whole
 
 from medseg.core.errors import UserError
 from medseg.data.manifest import read_manifest
@@ -47,7 +47,7 @@ def place(tmp_path: Path) -> Path:
 
 def write_params(folder: Path, **changes: dict[str, Any]) -> None:
     sections = {name: {**section, **changes.get(name, {})} for name, section in SECTIONS.items()}
-    (folder / "params.yaml").write_text(yaml.safe_dump(sections))
+    (folder / "params.yaml").write_text(whole(sections))
 
 
 def arguments(folder: Path) -> list[Path]:
@@ -95,7 +95,7 @@ def test_its_lists_read_back_as_the_same_split(place: Path) -> None:
     (place / "lists").mkdir()
     (place / "out" / "splits").rename(place / "lists" / "mine")
     sections = {**SECTIONS, "split": {"name": "lists", "folder": "mine", "straddling": "keep"}}
-    (place / "params.yaml").write_text(yaml.safe_dump(sections))
+    (place / "params.yaml").write_text(whole(sections))
     main(*arguments(place))
     assert list(read_manifest(place / "out" / "manifest.csv")["split"]) == list(first)
 
@@ -130,5 +130,13 @@ def test_as_a_command_it_is_silent_when_all_is_well(project: Path, place: Path) 
 def test_a_mistake_leaves_nothing(place: Path) -> None:
     write_params(place, split={"val": 0.01})
     with pytest.raises(UserError, match=r"split: .*'val'"):
+        main(*arguments(place))
+    assert not (place / "out").exists()
+
+
+def test_a_task_that_does_not_fit_the_data_is_told_before_any_sample_is_made(place: Path) -> None:
+    task = {"name": "multiclass", "background": "normal", "labels": ["benign", "malignant"]}
+    (place / "params.yaml").write_text(whole({**SECTIONS, "task": task}))
+    with pytest.raises(UserError, match=r"task\.labels = .*the data also hold the label"):
         main(*arguments(place))
     assert not (place / "out").exists()

@@ -10,6 +10,8 @@ from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
 from medseg.data.image_io import Pixels, open_image, pixel_values, size_text
 
+_JPEG = b"\xff\xd8"  # its first bytes, whatever its name
+
 
 def read_mask(paths: Iterable[Path]) -> Pixels:
     """Read one or more mask files as their union, (H, W) uint8, 0 background and 1 foreground.
@@ -60,11 +62,19 @@ def _read_one_mask(path: Path) -> Pixels:
     if not np.array_equal(values, mask * colour):  # np.unique would sort all pixels
         raise UserError(
             f"{path}: {len(np.unique(values))} different values; a mask holds 0 for background and one other "
-            "value or colour (a JPEG file does not keep that; neither does resizing with interpolation)"
+            f"value or colour ({_reason(path)})"
         )
     if other := _other_mask(image, mask):
         raise UserError(f"{path}: {other} than the colours do; save it without")
     return mask
+
+
+def _reason(path: Path) -> str:
+    """Why a file may hold several values: JPEG alone loses them."""
+    with path.open("rb") as file:
+        if file.read(len(_JPEG)) == _JPEG:
+            return "a JPEG file does not keep that: save masks as PNG"
+    return "is it a label map of several classes or objects, or was it resized with interpolation?"
 
 
 def _other_mask(image: Image.Image, mask: Pixels) -> str:

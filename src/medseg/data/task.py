@@ -70,6 +70,15 @@ class Task(Section):
     def actual_name(self, label: str, annotated: bool) -> str:
         """Which of `names` an image is, from its label and whether anything is annotated in it."""
 
+    def check_manifest(self, table: "pd.DataFrame") -> None:
+        """Raise `UserError` where labels, annotations and splits of the manifest do not fit the task.
+
+        So it is told before any sample is made; of a test set without annotations nothing is asked.
+        """
+        annotated = table.assign(annotated=table["foreground"] > 0)
+        train = annotated["split"] == "train"
+        self.check_training(annotated[train], annotated[annotated["split"].isin(["val", "test"])])
+
     @abstractmethod
     def check_training(self, train: "pd.DataFrame", val: "pd.DataFrame") -> None:
         """Raise `UserError` where the samples' labels do not fit the task.
@@ -127,8 +136,8 @@ class Binary(Task):
         """Any label will do; something is annotated in train."""
         if not train["annotated"].to_numpy(dtype=bool).any():
             raise UserError(
-                "no training sample has an annotated pixel, so there is nothing to learn: look at samples.png and "
-                "metrics/manifest.json, whether the masks are what you mean and survive the section prepare"
+                "no training sample has an annotated pixel, so there is nothing to learn: are the masks what you mean, "
+                "and do they survive the section prepare (see plots/prepare/samples.png)?"
             )
 
     def check_scored(self, images: Sequence["Image"]) -> None:

@@ -1,7 +1,9 @@
 """A data set of the user's own in conf/: what `previews.discover` found, as two ordinary files to edit."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from medseg.core.errors import UserError
 from medseg.core.files import write_text
@@ -9,7 +11,7 @@ from medseg.data.image_io import write_png
 from medseg.datasets.folder import TableParams, TextParams
 from medseg.previews.discover import Found, discover
 
-NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 LONGEST_SIDE = 128  # pixels, of the samples that the experiment begins with
 
 
@@ -25,11 +27,24 @@ def new_data(name: str, folder: Path, conf: Path, sheet: Path) -> list[str]:
     if taken := [path for path in (data, experiment) if path.exists()]:
         raise UserError(f"{taken[0]}: is there already; choose another name, or remove it")
     found = discover(folder)
+    if odd := [text for text in _texts(found.params.model_dump()) if not text.isprintable()]:
+        raise UserError(
+            f"{folder}: {odd[0]!r} holds a line break or another character that can't be written; rename it"
+        )
     write_text(data, _data_text(found))
     write_text(experiment, _experiment_text(name, found))
     write_png(sheet, found.sheet)
     written = f"wrote {data}, {experiment} and {sheet}: look at the sheet, edit the files, then"
     return [*found.lines, written, f"    dvc exp run -n {name} -S experiment={name}"]
+
+
+def _texts(values: dict[str, Any]) -> Iterator[str]:
+    """All texts of a section: what stands in both files, in comments too."""
+    for value in values.values():
+        if isinstance(value, dict):
+            yield from _texts(value)
+        elif isinstance(value, str):
+            yield value
 
 
 def _data_text(found: Found) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table
-from medseg.core.params import read_record
+from medseg.core.params import Word, read_record, validate
 from medseg.evaluation.describe import network_briefly
 from medseg.evaluation.formatting import score
 from medseg.experiments import queue
@@ -53,13 +53,19 @@ def find_series(conf: Path, series: str) -> list[str]:
 
 
 def read_variants(conf: Path, names: Sequence[str], overrides: Sequence[str]) -> list[Variant]:
-    """Compose experiments with `overrides` on top of each. Raises `UserError` where they do not fit."""
+    """Compose experiments with `overrides` on top of each. Raises `UserError` where they do not fit.
+
+    Their names become those of commits and folders, and parts of commands.
+    """
+    for name in names:
+        validate(name, Word, f"{conf}/experiment/{name}.yaml: its name")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
         variants = []
         for name in names:
             compose(conf, path, [f"experiment={name}", *overrides])
             variants.append(Variant(name, read_record(path)))
+            validate(variants[-1].initial_network, Word | None, f"{name}: train.init_from or continue_from")
     return variants
 
 

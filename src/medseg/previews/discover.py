@@ -18,10 +18,10 @@ from medseg.data.image_io import Pixels, read_image, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.data.packed import evenly_spaced
 from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams
-from medseg.datasets.layout import files_below, shortened
+from medseg.datasets.layout import composed, files_below, shortened
 from medseg.datasets.record import Record
 from medseg.datasets.tables import read_header, read_table
-from medseg.previews.drawing import contact_sheet, titled
+from medseg.previews.drawing import contact_sheet, filled, titled
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm"}
 MASK_WORDS = (
@@ -175,7 +175,7 @@ def _added(stem: str, own: str) -> tuple[str, str]:
 
 def _bare(stem: str) -> str:
     start, end = _around(stem)
-    return stem.removeprefix(start).removesuffix(end)
+    return composed(stem.removeprefix(start).removesuffix(end))
 
 
 def _pairs(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
@@ -189,10 +189,10 @@ def _pairs(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
 
 def _pairs_by_name(images: Sequence[str], masks: Sequence[str]) -> dict[str, list[str]]:
     """The same by names alone, where no two images share one: bare names, or what most masks add to an image's."""
-    by_stem = {PurePosixPath(name).stem: name for name in images}
+    by_stem = {composed(PurePosixPath(name).stem): name for name in images}
     if len(by_stem) < len(images):
         return {}
-    stems = {name: PurePosixPath(name).stem for name in masks}
+    stems = {name: composed(PurePosixPath(name).stem) for name in masks}
     found = _joined((by_stem.get(_bare(stem)), name) for name, stem in stems.items())
     if found:
         return found
@@ -252,7 +252,7 @@ def _pattern(image: str, mask: str, pairs: dict[str, list[str]]) -> tuple[str, s
         for part in mask_path.parts[:-1]
     ]
     several = any(len(names) > 1 for names in pairs.values())
-    start, end = _added(mask_path.stem, _bare(image_path.stem))
+    start, end = _added(composed(mask_path.stem), _bare(image_path.stem))
     end = f"{_SERIAL.sub('', end)}*" if several else end
     name = f"{{stem}}{image_path.suffix}"
     return "/".join([*parts, name]), "/".join([*folders, f"{start}{{stem}}{end}{mask_path.suffix}"])
@@ -289,7 +289,8 @@ def _with_tables(params: FolderParams, root: Path, files: Sequence[str], images:
 
 def _names_images(table: Path, column: str, images: Sequence[str]) -> bool:
     """Whether a column holds the path, name or stem of every image."""
-    values = {row[column] for row in read_table(table, (column,))}
+    values = {composed(row[column]) for row in read_table(table, (column,))}
+    images = [composed(name) for name in images]
     return all({name, PurePosixPath(name).name, PurePosixPath(name).stem} & values for name in images)
 
 
@@ -334,8 +335,8 @@ def _sheet(records: Sequence[Record], read: Sequence[tuple[Pixels, Pixels]]) -> 
     tiles = []
     for record, (image, mask) in list(zip(records, read, strict=True))[:12]:
         colour = to_channels(image, 3)
-        filled = np.where(mask[..., None] > 0, (colour * 0.4 + np.array(TRUTH) * 0.6).astype(np.uint8), colour)
-        tiles += [titled(colour, PurePosixPath(record.file).name[:22], 192), titled(filled, "mask", 192)]
+        drawn = filled(image, mask, TRUTH)
+        tiles += [titled(colour, PurePosixPath(record.file).name[:22], 192), titled(drawn, "mask", 192)]
     return contact_sheet(tiles, 6, 192)
 
 

@@ -9,6 +9,7 @@ from medseg.data.colours import TRUTH, Colour
 from medseg.data.image_io import Pixels, to_channels
 
 _LINE = 1  # pixels
+_OPACITY = 0.4  # of filled masks
 
 
 def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
@@ -17,6 +18,13 @@ def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
     contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, colour, _LINE)
     return canvas
+
+
+def filled(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
+    """A copy of (H, W, 1 or 3) as RGB, tinted where the mask (H, W) is not 0: outlines would not show which side is."""
+    canvas = to_channels(image, 3)
+    tinted = np.rint(canvas * (1 - _OPACITY) + np.array(colour) * _OPACITY).astype(np.uint8)
+    return np.where(mask[..., None] > 0, tinted, canvas)
 
 
 def contact_sheet(tiles: Sequence[Pixels], columns: int, side: int) -> Pixels:
@@ -33,8 +41,8 @@ def contact_sheet(tiles: Sequence[Pixels], columns: int, side: int) -> Pixels:
 
 
 def sample_sheet(images: Pixels, masks: Pixels, columns: int, side: int) -> Pixels:
-    """A contact sheet of samples (N, H, W, C) with the outlines of their masks (N, H, W)."""
-    tiles = [outlined(image, mask, TRUTH) for image, mask in zip(images, masks, strict=True)]
+    """A contact sheet of samples (N, H, W, C) with their masks (N, H, W) filled, so that inverted ones are seen."""
+    tiles = [outlined(filled(image, mask, TRUTH), mask, TRUTH) for image, mask in zip(images, masks, strict=True)]
     return contact_sheet(tiles, columns, side)
 
 
