@@ -28,6 +28,10 @@ def main(params: Path, out: Path) -> None:
             raise OSError(28, "No space left on device", "out/a.png")
         case "gone":
             open("gone.png")
+        case "interrupted":
+            exec("raise KeyboardInterrupt")
+        case "long":
+            open("x" * 300)
         case "wait":
             import time
             print("waiting", flush=True)
@@ -44,7 +48,8 @@ def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
     """The command that runs a small stage, and its environment."""
     (tmp_path / "stage.py").write_text(STAGE)
     shutil.copy(project / "params.yaml", tmp_path)
-    return [sys.executable, str(tmp_path / "stage.py")], {**os.environ, "PYTHONPATH": str(project / "src")}
+    environment = {**os.environ, "PYTHONPATH": f"{project / 'src'}:{tmp_path}"}
+    return [sys.executable, "-m", "stage"], environment
 
 
 def run(stage: tuple[list[str], dict[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -79,6 +84,27 @@ def test_a_full_disk_is_one_message_and_a_missing_file_a_defect(stage: tuple[lis
     assert done.stderr.startswith("error: out/a.png: No space left on device")
     assert len(done.stderr.splitlines()) == 1
     assert "FileNotFoundError" in run(stage, "params.yaml", "gone").stderr
+
+
+def test_a_name_that_can_not_be_is_one_message(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "params.yaml", "long")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("error: xxx")
+    assert done.stderr.endswith("File name too long: name another path, or move away what is there\n")
+
+
+def test_ctrl_c_while_a_string_is_run_is_exit_code_130_too(stage: tuple[list[str], dict[str, str]]) -> None:
+    done = run(stage, "params.yaml", "interrupted")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("words", [["", "out"], ["params.yaml", ""]])
+def test_an_empty_path_is_wrong_usage_and_not_the_current_folder(
+    stage: tuple[list[str], dict[str, str]], words: list[str]
+) -> None:
+    done = run(stage, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "an argument is empty" in done.stderr
 
 
 def test_wrong_usage_is_exit_code_2(stage: tuple[list[str], dict[str, str]]) -> None:
