@@ -4,9 +4,7 @@ It lies outside DVC's outs, which DVC deletes before a stage starts. Its name is
 result, so a run is never resumed from the state of another.
 """
 
-import fcntl
 import hashlib
-import os
 import platform
 import shutil
 import time
@@ -14,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 import medseg
 from medseg.core.environment import code_sha256
+from medseg.core.locks import lock_file
 from medseg.core.paths import common_folder
 
 FOLDER = "training"  # in the folder that all runs share
@@ -54,7 +52,7 @@ def state_folder(recipe: object, data: Sequence[Path], accelerator: str) -> Iter
     states = common / FOLDER
     _prune(states)
     folder = states / _fingerprint(recipe, data, accelerator)
-    lock = _lock(folder)
+    lock = lock_file(folder / LOCK, wait=False)
     if lock is None:
         print("another process trains the same network now: this one keeps no state, and starts anew if it is killed")
         yield None
@@ -81,39 +79,11 @@ def _fingerprint(recipe: object, data: Sequence[Path], accelerator: str) -> str:
     return digest.hexdigest()
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
-    """Create and lock the folder; None where another process holds the lock. It ends with the process.
-
-    A lock on a file that its previous holder has removed meanwhile excludes nobody, so locking is tried again.
-    """
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = (folder / LOCK).open("wb")
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        if _is_there(folder / LOCK, lock):
-            return lock
-        lock.close()
-
-
-def _is_there(path: Path, file: IO[bytes]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
 def _prune(states: Path) -> None:
     """Remove old states of runs that were never resumed."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for folder in states.glob("*/"):
         with suppress(FileNotFoundError):  # another process removed it
-            if folder.stat().st_mtime < oldest and (lock := _lock(folder)):
+            if folder.stat().st_mtime < oldest and (lock := lock_file(folder / LOCK, wait=False)):
                 with lock:
                     shutil.rmtree(folder)
