@@ -87,6 +87,7 @@ def draw_images(raw: Path, count: int) -> list[Image]:
         Image(
             root=raw,
             file=f"{number}.png",
+            name=str(number),
             masks=(f"{number}_mask.png",),
             label="a",
             group="g",

@@ -208,7 +208,7 @@ def _write_scores(
         table["uncertainty"] = np.nan
     for image in images if with_uncertainty else ():
         deviation = image.uncertainty * _mask(image.found).astype(np.float32)
-        write_uncertainty(mask_path(run.predictions / UNCERTAINTY, image.file), deviation)
+        write_uncertainty(mask_path(run.predictions / UNCERTAINTY, by_file[image.file]), deviation)
     evaluation = Evaluation(
         split="test",
         task=task,
@@ -227,7 +227,7 @@ def _write_scores(
 def _score(run: Run, image: Image, drawn: Drawn, task: TaskParams) -> dict[str, Any]:
     """Write an image's prediction, and give its row of per_image.csv."""
     codes = _mask(drawn.found) * np.uint8(drawn.code if task.has_classes else 1)
-    write_prediction(mask_path(run.predictions / MASKS, image.file), codes, task)
+    write_prediction(mask_path(run.predictions / MASKS, image), codes, task)
     codes, truth = image.crop(codes), image.crop(image.read_mask())
     scores = score_image(codes, truth, task.codes([image.label])[0], task, SCORING)
     names = {"file": image.file, "label": image.label, "group": image.group}

@@ -178,6 +178,7 @@ def image(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: Any) ->
     fields: dict[str, Any] = {
         "root": raw,
         "file": file,
+        "name": Path(file).with_suffix("").as_posix(),
         "masks": (name,),
         "label": "a",
         "group": file,

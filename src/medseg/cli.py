@@ -186,8 +186,9 @@ def predict(
     Research software: not for diagnosis.
     """
     from medseg.inference.backends import open_model
-    from medseg.inference.predict import find_images, predict_images
+    from medseg.inference.predict import check_out, find_images, predict_images
 
+    check_out(out)
     found = find_images(images, out)
     predict_images(open_model(model, runtime, accelerator), found, out)
     typer.echo(f"{len(found)} {'image' if len(found) == 1 else 'images'} predicted, written to {out}")

@@ -44,9 +44,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
+def stage(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, str]]:
     """The command that runs a small stage, and its environment."""
     (tmp_path / "stage.py").write_text(STAGE)
+    monkeypatch.chdir(tmp_path)
     shutil.copy(project / "params.yaml", tmp_path)
     environment = {**os.environ, "PYTHONPATH": f"{project / 'src'}:{tmp_path}"}
     return [sys.executable, "-m", "stage"], environment
@@ -54,10 +55,7 @@ def stage(tmp_path: Path, project: Path) -> tuple[list[str], dict[str, str]]:
 
 def run(stage: tuple[list[str], dict[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
     command, environment = stage
-    folder = Path(command[1]).parent
-    return subprocess.run(
-        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_arguments_arrive_as_paths_in_their_order(stage: tuple[list[str], dict[str, str]]) -> None:
@@ -118,7 +116,6 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dic
     command, environment = stage
     with subprocess.Popen(
         [*command, "params.yaml", "wait"],
-        cwd=Path(command[1]).parent,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -134,7 +131,7 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(stage: tuple[list[str], dic
 
 def test_faults_of_all_sections_are_told_before_any_work(stage: tuple[list[str], dict[str, str]]) -> None:
     """By whichever stage runs: those of training and evaluation are not told after hours of other stages."""
-    path = Path(stage[0][1]).parent / "params.yaml"
+    path = Path("params.yaml")
     sections = yaml.safe_load(path.read_text())
     sections["train"]["epochs"], sections["evaluate"]["threshold"] = 0, 2
     del sections["loss"]

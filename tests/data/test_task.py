@@ -120,6 +120,7 @@ def image(label: str, foreground: float) -> Image:
     return Image(
         root=Path("data"),
         file="a.png",
+        name="a",
         masks=("m.png",),
         label=label,
         group="g",

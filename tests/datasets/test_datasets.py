@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
+from medseg.core.folders import files_below
 from medseg.core.params import validate
 from medseg.datasets import LAYOUTS, SOURCES, DataParams
 from medseg.datasets.download import Address
-from medseg.datasets.layout import files_below, find_folder, natural, shortened
+from medseg.datasets.layout import find_folder, natural, shortened
 from medseg.datasets.tables import read_table
 
 

@@ -57,6 +57,21 @@ def test_masks_are_written_at_the_images_own_size(evaluation: Evaluation, folder
     assert not (folder / "uncertainty").exists()
 
 
+def test_images_whose_names_are_nearly_equal_have_masks_and_maps_of_their_own(tmp_path: Path) -> None:
+    files = ["a.tif", "a.tif.png", "b.png", "B.png"]
+    rows = [
+        tiny.row(tmp_path, file, np.full((20, 20 + number, 1), 255, np.uint8), np.ones((20, 20 + number), np.uint8))
+        for number, file in enumerate(files)
+    ]
+    images = images_of(pd.DataFrame(rows), tmp_path)
+    evaluate(Predictor(tiny.segmenter(TILES, uncertainty="mirror"), bright), images, 3, tmp_path / "scored")
+    for kind in ("masks", "uncertainty"):
+        assert len({path.name.lower() for path in (tmp_path / "scored" / kind).iterdir()}) == len(files)
+        for image in images:
+            found = read_image(mask_path(tmp_path / "scored" / kind, image))
+            assert found.shape[:2] == (image.height, image.width)
+
+
 @pytest.mark.parametrize("geometry", [tiny.resize(side=16), tiny.resize(channels=3, side=64), TILES])
 def test_whatever_the_network_saw_the_image_keeps_its_size(tmp_path: Path, geometry: Geometry) -> None:
     mask = tiny.circle(50, 18)[:44]
@@ -131,7 +146,7 @@ def test_windows_of_real_tissue_are_scored_inside_alone(samples: Path, tmp_path:
     segmenter = Predictor(tiny.segmenter(tiny.resize(side=128)), bright)
     evaluation = evaluate(segmenter, images, 2, tmp_path)
     for tissue, scored in zip(images, evaluation.table.itertuples(), strict=True):
-        mask = read_image(mask_path(tmp_path / "masks", tissue.file))
+        mask = read_image(mask_path(tmp_path / "masks", tissue))
         assert mask.shape[:2] == (tissue.height, tissue.width)
         assert scored.region_pixels == np.prod(tissue.region.size) < mask.size / 5
         assert scored.truth_pixels == tissue.read_mask().sum() > 0  # nothing is annotated outside

@@ -122,6 +122,14 @@ def test_all_that_is_written_has_its_place_and_equal_bytes(model: Path, data: Pa
     assert names(out.parent) == {"out"}
 
 
+@pytest.mark.parametrize("place", ["file", "file/out", "loop", "x" * 300])
+def test_a_place_that_can_be_no_folder_is_refused_before_anything_is_read(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=f"^--out {tmp_path / place}: "):
+        score(tmp_path / "no model", tmp_path / "no data", tmp_path / place)
+
+
 def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path, tmp_path: Path) -> None:
     write_png(data / "images" / "e.png", tiny.square(0, 40, 50)[0])
     write_png(data / "masks" / "e_0.png", tiny.square(0, 40, 50)[1] * np.uint8(255))
@@ -209,7 +217,7 @@ def test_what_holds_something_else_is_never_replaced(model: Path, data: Path, tm
     (tmp_path / "file").write_text("mine")
     for out in ("out", "half", "file", "study", "."):
         before = contents(tmp_path)
-        with pytest.raises(UserError, match="holds something else than an evaluation"):
+        with pytest.raises(UserError, match=r"holds something else than an evaluation|no folder"):
             score(model, data, tmp_path / out)
         assert contents(tmp_path) == before
 

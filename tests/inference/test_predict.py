@@ -20,14 +20,14 @@ from small_predictors import PLAIN, TILES, bright
 from medseg.core.errors import UserError
 from medseg.data.colours import PREDICTION
 from medseg.data.image import images_of
-from medseg.data.image_io import Pixels, write_png
+from medseg.data.image_io import FORMATS, SUFFIXES, Pixels, write_png
 from medseg.data.task import TaskParams
 from medseg.evaluation.evaluate import evaluate
 from medseg.inference.backends import open_model
 from medseg.inference.crf import CrfParams
 from medseg.inference.onnx_export import export
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.predict import find_images, output_names, predict_images
+from medseg.inference.predict import check_out, find_images, name_images, predict_images
 from medseg.inference.prediction_files import read_prediction
 from medseg.inference.predictor import Predictor
 from medseg.metrics.counting import CountingParams
@@ -238,20 +238,20 @@ def test_the_longest_names_are_predicted(tmp_path: Path) -> None:
 
 
 def test_images_with_one_stem_do_not_overwrite_one_another(tmp_path: Path) -> None:
-    names = ["a.png", "a.tif", "a.tif.png", "deep/a.png", "deep/b.png"]
+    names = ["a.png", "a.tif", "a.tif.png", "deep/a.png", "deep/b.png"]  # more in tests/data/test_output_names.py
     images = [draw(tmp_path / name, 40 + number) for number, name in enumerate(names)]
     predict_images(model(), images, tmp_path / "out")
     rows = table(tmp_path / "out")
     assert len({row["name"] for row in rows}) == 5
     for number, row in enumerate(rows):
         assert Image.open(tmp_path / "out/masks" / f"{row['name']}.png").size == (60, 40 + number)
-    assert output_names(images)[images[4]] == "deep/b"
+    assert name_images(images)[images[4]] == "deep/b"
 
 
 def test_names_begin_below_the_folder_that_all_images_share(tmp_path: Path) -> None:
     images = [tmp_path / "x" / "day1" / "a.png", tmp_path / "x" / "day2" / "a.png"]
-    assert list(output_names(images).values()) == ["day1/a", "day2/a"]
-    assert output_names(images[:1]) == {images[0]: "a"}
+    assert list(name_images(images).values()) == ["day1/a", "day2/a"]
+    assert name_images(images[:1]) == {images[0]: "a"}
 
 
 def test_folders_are_searched_to_any_depth_for_images_alone(tmp_path: Path) -> None:
@@ -272,6 +272,113 @@ def test_files_and_patterns_are_taken_as_they_are_and_once(tmp_path: Path, monke
     assert find_images(["scan", "odd[1].png"], out) == [paths[3], tmp_path / "scan"]
 
 
+def test_linked_folders_are_searched_and_an_image_is_taken_once_however_it_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, far = tmp_path / "scans", tmp_path / "far"
+    wanted = [draw(scans / "a.png"), draw(far / "deep/b.png")]
+    (scans / "linked").symlink_to(far)
+    (scans / "z.png").symlink_to(wanted[0])  # a link to a file is an image of its own
+    inside = [scans / "a.png", scans / "linked/deep/b.png", scans / "z.png"]
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["scans"],
+        ["scans/**/*.png"],
+        ["scans", "scans/linked", "scans/linked/../scans/a.png", "**/?.png"],
+    ):
+        assert sorted(map(os.path.realpath, find_images(arguments, tmp_path / "out"))) == sorted(
+            map(os.path.realpath, inside)
+        )
+    assert find_images(["scans"], tmp_path / "out") == inside
+    (far / "back").symlink_to(scans)
+    with pytest.raises(UserError, match="leads back"):
+        find_images(["scans"], tmp_path / "out")
+
+
+def test_every_kind_of_image_that_can_be_read_is_found_in_a_folder(tmp_path: Path) -> None:
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    assert known - SUFFIXES == {".apng", ".pfm"}  # animated; floating-point
+    assert known >= SUFFIXES
+    for suffix in SUFFIXES:
+        draw(tmp_path / f"a{suffix}")
+    assert len(find_images([str(tmp_path)], tmp_path / "out")) == len(SUFFIXES)
+
+
+@pytest.mark.parametrize("place", ["scans", "link", "link/deep"])
+def test_images_that_lie_in_the_folder_to_write_to_are_not_predicted_and_it_is_told(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the truth in scans/masks, which masks would replace."""
+    images = [draw(tmp_path / "scans/deep" / name) for name in ("images/a.png", "masks/a.png")]
+    before = [image.read_bytes() for image in images]
+    (tmp_path / "link").symlink_to("scans")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"scans/deep: all images lie in --out {place}"):
+        find_images(["scans/deep"], Path(place))
+    with pytest.raises(UserError, match="holds masks that no prediction wrote"):
+        predict_images(model(), images, tmp_path / "link/deep")
+    assert [image.read_bytes() for image in images] == before
+
+
+def test_no_image_is_replaced_through_a_link_among_earlier_predictions(tmp_path: Path) -> None:
+    image, out = draw(tmp_path / "scans/a.png"), tmp_path / "out"
+    predict_images(model(), [image], out)
+    shutil.rmtree(out / "masks")
+    (out / "masks").symlink_to(image.parent)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.png").symlink_to(image)  # the same image by another way
+    before = image.read_bytes()
+    for path in (image, tmp_path / "elsewhere/a.png"):
+        with pytest.raises(UserError, match=f"--out: {out}/masks/a.png is one of the images"):
+            predict_images(model(), [path], out)
+        assert image.read_bytes() == before
+    assert [row["name"] for row in table(out)] == ["a"]
+
+
+def test_two_processes_do_not_mix_what_they_write(tmp_path: Path) -> None:
+    image, out = draw(tmp_path / "a.png"), tmp_path / "out"
+    told = []
+
+    def forward(pixels: Pixels) -> Probabilities:
+        """While this predicts, another one comes."""
+        with pytest.raises(UserError) as raised:
+            predict_images(model(), [image], out)
+        told.append(str(raised.value))
+        return bright(pixels)
+
+    predict_images(Predictor(model().description, forward), [image], out)
+    assert told
+    assert {line.split(";")[0] for line in told} == {f"{out}: another process is writing there"}
+    assert len(files(out)) == 5
+
+
+def test_until_all_are_done_the_table_says_nothing(tmp_path: Path) -> None:
+    images, out = [draw(tmp_path / "a.png"), draw(tmp_path / "b.png")], tmp_path / "out"
+    predict_images(model(), images, out)
+
+    def forward(_: Pixels) -> Probabilities:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_images(Predictor(model().description, forward), images, out)
+    assert table(out) == []
+    predict_images(model(), images, out)
+    assert len(table(out)) == 2
+
+
+@pytest.mark.parametrize("place", ["a.png", "a.png/out", "loop", "x" * 300])
+def test_a_place_that_can_be_no_folder_is_refused_before_the_model_is_read(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "a.png")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^--out {place}: "):
+        check_out(Path(place))
+    with pytest.raises(UserError, match=f"^--out {place}: "):
+        predict_images(model(), [tmp_path / "a.png"], Path(place))
+
+
 def test_what_was_predicted_is_not_predicted_again(tmp_path: Path) -> None:
     draw(tmp_path / "a.png")
     out = tmp_path / "out"
@@ -282,9 +389,11 @@ def test_what_was_predicted_is_not_predicted_again(tmp_path: Path) -> None:
     assert files(out) == before
 
 
-@pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", "", "x" * 300])
+@pytest.mark.parametrize("argument", ["missing.png", "*.tif", "empty", "", "x" * 300, "loop"])
 def test_no_image_is_one_message(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
+    draw(tmp_path / "a.png")  # which an empty name would find
+    (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no image found|no such image|name too long"):
         find_images([argument], tmp_path / "out")

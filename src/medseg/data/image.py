@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medseg.core.errors import UserError
 from medseg.data.image_io import Pixels, read_image
 from medseg.data.mask_io import read_mask
+from medseg.data.output_names import output_names
 from medseg.datasets.record import Region
 
 MASK_SEPARATOR = ";"  # between the names of several masks in the manifest
@@ -22,6 +23,7 @@ class Image:
 
     root: Path
     file: str
+    name: str  # of the files that are written for it
     masks: tuple[str, ...]
     label: str
     group: str  # of near-duplicates and images of one patient
@@ -62,11 +64,16 @@ class Image:
 
 
 def images_of(table: pd.DataFrame, root: Path) -> list[Image]:
-    """The images of the manifest's rows, in their order, files below `root`."""
+    """The images of the manifest's rows, in their order, files below `root`; their names are those of `output_names`.
+
+    What was written for images is found again by a table of the same ones.
+    """
+    names = output_names(table["file"])
     return [
         Image(
             root=root,
             file=row["file"],
+            name=names[row["file"]],
             masks=tuple(row["mask"].split(MASK_SEPARATOR)),
             label=row["label"],
             group=row["group"],

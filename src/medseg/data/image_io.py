@@ -15,6 +15,9 @@ Pixels = NDArray[np.uint8]
 
 # Others that Pillow knows start programs (EPS) or accept truncated files (JPEG 2000).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+SUFFIXES = frozenset(  # of their files, in lower case
+    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"]
+)
 MAX_PIXELS = 1 << 26  # 8192x8192; prediction takes some 30 bytes per pixel, so 2 GB
 
 _GREY_MODES = {"1", "L", "LA"}

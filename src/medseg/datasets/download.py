@@ -30,6 +30,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from medseg.core.errors import UserError
+from medseg.core.folders import walk_folders
 from medseg.core.params import PathInside, Section
 
 DATA_VARIABLE = "MEDSEG_DATA"  # environment variable: a folder with local data sets
@@ -124,17 +125,6 @@ def copy_folder(source: Path, destination: Path) -> None:
             shutil.copyfile(file, target)  # the contents alone: the copy of a read-only file can be written
     except OSError as error:
         raise UserError(f"{source}: not copied: {error}") from error
-
-
-def walk_folders(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, following links; folders that are removed from the list are not entered.
-
-    Raises `UserError` where a folder can't be read, or a link leads back to a folder that it lies in.
-    """
-    for folder, folders, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
-        if Path(folder).is_symlink() and _leads_back(Path(folder), root):
-            raise UserError(f"{folder}: this link leads back to a folder that it lies in; remove it")
-        yield folder, folders, files
 
 
 def retrieve(archive: Archive) -> Path:
@@ -403,12 +393,3 @@ def _check_room(file: Path, member: _Member, destination: Path) -> None:
             f"{file}: not unpacked: '{member.name}' takes {member.size} bytes, and {free} are free at {destination}; "
             "make room there, then run the same command again"
         )
-
-
-def _refuse_unreadable(error: OSError) -> None:
-    raise UserError(f"{error.filename}: not read: {error.strerror}") from error
-
-
-def _leads_back(link: Path, root: Path) -> bool:
-    above = [folder for folder in link.parents if folder == root or root in folder.parents]
-    return link.resolve() in {folder.resolve() for folder in above}

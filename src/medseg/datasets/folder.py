@@ -23,8 +23,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medseg.core.errors import UserError
+from medseg.core.folders import files_below
 from medseg.core.params import PathInside, Section
-from medseg.datasets.layout import composed, files_below, natural, shortened
+from medseg.datasets.layout import composed, natural, shortened
 from medseg.datasets.record import Record, Split
 from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from medseg.core.errors import UserError
-from medseg.datasets.layout import existing, files_below, files_in, find_folder, require_images, shortened
+from medseg.core.folders import files_below
+from medseg.datasets.layout import existing, files_in, find_folder, require_images, shortened
 from medseg.datasets.record import Record, Split
 from medseg.datasets.source import ArchiveParams
 from medseg.datasets.tables import read_table

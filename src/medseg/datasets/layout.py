@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medseg.core.errors import UserError
-from medseg.datasets.download import walk_folders
+from medseg.core.folders import walk_visible
 
 SHOWN = 10  # names in a message at most; more are counted
-DEBRIS = "__MACOSX"  # the folder with file attributes that macOS adds to its archives
 
 
 def find_folder(root: Path, children: Iterable[str]) -> Path:
@@ -19,22 +18,12 @@ def find_folder(root: Path, children: Iterable[str]) -> Path:
     has the layout.
     """
     wanted = set(children)
-    found = [Path(folder) for folder, names, _ in _walk(root) if wanted <= set(names)]
+    found = [Path(folder) for folder, names, _ in walk_visible(root) if wanted <= set(names)]
     if not found:
         raise UserError(f"{root}: expected a folder that holds {_listed(wanted)}, here or below; there is none")
     if len(found) > 1:
         raise UserError(f"{root}: holds the data set more than once ({_listed(map(str, found))}); keep one of them")
     return found[0]
-
-
-def files_below(root: Path) -> list[str]:
-    """All files below `root` except hidden ones: their paths relative to it, with `/` between the parts, sorted."""
-    return sorted(
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, names in _walk(root)
-        for name in names
-        if not name.startswith(".")
-    )
 
 
 def files_in(folder: Path, ending: str) -> list[Path]:
@@ -70,12 +59,6 @@ def shortened(names: Iterable[str]) -> str:
     names = list(names)
     more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _walk(root: Path) -> Iterable[tuple[str, list[str], list[str]]]:
-    for folder, folders, files in walk_folders(root):
-        folders[:] = sorted(name for name in folders if name != DEBRIS and not name.startswith("."))
-        yield folder, folders, files
 
 
 def _listed(names: Iterable[str]) -> str:

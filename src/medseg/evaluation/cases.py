@@ -21,7 +21,7 @@ def read_case(image: Image, predictions: Path, task: TaskParams) -> tuple[Pixels
     Masks are uint8 of 0 and 1. Raises `UserError` where a file is missing or unreadable.
     """
     pixels, truth = image.read_region()
-    codes = image.crop(read_prediction(mask_path(predictions / MASKS, image.file), task))
+    codes = image.crop(read_prediction(mask_path(predictions / MASKS, image), task))
     return pixels, truth, [(codes == code).astype(np.uint8) for code in range(1, len(task.class_names) + 1)]
 
 

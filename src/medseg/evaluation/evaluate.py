@@ -63,7 +63,7 @@ def scored_split(images: Sequence[Image]) -> str:
 def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, folder: Path) -> Evaluation:
     """Predict the images of the scored split at their own resolution, write what is predicted, and score it.
 
-    Only pixels in the annotated region are scored. For each whole image `folder` gets masks/NAME.png
+    Only pixels in the annotated region are scored. For each whole image, named NAME, `folder` gets masks/NAME.png
     (`prediction_files.write_prediction`) and, unless `scoring.uncertainty` is `none`, uncertainty/NAME.png
     (`prediction_files.write_uncertainty`). `batch_size` is in tiles. Raises `UserError` where an image's label is no
     class of the network, or its files can't be read.
@@ -77,7 +77,7 @@ def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, fol
     for image, own in tqdm(pairs, desc="evaluate", disable=None):
         pixels, truth = image.read()
         predicted = _predict(predictor, pixels, batch_size)
-        _write(folder, image.file, predicted, task)
+        _write(folder, image, predicted, task)
         rows.append(_score(image, truth, own, predicted, predictor.description, pools))
     return Evaluation(
         split=split,
@@ -127,10 +127,10 @@ def _predict(predictor: Predictor, image: Pixels, batch_size: int) -> _Predicted
     return _Predicted(segmented.codes, foreground, averaged.deviation)
 
 
-def _write(folder: Path, file: str, predicted: _Predicted, task: TaskParams) -> None:
-    write_prediction(mask_path(folder / MASKS, file), predicted.codes, task)
+def _write(folder: Path, image: Image, predicted: _Predicted, task: TaskParams) -> None:
+    write_prediction(mask_path(folder / MASKS, image), predicted.codes, task)
     if predicted.deviation is not None:
-        write_uncertainty(mask_path(folder / UNCERTAINTY, file), predicted.deviation)
+        write_uncertainty(mask_path(folder / UNCERTAINTY, image), predicted.deviation)
 
 
 def _score(

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from medseg.core.errors import UserError
-from medseg.core.files import atomic_folder, write_text
+from medseg.core.files import atomic_folder, check_folder, write_text
 from medseg.core.markdown import plain, table
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
@@ -76,7 +76,7 @@ def evaluate_external(
     images, faults = _measured(data, root, skip_bad, accelerator)
     predictor.description.task.check_external(images["label"])
     scored = images_of(images, root)
-    with atomic_folder(out.resolve()) as partial:
+    with atomic_folder(out) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
         means, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
@@ -115,9 +115,10 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
 
 def _check_out(out: Path, root: Path) -> None:
     """Raise `UserError` where `out` holds anything but a whole evaluation, or the data."""
+    check_folder(out, "--out")
     if not out.exists():
         return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    names = {path.name for path in out.iterdir()}
     if names and names - MAPS != WRITTEN:
         raise UserError(
             f"--out {out}: holds something else than an evaluation ({shortened(sorted(names))}); name a new folder"

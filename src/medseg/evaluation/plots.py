@@ -95,7 +95,8 @@ def uncertainty_sheet(evaluation: Evaluation, images: Sequence[Image], predictio
     outlines = [
         titled(draw_case(by_file[file], predictions, evaluation.task, TILE), titles[file], TILE) for file in chosen
     ]
-    maps = [coloured(by_file[file].crop(read_image(mask_path(predictions / UNCERTAINTY, file)))) for file in chosen]
+    shown = [by_file[file] for file in chosen]
+    maps = [coloured(image.crop(read_image(mask_path(predictions / UNCERTAINTY, image)))) for image in shown]
     return contact_sheet([*outlines, *maps], max(1, len(chosen)), TILE)
 
 

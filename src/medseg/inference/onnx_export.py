@@ -73,6 +73,8 @@ def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
     The file is compared with PyTorch before it gets its name. Raises `UserError` where the model is unreadable, `tile`
     does not fit, or the network can't be exported.
     """
+    if path.is_dir():
+        raise UserError(f"--out {path}: is a folder; name a file in it, such as {path / 'segmenter.onnx'}")
     network, description = load_segmenter(folder)
     size = None if tile is None else (tile, tile)
     _check_tile(description, tile)

@@ -1,11 +1,13 @@
 """The command `medseg predict`: finding the images, writing the files of each, and a table of all."""
 
 import csv
+import glob
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -15,55 +17,76 @@ from tqdm import tqdm
 
 from medseg.core.cells import is_formula
 from medseg.core.errors import UserError
-from medseg.core.files import atomic_file, write_text
-from medseg.data.image_io import Pixels, read_image, write_png
+from medseg.core.files import PARTIAL_PREFIX, atomic_file, check_folder, write_text
+from medseg.core.folders import files_below
+from medseg.core.locks import sole_writer
+from medseg.data.image_io import SUFFIXES, Pixels, read_image, write_png
+from medseg.data.output_names import output_names
 from medseg.data.task import TaskParams
 from medseg.inference.crf import load_library
 from medseg.inference.geojson import feature_collection
 from medseg.inference.postprocess import Probabilities
-from medseg.inference.prediction_files import write_prediction
+from medseg.inference.prediction_files import MASKS, write_prediction
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics.counting import count_objects
 from medseg.previews.drawing import outlined, within
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}  # of the images in a folder
 BATCH_SIZE = 64  # tiles, enough to keep a GPU busy; `predict_tiles` takes fewer of large ones
 OVERLAY_SIDE = 1600  # pixels, the greatest length of the longer side
 TABLE = "predictions.csv"
+CONTOURS, OVERLAYS, PROBABILITIES = "contours", "overlays", "probabilities"
+FOLDERS = (MASKS, CONTOURS, OVERLAYS, PROBABILITIES)
+LOCK = f"{PARTIAL_PREFIX}lock"  # in the folder that is written to
 CLASS_COLUMNS = ("pixels", "share", "objects", "counted")  # of the table, each preceded by the class
 
 
-def find_images(arguments: Sequence[str], out: Path) -> list[Path]:
-    """The images that files, folders and patterns name: absolute paths, sorted, without duplicates.
+@dataclass(frozen=True)
+class _Outputs:
+    """The files that are written for an image."""
 
-    A folder stands for all files below it, at any depth, with one of `SUFFIXES`, except hidden ones. Files and patterns
-    (`*`, `?`, `[...]`, and `**` for any depth) are taken whatever their suffix. Files in `out` are left out. Raises
-    `UserError` where an argument names nothing, or no image is found.
+    name: str
+    mask: Path
+    contours: Path
+    overlay: Path
+    probabilities: list[Path]  # of foreground; with several classes, of each
+
+
+def find_images(arguments: Sequence[str], out: Path) -> list[Path]:
+    """The images that files, folders and patterns name: absolute paths, sorted, each image once.
+
+    A folder stands for all files below it, at any depth, links to folders followed, with one of the `SUFFIXES` of
+    images, except hidden ones. Files and patterns (`*`, `?`, `[...]`, and `**` for any depth) are taken whatever their
+    suffix. Files in `out` are left out. Raises `UserError` where an argument names nothing, a link leads back to a
+    folder that it lies in, or no image is found.
     """
-    found = {_absolute(path) for argument in arguments for path in _matches(argument)}
-    out = _absolute(out)
-    images = sorted(path for path in found if not path.is_relative_to(out))
-    if not images:
+    found = {_place(path): path for argument in arguments for path in sorted(_matches(argument), reverse=True)}
+    if not found:
         raise UserError(f"{' '.join(arguments)}: no image found; in folders they end in {' '.join(sorted(SUFFIXES))}")
+    images = sorted(_absolute(path) for place, path in found.items() if not place.is_relative_to(out.resolve()))
+    if not images:
+        raise UserError(f"{' '.join(arguments)}: all images lie in --out {out}, what is predicted; name another folder")
     return images
 
 
-def output_names(images: Sequence[Path]) -> dict[Path, str]:
-    """The name of each image's outputs: its path below the folder common to all images, without suffix.
-
-    Images whose names would be equal, such as a.png and a.tif, keep their suffix.
-    """
+def name_images(images: Sequence[Path]) -> dict[Path, str]:
+    """The name of each image's outputs: that of `output_names`, below the folder common to all images."""
     base = os.path.commonpath([path.parent for path in images])
-    names = {path: path.relative_to(base).with_suffix("").as_posix() for path in images}
-    while len(set(names.values())) < len(names):
-        counts = Counter(names.values())
-        names = {path: path.relative_to(base).as_posix() if counts[name] > 1 else name for path, name in names.items()}
-    return names
+    names = output_names(path.relative_to(base).as_posix() for path in images)
+    return {path: names[path.relative_to(base).as_posix()] for path in images}
+
+
+def check_out(out: Path) -> None:
+    """Raise `UserError` where `out` can't be a folder, or holds masks and the like that no prediction wrote."""
+    check_folder(out, "--out")
+    if (out / TABLE).exists() or not out.exists():
+        return
+    if foreign := [folder for folder in FOLDERS if os.path.lexists(out / folder)]:
+        raise UserError(f"--out {out}: holds {', '.join(foreign)} that no prediction wrote; name another folder")
 
 
 def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> None:
-    """Predict images of any size, as evaluation does, and write into `out`, with NAME from `output_names`:
+    """Predict images of any size, as evaluation does, and write into `out`, with NAME from `name_images`:
 
     - masks/NAME.png: class codes, in the form of `prediction_files.write_prediction`;
     - probabilities/NAME.png: 16-bit grey, 0..65535 for the probability 0..1 of foreground; with several classes
@@ -74,19 +97,26 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> N
       image's pixels), CLASS_objects (8-connected), and CLASS_counted: objects by the rule scoring.counting.prediction
       of model.yaml, which may drop small ones and separate touching ones.
 
-    An image that fails is left out and the others go on; other files in `out` stay. Raises `UserError` at the end,
-    which names all images that failed, and why.
+    An image that fails is left out and the others go on; other files in `out` stay. The table is empty until all are
+    done. Raises `UserError` where `out` is none for it (`check_out`), another process predicts into it, or an image
+    would be overwritten; and at the end, naming all images that failed, and why.
     """
     if predictor.description.chosen.choices.crf is not None:
         load_library()  # one message where it is missing, not one for each image
-    rows, failed = [], []
-    for path, name in tqdm(output_names(images).items(), desc="predict", disable=None):
-        try:
-            rows.append({"file": str(path), "name": name} | _predict_one(predictor, path, out, name))
-        # PyTorch raises RuntimeError where memory runs out.
-        except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
-            failed.append(str(error) if str(path) in str(error) else f"{path}: {str(error) or type(error).__name__}")
-    _write_table(out / TABLE, rows, predictor.description.task)
+    check_out(out)
+    task, rows, failed = predictor.description.task, [], []
+    outputs = {path: _outputs(out, name, task) for path, name in name_images(images).items()}
+    _check_inputs_stay(outputs)
+    with sole_writer(out / LOCK, out):
+        _write_table(out / TABLE, [], task)
+        for path, written in tqdm(outputs.items(), desc="predict", disable=None):
+            try:
+                rows.append({"file": str(path), "name": written.name} | _predict_one(predictor, path, written))
+            # PyTorch raises RuntimeError where memory runs out.
+            except (UserError, OSError, MemoryError, RuntimeError, cv2.error) as error:
+                reason = str(error) or type(error).__name__
+                failed.append(reason if str(path) in reason else f"{path}: {reason}")
+        _write_table(out / TABLE, rows, task)
     if failed:
         head = f"{len(failed)} of {len(images)} images failed; {out / TABLE} holds the others:"
         raise UserError("\n       ".join([head, *failed]))
@@ -94,14 +124,13 @@ def predict_images(predictor: Predictor, images: Sequence[Path], out: Path) -> N
 
 def _matches(argument: str) -> Iterable[Path]:
     path = Path(argument)
-    base = Path(path.anchor)  # Path.glob takes relative patterns alone
     try:
-        if path.is_dir():
-            return _in_folder(path)
-        if path.exists():
+        if argument and path.is_dir():
+            return [path / name for name in files_below(path) if PurePosixPath(name).suffix.lower() in SUFFIXES]
+        if argument and path.exists():
             return [path]
-        matches = list(base.glob(str(path.relative_to(base))))
-    except (OSError, ValueError) as error:  # a name that is too long; ** beside letters
+        matches = [Path(match) for match in glob.glob(argument, recursive=True)]  # noqa: PTH207  # Path's follows no links
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise UserError(f"{argument}: {error}") from error
     if not matches:
         raise UserError(f"{argument}: no such image, folder or pattern of images")
@@ -110,31 +139,61 @@ def _matches(argument: str) -> Iterable[Path]:
 
 def _absolute(path: Path) -> Path:
     # Links are not resolved: their targets may lie in a cache and be named by hashes.
-    return Path(os.path.normpath(Path.cwd() / path))
+    return _place(path) if ".." in path.parts else Path(os.path.normpath(Path.cwd() / path))
 
 
-def _in_folder(folder: Path) -> Iterable[Path]:
-    for path in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file():
-            yield path
+def _place(path: Path) -> Path:
+    """Where a file lies, links to folders resolved; equal for all ways to name it."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
-def _predict_one(predictor: Predictor, path: Path, out: Path, name: str) -> dict[str, Any]:
+def _outputs(out: Path, name: str, task: TaskParams) -> _Outputs:
+    folders = [str(code) for code in range(1, task.logits)] or [""]
+    return _Outputs(
+        name=name,
+        mask=out / MASKS / f"{name}.png",
+        contours=out / CONTOURS / f"{name}.geojson",
+        overlay=out / OVERLAYS / f"{name}.png",
+        probabilities=[out / PROBABILITIES / folder / f"{name}.png" for folder in folders],
+    )
+
+
+def _check_inputs_stay(outputs: dict[Path, _Outputs]) -> None:
+    """Raise `UserError` where a file that is written would replace an image, reached through links or not."""
+    places = {_identity(path, follow) for path in outputs for follow in (False, True)} - {None}
+    for written in outputs.values():
+        for path in (written.mask, written.contours, written.overlay, *written.probabilities):
+            if _identity(path, follow=False) in places:
+                raise UserError(f"--out: {path} is one of the images, and would be overwritten; name another folder")
+
+
+def _identity(path: Path, follow: bool) -> tuple[int, int] | None:
+    """Device and number of a file, or of the link that it is; None where there is none."""
+    try:
+        found = path.stat(follow_symlinks=follow)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _predict_one(predictor: Predictor, path: Path, written: _Outputs) -> dict[str, Any]:
     """Write the files of one image and return its row of the table."""
     # Python decodes bytes that are no UTF-8 to surrogates; `csv` does not quote a carriage return.
     if any(letter == "\r" or "\ud800" <= letter <= "\udfff" for letter in str(path)):
         raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
-    if is_formula(name):
+    if is_formula(written.name):
         raise UserError(f"{path}: a spreadsheet would run its name in the table as a formula; rename it")
     image, task = read_image(path), predictor.description.task
     prediction = predictor.predict(image, BATCH_SIZE)
     codes = prediction.codes
     objects = feature_collection(codes, task)
-    write_prediction(out / "masks" / f"{name}.png", codes, task)
-    write_text(out / "contours" / f"{name}.geojson", json.dumps(objects, separators=(",", ":")) + "\n")
-    write_png(out / "overlays" / f"{name}.png", _overlay(image, codes, task))
-    _write_probabilities(out / "probabilities", name, prediction.probabilities, task)
+    write_prediction(written.mask, codes, task)
+    write_text(written.contours, json.dumps(objects, separators=(",", ":")) + "\n")
+    write_png(written.overlay, _overlay(image, codes, task))
+    for place, probability in zip(
+        written.probabilities, prediction.probabilities[-len(written.probabilities) :], strict=True
+    ):
+        _write_16_bit(place, probability)
     return _row(codes, objects, predictor.description)
 
 
@@ -159,14 +218,6 @@ def _overlay(image: Pixels, codes: Pixels, task: TaskParams) -> Pixels:
         coverage = cv2.resize(mask, (drawn.shape[1], drawn.shape[0]), interpolation=cv2.INTER_AREA)
         drawn = outlined(drawn, (coverage >= 0.5).astype(np.uint8), colour)
     return drawn
-
-
-def _write_probabilities(folder: Path, name: str, probabilities: Probabilities, task: TaskParams) -> None:
-    if not task.has_classes:
-        _write_16_bit(folder / f"{name}.png", probabilities[0])
-        return
-    for code, probability in enumerate(probabilities[1:], start=1):
-        _write_16_bit(folder / str(code) / f"{name}.png", probability)
 
 
 def _write_16_bit(path: Path, probability: Probabilities) -> None:

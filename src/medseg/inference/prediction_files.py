@@ -1,10 +1,11 @@
 """Files of predictions: masks and maps of uncertainty, their names and formats."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg.data.image import Image
 from medseg.data.image_io import Pixels, write_png
 from medseg.data.mask_io import read_codes, read_mask, write_codes
 from medseg.data.task import TaskParams
@@ -13,9 +14,9 @@ MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with one file per scored 
 _MAX_DEVIATION = 0.5  # the greatest standard deviation of values in 0..1: half of them are 0, half are 1
 
 
-def mask_path(folder: Path, file: str) -> Path:
-    """The mask or uncertainty map of the image `file` in `folder`: `a.png` for a.png, `a.tif.png` for a.tif."""
-    return folder / (file if PurePosixPath(file).suffix == ".png" else f"{file}.png")
+def mask_path(folder: Path, image: Image) -> Path:
+    """The mask or uncertainty map of an image in `folder`."""
+    return folder / f"{image.name}.png"
 
 
 def write_prediction(path: Path, codes: Pixels, task: TaskParams) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medseg.core.errors import UserError
+from medseg.core.folders import files_below
 from medseg.data.colours import TRUTH
-from medseg.data.image_io import Pixels, read_image, to_channels
+from medseg.data.image_io import SUFFIXES, Pixels, read_image, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.data.packed import evenly_spaced
 from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams
-from medseg.datasets.layout import composed, files_below, shortened
+from medseg.datasets.layout import composed, shortened
 from medseg.datasets.record import Record
 from medseg.datasets.tables import read_header, read_table
 from medseg.previews.drawing import contact_sheet, filled, titled
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm"}
 MASK_WORDS = (
     *("masks", "mask", "labels", "label", "segmentations", "segmentation", "seg", "groundtruth", "ground_truth"),
     *("gt", "annotations", "annotation", "annot", "truth", "manual"),

@@ -114,7 +114,7 @@ def _case(row: dict[Any, Any], image: ImageView) -> Case:
 
 
 def _uncertainty(image: Image, predictions: Path) -> str:
-    path = mask_path(predictions / UNCERTAINTY, image.file)
+    path = mask_path(predictions / UNCERTAINTY, image)
     if not path.exists():
         return ""
     deviation = image.crop(read_image(path))
