@@ -8,13 +8,15 @@ import pytest
 import pytorch_lightning as pl
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg.core.errors import UserError
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
-from medseg.training.dataloader import Batch, Batches, training_batches, validation_batches
+from medseg.training.dataloader import Batch, Batches, Rank, training_batches, validation_batches
 from medseg.training.params import Uniform
 from medseg.training.sampler import Sampling
 
@@ -30,6 +32,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 def codes(store: Packed) -> NDArray[np.uint8]:
     """Foreground everywhere."""
     return np.ones(len(store.images), np.uint8)
+
+
+def few(store: Packed, count: int) -> Packed:
+    """`count` samples, some of them alike."""
+    rows = np.arange(count) % len(store.images)
+    return Packed(store.images[rows], store.masks[rows], store.index.iloc[rows], store.geometry)
 
 
 def training(
@@ -65,10 +73,31 @@ def test_validation_sees_every_sample_in_order(store: Packed) -> None:
     assert numbers(validation_batches(store, codes(store), 4), store) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_training_drops_the_short_batch_and_no_sample_comes_twice(store: Packed) -> None:
-    drawn = numbers(training(store, 4), store)
-    assert [len(batch) for batch in drawn] == [4, 4]
-    assert len({number for batch in drawn for number in batch}) == 8
+@given(count=st.integers(1, 70), size=st.integers(1, 20), ranks=st.sampled_from([1, 2, 3, 4]))
+@settings(deadline=None, max_examples=200)
+def test_every_sample_of_an_epoch_is_in_one_batch_of_one_rank(store: Packed, count: int, size: int, ranks: int) -> None:
+    size, count = size * ranks, max(count, ranks)
+    sampling = Sampling(Uniform(name="uniform"), few(store, count), 0)
+    ready = [
+        training_batches(few(store, count), np.ones(count, np.uint8), sampling, NOTHING, size, 0, Rank(number, ranks))
+        for number in range(ranks)
+    ]
+    parts = [[selection.samples.tolist() for selection in batches.sampler] for batches in ready]
+    assert len({len(of_rank) for of_rank in parts}) == 1  # or the ranks would wait for one another
+    assert sorted(number for of_rank in parts for part in of_rank for number in part) == list(range(count))
+    whole = [sum((list(part) for part in step), []) for step in zip(*parts, strict=True)]
+    assert sum(whole, []) == sampling.order(0).tolist()  # the batches of a single process
+    sizes = [len(batch) for batch in whole]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(len(part) for of_rank in parts for part in of_rank) >= 1
+    assert min(sizes) >= min(2, size, count)  # batch normalisation needs more than one value
+    assert max(sizes) <= size or max(sizes) < 2 * max(2, ranks)
+
+
+def test_thirty_one_samples_are_two_batches(store: Packed) -> None:
+    sampling = Sampling(Uniform(name="uniform"), few(store, 31), 0)
+    batches = training_batches(few(store, 31), np.ones(31, np.uint8), sampling, NOTHING, 16, 0)
+    assert [len(pixels) for pixels, _ in batches] == [16, 15]
 
 
 def test_a_batch_larger_than_the_samples_holds_them_all(store: Packed) -> None:
@@ -189,7 +218,7 @@ def test_lightning_moves_on_to_the_next_epochs_samples(store: Packed) -> None:
     trainer.fit(recorder, training(store, 4, online=EVERYTHING, first_epoch=5))
     for epoch in (0, 1):
         expected = [pixels for pixels, _ in training(store, 4, online=EVERYTHING, epoch=5 + epoch)]
-        assert len(recorder.seen[epoch]) == len(expected) == 2
+        assert len(recorder.seen[epoch]) == len(expected) == 3
         assert all(torch.equal(*pair) for pair in zip(recorder.seen[epoch], expected, strict=True))
 
 

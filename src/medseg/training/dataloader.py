@@ -5,6 +5,7 @@ A GPU holds the whole array where it has memory for it; else batches are copied 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,16 +49,20 @@ class _Selection:
 
 
 class _TrainingSampler(Sampler[_Selection]):
-    """The batches of an epoch, each split evenly over the ranks: together they are the batches of a single process.
+    """The batches of an epoch, each shared by the ranks: together they are the batches of a single process.
+
+    Every sample of the epoch is in one batch. As few batches as `batch_size` allows share the samples evenly, their
+    sizes differ by one at most: a short last batch would weigh its few samples more than the others, and batch
+    normalisation can't be trained on a single one. So that no batch is a single sample and no rank gets none, few
+    samples may be in batches larger than `batch_size`.
 
     Lightning calls `set_epoch` of any sampler that has it before each epoch.
     """
 
     def __init__(self, sampling: Sampling, batch_size: int, first_epoch: int, rank: Rank) -> None:
         self.sampling = sampling
-        self.size = min(batch_size, sampling.count // rank.world_size * rank.world_size)
-        self.part = self.size // rank.world_size
-        self.start = rank.number * self.part
+        self.rank = rank
+        self.bounds = _even_bounds(sampling.count, _batch_count(sampling.count, batch_size, rank.world_size))
         self.first_epoch = first_epoch
         self.set_epoch(0)
 
@@ -67,11 +72,23 @@ class _TrainingSampler(Sampler[_Selection]):
 
     def __iter__(self) -> Iterator[_Selection]:
         order = self.sampling.order(self.epoch)
-        for first in range(self.start, len(self) * self.size, self.size):
-            yield _Selection(self.epoch, first, order[first : first + self.part])
+        for start, end in pairwise(self.bounds):
+            parts = _even_bounds(end - start, self.rank.world_size)
+            first, last = (start + parts[self.rank.number + step] for step in (0, 1))
+            yield _Selection(self.epoch, first, order[first:last])
 
     def __len__(self) -> int:
-        return self.sampling.count // self.size
+        return len(self.bounds) - 1
+
+
+def _batch_count(samples: int, batch_size: int, ranks: int) -> int:
+    fewest = max(min(batch_size, 2), ranks)  # samples of the smallest batch
+    return max(1, min(-(-samples // batch_size), samples // fewest))
+
+
+def _even_bounds(count: int, parts: int) -> list[int]:
+    """Where `parts` parts of `count` items begin and end; the first are larger by one where it does not divide."""
+    return [part * (count // parts) + min(part, count % parts) for part in range(parts + 1)]
 
 
 class _ValidationSampler(Sampler[_Selection]):
@@ -163,12 +180,12 @@ def training_batches(
     rank: Rank = SINGLE,
     device: torch.device = CPU,
 ) -> Batches:
-    """Return the batches of an epoch on `device`; a short last one is dropped unless it is the only one.
+    """Return the batches of an epoch on `device`, of nearly equal sizes: each sample that was drawn is in one.
 
     `codes` (N,) are the classes of the samples' annotated pixels. The run begins with epoch `first_epoch`; an epoch's
     samples and transforms depend on its number and the seed of `sampling` alone. `batch_size` is that of all ranks
-    together. Raises `UserError` where `online` does not fit the samples, or where the ranks can't split the batches
-    evenly.
+    together and the mean size at most, but for few samples. Raises `UserError` where `online` does not fit the
+    samples, or where the ranks can't split batches of that size evenly.
     """
     check_shape(online, "online", *packed.images.shape[1:3])
     _check_split(rank, batch_size, sampling.count)

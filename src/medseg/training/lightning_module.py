@@ -64,7 +64,12 @@ class SegmentationModule(pl.LightningModule):
         loss = self.loss_of_heads(heads, truth)
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
         self.log("train/loss", loss, batch_size=len(pixels), **settings)
-        return loss
+        return loss if self.trainer.world_size == 1 else loss * self._share(len(pixels))
+
+    def _share(self, samples: int) -> Tensor:
+        """Return the weight with which the mean over ranks is that over the batch: their shares may be uneven."""
+        own = torch.tensor(float(samples), device=self.device)
+        return own * self.trainer.world_size / self._sum_over_ranks(own)
 
     def on_train_epoch_start(self) -> None:
         """Log the learning rate at the start of the epoch."""

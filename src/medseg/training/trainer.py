@@ -328,7 +328,7 @@ def _trainer(
             max_epochs=params.epochs,
             gradient_clip_val=params.gradient_clip or None,
             deterministic=params.deterministic,
-            benchmark=not params.deterministic,  # cuDNN tries its kernels on the first batch; all have one size
+            benchmark=not params.deterministic,  # cuDNN tries its kernels on each of the two sizes of batches
             logger=loggers,
             callbacks=callbacks,
             num_sanity_val_steps=0,
