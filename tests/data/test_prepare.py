@@ -16,6 +16,7 @@ from medseg.data.image_io import Pixels
 from medseg.data.manifest import ManifestParams, measure
 from medseg.data.packed import open_packed
 from medseg.data.prepare import prepare, samples_of
+from medseg.data.task import UNANNOTATED
 from medseg.datasets.record import Region
 from medseg.datasets.ucsb import UcsbParams
 from medseg.inference.sliding_window import predict_image
@@ -69,7 +70,7 @@ def test_samples_of_every_geometry() -> None:
         PATCHES.model_copy(update={"patch": 64, "border": "drop"}): (0, 64, 64, 3),
     }
     for geometry, shape in shapes.items():
-        parts = list(samples_of(image, mask, geometry))
+        parts = list(samples_of(image, mask, Region(0, 0, 40, 50), geometry, shape[1:3]))
         assert sum(len(images) for images, _ in parts) == shape[0] == sample_count(40, 50, geometry)
         for images, masks in parts:
             assert images.shape[1:] == shape[1:]
@@ -77,19 +78,89 @@ def test_samples_of_every_geometry() -> None:
             assert masks.dtype == images.dtype == np.uint8
 
 
-@pytest.mark.parametrize("geometry", [RESIZE, Scale(name="scale", channels=3, factor=0.5), PATCHES])
-def test_training_and_prediction_see_the_same(geometry: Geometry, tmp_path: Path) -> None:
-    """The pixels that a network gets of an image are those of its samples."""
-    image = gradient(tmp_path, "a", 40, 48)
+GEOMETRIES = [
+    RESIZE,
+    tiny.frame(16, 24, "keep", channels=3),
+    tiny.frame(64, 64, "squash"),
+    Scale(name="scale", channels=3, factor=0.5),
+    Scale(name="scale", channels=1, factor=1.7),
+    PATCHES,
+    PATCHES.model_copy(update={"border": "drop"}),
+]
+WINDOWS = [Region(0, 0, 40, 48), Region(7, 9, 31, 40), Region(29, 35, 40, 48), Region(20, 20, 25, 27)]
+
+
+def seen_by_network(image: Pixels, geometry: Geometry) -> list[Pixels]:
+    """What evaluation and prediction feed the network of an image."""
     seen: list[Pixels] = []
 
     def forward(pixels: Pixels) -> NDArray[np.float32]:
         seen.extend(pixels)
         return np.zeros((len(pixels), 1, *pixels.shape[1:3]), np.float32)
 
-    predict_image(forward, image.read()[0], geometry, overlap=0.5, batch_size=4)
-    samples = [sample for images, _ in samples_of(*image.read(), geometry) for sample in images]
-    np.testing.assert_array_equal(seen, samples)
+    predict_image(forward, image, geometry, overlap=0.5, batch_size=4)
+    return seen
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:-1], ids=str)
+def test_training_and_prediction_see_the_same(geometry: Geometry, tmp_path: Path) -> None:
+    """The pixels that a network gets of an image are those of its samples."""
+    image = gradient(tmp_path, "a", 40, 48)
+    prepare([image], geometry, MACHINE, tmp_path / "train")
+    np.testing.assert_array_equal(seen_by_network(image.read()[0], geometry), open_packed(tmp_path / "train").images)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_what_is_annotated_is_trained_on_as_evaluation_feeds_it(
+    geometry: Geometry, window: Region, tmp_path: Path
+) -> None:
+    """Every sample lies somewhere in what the network gets of the whole image, whatever window is annotated."""
+    mask = np.random.default_rng(3).integers(0, 2, (40, 48), np.uint8)
+    image = tiny.image(tmp_path, "a.png", tiny.noise(40, 48, 3), mask, region=window)
+    try:
+        prepare([image], geometry, MACHINE, tmp_path / "train")
+    except UserError:
+        assert isinstance(geometry, Patchify)
+        assert geometry.border == "drop"
+        assert min(window.size) < geometry.patch
+        return
+    if isinstance(geometry, Patchify):  # tiles of one pixel's stride, so that each patch is one of them
+        seen = seen_by_network(image.read()[0], geometry.model_copy(update={"patch": 64}))
+        whole = np.pad(image.read()[0], [(0, 24), (0, 24), (0, 0)], mode="symmetric")
+        np.testing.assert_array_equal(seen[0], whole[:64, :64])
+        seen = [whole]
+    else:
+        seen = seen_by_network(image.read()[0], geometry)
+    store = open_packed(tmp_path / "train")
+    for sample, truth in zip(store.images, store.masks, strict=True):
+        height, width = sample.shape[:2]
+        places = [
+            part
+            for whole in seen
+            for part in np.lib.stride_tricks.sliding_window_view(whole, (height, width), (0, 1)).reshape(
+                -1, sample.shape[2], height, width
+            )
+        ]
+        assert any(np.array_equal(part, sample.transpose(2, 0, 1)) for part in places)
+        assert (truth != UNANNOTATED).any()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:-1], ids=str)
+def test_nothing_outside_the_annotated_window_is_truth(geometry: Geometry, tmp_path: Path) -> None:
+    window = Region(8, 10, 32, 40)
+    outside = np.ones((40, 48), np.uint8)
+    window.crop(outside)[...] = 0
+    images = [
+        tiny.image(tmp_path, f"{name}.png", tiny.noise(40, 48), mask, region=window)
+        for name, mask in (("full", np.ones_like(outside)), ("none", outside))
+    ]
+    prepare(images, geometry, MACHINE, tmp_path / "train")
+    store = open_packed(tmp_path / "train")
+    full, none = (store.masks[(store.index["file"] == f"{name}.png").to_numpy()] for name in ("full", "none"))
+    assert set(np.unique(full)) <= {1, UNANNOTATED}
+    assert set(np.unique(none)) <= {0, UNANNOTATED}
+    np.testing.assert_array_equal(full == UNANNOTATED, none == UNANNOTATED)
 
 
 def test_resized_images_stand_in_the_manifest_s_order(images: list[Image], tmp_path: Path) -> None:
@@ -111,7 +182,9 @@ def test_smaller_scaled_images_are_padded_with_black(images: list[Image], tmp_pa
     assert store.images[1, :8, :8].any()
     assert not store.images[1, 8:].any()
     assert not store.images[1, :, 8:].any()
-    assert int(store.masks[1].sum()) == 8 * 4
+    assert int((store.masks[1] == 1).sum()) == 8 * 4
+    assert (store.masks[1, 8:] == UNANNOTATED).all()
+    assert (store.masks[1, :, 8:] == UNANNOTATED).all()
 
 
 def test_patches_hold_what_their_index_says(images: list[Image], tmp_path: Path) -> None:

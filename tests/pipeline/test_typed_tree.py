@@ -23,10 +23,12 @@ from medseg.core.errors import UserError
 from medseg.core.params import Seed, read_yaml, validate
 from medseg.data.augment import build_transform, vary
 from medseg.data.duplicates import group_names
-from medseg.data.geometry import Patchify, Resize, sample_count
+from medseg.data.geometry import Patchify, Resize, Scale, fitted_size, sample_count
 from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
+from medseg.data.task import UNANNOTATED
 from medseg.datasets.folder import FolderParams
+from medseg.datasets.record import Region
 from medseg.evaluation.tuning import select
 from medseg.models.network import build_model
 from medseg.models.params import ModelParams
@@ -190,12 +192,13 @@ def use_geometry(section: Any) -> None:
     if max(sides, default=0) > LARGEST or (isinstance(section, Patchify) and section.patch > LARGEST):
         return
     image, mask = tiny.square(0, 20, 30, section.channels)
-    parts = list(samples_of(image, mask, section))
+    size = (20, 30) if not isinstance(section, Scale) else fitted_size(20, 30, section)
+    parts = list(samples_of(image, mask, Region(0, 0, 20, 30), section, size))
     assert sum(len(images) for images, _ in parts) == sample_count(20, 30, section)
     for images, masks in parts:
         assert len(images) == len(masks)
         assert images.shape[-1] == section.channels
-        assert set(np.unique(masks)) <= {0, 1}
+        assert set(np.unique(masks)) <= {0, 1, UNANNOTATED}
 
 
 def use_transforms(section: Any) -> None:

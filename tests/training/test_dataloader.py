@@ -1,5 +1,6 @@
 """Batches hold the samples of an epoch, and their transforms, as seed and epoch alone decide."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from medseg.core.errors import UserError
 from medseg.data.augment import Transforms
 from medseg.data.packed import Packed
+from medseg.data.task import UNANNOTATED
 from medseg.training.dataloader import Batch, Batches, Rank, training_batches, validation_batches
 from medseg.training.params import Uniform
 from medseg.training.sampler import Sampling
@@ -85,8 +87,8 @@ def test_every_sample_of_an_epoch_is_in_one_batch_of_one_rank(store: Packed, cou
     parts = [[selection.samples.tolist() for selection in batches.sampler] for batches in ready]
     assert len({len(of_rank) for of_rank in parts}) == 1  # or the ranks would wait for one another
     assert sorted(number for of_rank in parts for part in of_rank for number in part) == list(range(count))
-    whole = [sum((list(part) for part in step), []) for step in zip(*parts, strict=True)]
-    assert sum(whole, []) == sampling.order(0).tolist()  # the batches of a single process
+    whole = [list(chain.from_iterable(step)) for step in zip(*parts, strict=True)]
+    assert list(chain.from_iterable(whole)) == sampling.order(0).tolist()  # the batches of a single process
     sizes = [len(batch) for batch in whole]
     assert max(sizes) - min(sizes) <= 1
     assert min(len(part) for of_rank in parts for part in of_rank) >= 1
@@ -181,6 +183,15 @@ def test_truth_holds_the_class_of_each_sample(store: Packed, online: Transforms)
         assert int(truth[place].count_nonzero()) == (store.masks[number].sum() if classes[number] else 0)
     _, held = next(iter(validation_batches(store, classes, 10)))
     np.testing.assert_array_equal(held[:, 0], store.masks * classes[:, None, None])
+
+
+@pytest.mark.parametrize("online", [NOTHING, tiny.online("horizontal_flip", "rotate", "elastic")])
+def test_what_is_not_annotated_stays_so_whatever_the_class(store: Packed, online: Transforms) -> None:
+    masks = np.where(np.arange(32) < 20, store.masks, np.uint8(UNANNOTATED))
+    partly = Packed(store.images, masks, store.index, store.geometry)
+    classes = np.full(len(store.images), 7, np.uint8)
+    for _, truth in training_batches(partly, classes, Sampling(Uniform(name="uniform"), partly, 0), online, 5, 0):
+        assert truth.unique().tolist() == [0, 7, UNANNOTATED]
 
 
 @pytest.mark.parametrize("online", [NOTHING, EVERYTHING])

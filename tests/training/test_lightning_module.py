@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medseg.core.errors import UserError
 from medseg.data.packed import Packed
+from medseg.data.task import UNANNOTATED
 from medseg.metrics.overlap import count_pixels, overlap_scores
 from medseg.models.network import Network
 from medseg.training.dataloader import Batches, training_batches, validation_batches
@@ -146,6 +147,17 @@ def test_the_dice_of_a_constant_prediction_is_that_of_all_foreground(store: Pack
     assert judged.constant_dice == 0
     everything = validated(judged, validation(store, 2))["val/dice"]
     assert judged.constant_dice == pytest.approx(everything) == pytest.approx(2 / (1 + 1 / store.masks.mean()))
+
+
+def test_only_annotated_pixels_are_validated(store: Packed) -> None:
+    known = np.zeros(store.masks.shape, bool)
+    known[:, 4:25, 3:20] = True
+    partly = Packed(store.images, np.where(known, store.masks, UNANNOTATED), store.index, store.geometry)
+    judged, whole = task(Line(bias=0.55)), task(Line(bias=0.55))
+    scores = validated(judged, validation(partly))
+    window = Packed(store.images[:, 4:25, 3:20], store.masks[:, 4:25, 3:20], store.index, store.geometry)
+    assert scores == pytest.approx(validated(whole, validation(window)))
+    assert judged.constant_dice == whole.constant_dice
 
 
 def test_counts_start_anew_with_every_validation(store: Packed) -> None:

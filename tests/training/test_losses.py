@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml, validate
+from medseg.data.task import UNANNOTATED
 from medseg.training.losses import build_loss, check_heads, deep_supervision
 from medseg.training.params import BCE, BCEDice, CEDice, CrossEntropy, Dice, Focal, LossParams, Lovasz, Tversky
 
@@ -372,3 +373,29 @@ def test_every_loss_has_a_file_of_its_name_that_holds_for_it(project: Path) -> N
 def test_wrong_sections_are_refused(section: dict[str, object], fault: str) -> None:
     with pytest.raises(UserError, match=f"params.yaml: {fault}"):
         validate({"head_weights": ALONE, **section}, LossParams, "params.yaml: loss")
+
+
+@each_loss
+def test_only_annotated_pixels_count(cases: Cases) -> None:
+    """A loss of annotated columns is that of an image which holds nothing else, whatever the network says beside."""
+    for params, channels in cases:
+        logits, truth = random_batch(channels)
+        loss = build_loss(params, channels)
+        beside = torch.full_like(truth, UNANNOTATED)
+        wide_truth = torch.cat([truth, beside], dim=-1)
+        for elsewhere in (torch.zeros_like(logits), 20 * torch.randn_like(logits)):
+            wide = torch.cat([logits, elsewhere], dim=-1)
+            torch.testing.assert_close(loss(wide, wide_truth), loss(logits, truth))
+            gradient = slope(loss, wide, wide_truth)
+            torch.testing.assert_close(gradient[..., :5], slope(loss, logits, truth))
+            assert not gradient[..., 5:].any()
+
+
+@each_loss
+def test_a_batch_of_which_nothing_is_known_has_no_loss(cases: Cases) -> None:
+    for params, channels in cases:
+        logits, truth = random_batch(channels)
+        nothing = torch.full_like(truth, UNANNOTATED)
+        loss = build_loss(params, channels)
+        assert loss(logits, nothing) == 0
+        assert not slope(loss, logits, nothing).any()

@@ -1,5 +1,6 @@
 """Fitting an image of any size to the network and back: resized to one size, scaled, or cut into patches."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 import cv2
@@ -10,6 +11,8 @@ from pydantic import Field, model_validator
 from medseg.core.params import Section
 from medseg.data.image_io import Pixels, to_channels
 from medseg.data.patches import Border, origins
+from medseg.data.task import UNANNOTATED
+from medseg.datasets.record import Region
 
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
 Channels = Literal[1, 3]  # 1: grey, 3: RGB
@@ -28,7 +31,7 @@ class Resize(Section):
 
 
 class Scale(Section):
-    """Every image by one factor; smaller results are padded to the largest."""
+    """Every image by one factor; samples are as large as the largest annotated region then is."""
 
     name: Literal["scale"]
     channels: Channels
@@ -78,8 +81,7 @@ def fit(image: Pixels, geometry: Geometry) -> Pixels:
 
     The only way from an image to the network: training and validation samples, evaluation and prediction all take it.
     `Resize` and `Scale` change the size; with `keep`, 0 is padded below and right. `Patchify` keeps the size, and
-    patches or tiles are then cut from the result. Regions are cropped by the caller, before: prepare passes annotated
-    regions, evaluation and prediction whole images.
+    patches or tiles are then cut from the result. It takes whole images: what is annotated of a new image is not known.
     """
     image = to_channels(image, geometry.channels)
     if isinstance(geometry, Patchify):
@@ -94,6 +96,30 @@ def fit_mask(mask: Pixels, geometry: Geometry) -> Pixels:
         return mask
     share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
     return _pad_to_frame((share >= _HALF).astype(np.uint8), geometry)
+
+
+def fit_truth(mask: Pixels, region: Region, geometry: Geometry) -> Pixels:
+    """Fit a whole mask (H, W) of 0 and 1, uint8, as `fit` its image; `UNANNOTATED` outside `region` and in padding.
+
+    A pixel belongs to the region where at least half of it does.
+    """
+    inside = np.zeros_like(mask)
+    region.crop(inside)[...] = 1
+    return np.where(fit_mask(inside, geometry) == 1, fit_mask(mask * inside, geometry), UNANNOTATED).astype(np.uint8)
+
+
+def scaled_region(region: Region, height: int, width: int, geometry: Scale) -> Region:
+    """The region of a (height, width) image after scaling: the pixels of which at least half belong to it, or one."""
+    inner_height, inner_width = fitted_size(height, width, geometry)
+    top, bottom = _scaled(region.top, region.bottom, height, inner_height)
+    left, right = _scaled(region.left, region.right, width, inner_width)
+    return Region(top, left, bottom, right)
+
+
+def _scaled(first: int, end: int, side: int, scaled_side: int) -> tuple[int, int]:
+    start, stop = math.ceil(first * scaled_side / side - 0.5), math.floor(end * scaled_side / side + 0.5)
+    start = min(start, scaled_side - 1)
+    return start, max(start + 1, stop)
 
 
 def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry: Geometry) -> NDArray[np.float32]:

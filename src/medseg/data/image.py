@@ -46,7 +46,7 @@ class Image:
         return image, mask
 
     def read_region(self) -> tuple[Pixels, Pixels]:
-        """As `read`, cropped to the annotated region."""
+        """As `read`, cropped to the annotated region, to be shown."""
         image, mask = self.read()
         return self.region.crop(image), self.region.crop(mask)
 

@@ -1,7 +1,7 @@
 """Packed arrays: the samples of one split as `images.npy`, `masks.npy`, `index.csv` and `about.yaml`.
 
 images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
-masks.npy   (N, H, W) uint8, 0 background, 1 foreground
+masks.npy   (N, H, W) uint8, 0 background, 1 foreground, 255 (`task.UNANNOTATED`) where nothing is known
 index.csv   one row per sample: file, label, group, top, left (of a patch in its region, pixels), variant (0: original)
 about.yaml  the geometry that made the samples
 
@@ -54,9 +54,9 @@ def create_arrays(folder: Path, count: int, height: int, width: int, channels: i
 def sample_writer(folder: Path) -> Iterator[Write]:
     """Yield `write(first, images, masks)`, which writes (n, h, w, C) and (n, h, w) from sample `first` on.
 
-    `create_arrays` made the files. Samples smaller than the arrays' are padded with 0 below and right. Threads,
-    processes and machines may write at the same time, each through a writer of its own, as long as their samples
-    differ. These are plain writes, because pages of a memory map would stay in the process's memory.
+    `create_arrays` made the files. Threads, processes and machines may write at the same time, each through a writer
+    of its own, as long as their samples differ. These are plain writes, because pages of a memory map would stay in
+    the process's memory.
     """
     with ExitStack() as stack:
         write_images, write_masks = (_row_writer(folder / f"{name}.npy", stack) for name in ("images", "masks"))
@@ -100,13 +100,10 @@ def open_packed(folder: Path) -> Packed:
 
 def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:
     mapped = np.load(path, mmap_mode="r")  # for its header alone
-    shape, offset, row_bytes = mapped.shape[1:], mapped.offset, mapped.nbytes // max(1, len(mapped))
+    offset, row_bytes = mapped.offset, mapped.nbytes // max(1, len(mapped))
     file = stack.enter_context(path.open("r+b"))
 
     def write(first: int, rows: Pixels) -> None:
-        if rows.shape[1:] != shape:
-            small, rows = rows, np.zeros((len(rows), *shape), np.uint8)
-            rows[:, : small.shape[1], : small.shape[2]] = small
         file.seek(offset + first * row_bytes)
         file.write(np.ascontiguousarray(rows).data)
 

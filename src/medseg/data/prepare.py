@@ -10,11 +10,15 @@ import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams, run_parallel
-from medseg.data.geometry import Geometry, Patchify, Scale, fit, fit_mask, fitted_size, sample_count
+from medseg.data.geometry import Geometry, Patchify, Resize, Scale, fit, fit_truth, sample_count, scaled_region
 from medseg.data.image import Image
 from medseg.data.image_io import Pixels
 from medseg.data.packed import create_arrays, describe_arrays, sample_writer
 from medseg.data.patches import Origin, cut, origins, pad_to, padded_size
+from medseg.data.task import UNANNOTATED
+from medseg.datasets.record import Region
+
+Size = tuple[int, int]  # height, width; pixels
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class _Place:
 
 
 def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> None:
-    """Write the samples of the images' annotated regions to packed arrays in `folder`, in the order of `images`.
+    """Write the samples of the images to packed arrays in `folder`, in the order of `images`.
 
     Any number of workers writes the same bytes: the place of each image follows from the manifest. Raises `UserError`
     where there is no sample.
@@ -36,8 +40,9 @@ def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams,
     total = sum(place.count for place in places)
     if total == 0:
         raise UserError("params.yaml: prepare: no image is as large as a patch; choose a smaller patch or border: pad")
-    create_arrays(folder, total, *_frame(images, geometry), geometry.channels)
-    write = partial(_write_samples, geometry=geometry, folder=folder.absolute())
+    frame = sample_size(images, geometry)
+    create_arrays(folder, total, *frame, geometry.channels)
+    write = partial(_write_samples, geometry=geometry, frame=frame, folder=folder.absolute())
     run_parallel(machine, write, places, f"prepare {folder.name}")
     describe_arrays(folder, _index(places, geometry), geometry)
 
@@ -51,33 +56,61 @@ def _places(images: Sequence[Image], geometry: Geometry) -> list[_Place]:
     return places
 
 
-def _write_samples(place: _Place, geometry: Geometry, folder: Path) -> None:
-    first = place.first
+def _write_samples(place: _Place, geometry: Geometry, frame: Size, folder: Path) -> None:
+    first, (image, mask) = place.first, place.image.read()
     with sample_writer(folder) as write:
-        for images, masks in samples_of(*place.image.read_region(), geometry):
-            write(first, images, masks)
+        for images, truths in samples_of(image, mask, place.image.region, geometry, frame):
+            write(first, images, truths)
             first += len(images)
 
 
-def samples_of(image: Pixels, mask: Pixels, geometry: Geometry) -> Iterator[tuple[Pixels, Pixels]]:
-    """The samples of an image (H, W, 1 or 3) and its mask (H, W), as parts (n, h, w, C) and (n, h, w), all uint8.
+def samples_of(
+    image: Pixels, mask: Pixels, region: Region, geometry: Geometry, frame: Size
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """The samples of a whole image (H, W, 1 or 3) and its mask (H, W), as parts (n, h, w, C) and (n, h, w), all uint8.
 
-    Patches come in the order of `patches.origins`, a row at a time: those of a large image may not fit in memory.
+    Evaluation and prediction give the network whole images, so samples are cut from the whole image after `fit`. They
+    hold the annotated `region`, and of its surroundings what lies in the sample; there, truth is `UNANNOTATED`.
+
+    - `resize`: the whole image;
+    - `scale`: a window of `frame` around the region, moved to lie in the image, black where the image is smaller;
+    - `patchify`: patches in the order of `patches.origins` from the region's corner on, a row at a time, since those of
+      a large image may not fit in memory; mirrored where they reach beyond the image.
     """
-    image, mask = fit(image, geometry), fit_mask(mask, geometry)
-    if not isinstance(geometry, Patchify):
-        yield image[None], mask[None]
-        return
-    height, width = mask.shape
+    image, truth = fit(image, geometry), fit_truth(mask, region, geometry)
+    if isinstance(geometry, Resize):
+        yield image[None], truth[None]
+    elif isinstance(geometry, Scale):
+        yield _window(image, truth, scaled_region(region, *mask.shape, geometry), frame)
+    else:
+        yield from _patches(image, truth, region, geometry)
+
+
+def _window(image: Pixels, truth: Pixels, region: Region, frame: Size) -> tuple[Pixels, Pixels]:
+    top, left = (
+        max(0, min(first, side - length))
+        for first, side, length in zip((region.top, region.left), truth.shape, frame, strict=True)
+    )
+    images, truths = np.zeros((1, *frame, image.shape[2]), np.uint8), np.full((1, *frame), UNANNOTATED, np.uint8)
+    for part, whole in ((images[0], image), (truths[0], truth)):
+        seen = whole[top : top + frame[0], left : left + frame[1]]
+        part[: seen.shape[0], : seen.shape[1]] = seen
+    return images, truths
+
+
+def _patches(image: Pixels, truth: Pixels, region: Region, geometry: Patchify) -> Iterator[tuple[Pixels, Pixels]]:
+    height, width = region.size
     if geometry.border == "pad":
-        height = padded_size(height, geometry.patch, geometry.stride)
-        image, mask = pad_to(image, height, width), pad_to(mask, height, width)
-    if width < geometry.patch and geometry.border == "drop":
+        height, width = (padded_size(side, geometry.patch, geometry.stride) for side in region.size)
+    if min(height, width) < geometry.patch:
         return
+    bottom, right = region.top + height, region.left + width
+    whole = max(bottom, truth.shape[0]), max(right, truth.shape[1])
+    image, truth = (pad_to(part, *whole)[region.top : bottom, region.left : right] for part in (image, truth))
     for top in range(0, height - geometry.patch + 1, geometry.stride):
         band = slice(top, top + geometry.patch)
-        images, masks = (cut(part[band], geometry.patch, geometry.stride, geometry.border) for part in (image, mask))
-        yield images, masks
+        images, truths = (cut(part[band], geometry.patch, geometry.stride, "drop") for part in (image, truth))
+        yield images, truths
 
 
 def _index(places: list[_Place], geometry: Geometry) -> pd.DataFrame:
@@ -105,11 +138,12 @@ def _corners(image: Image, geometry: Geometry) -> list[Origin]:
     return [(0, 0)]
 
 
-def _frame(images: Sequence[Image], geometry: Geometry) -> tuple[int, int]:
-    """Height and width of the arrays; with `Scale`, of the largest scaled image."""
+def sample_size(images: Sequence[Image], geometry: Geometry) -> Size:
+    """Height and width of the samples of all `images`; with `Scale`, of the largest scaled region."""
     if isinstance(geometry, Patchify):
         return geometry.patch, geometry.patch
     if isinstance(geometry, Scale):
-        sizes = np.array([fitted_size(*image.region.size, geometry) for image in images])
+        regions = [scaled_region(image.region, image.height, image.width, geometry) for image in images]
+        sizes = np.array([region.size for region in regions])
         return int(sizes[:, 0].max()), int(sizes[:, 1].max())
     return geometry.height, geometry.width

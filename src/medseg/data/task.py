@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # records are read without loading these
 Label = Annotated[str, Field(min_length=1)]
 
 FOREGROUND = "foreground"
+UNANNOTATED = 255  # where a class code would stand: nothing is known of the pixel, so no loss or metric counts it
 EMPTY = "empty"  # an image in which nothing is annotated or found, in a binary task
 
 

@@ -42,7 +42,8 @@ def contact_sheet(tiles: Sequence[Pixels], columns: int, side: int) -> Pixels:
 
 def sample_sheet(images: Pixels, masks: Pixels, columns: int, side: int) -> Pixels:
     """A contact sheet of samples (N, H, W, C) with their masks (N, H, W) filled, so that inverted ones are seen."""
-    tiles = [outlined(filled(image, mask, TRUTH), mask, TRUTH) for image, mask in zip(images, masks, strict=True)]
+    annotated = (masks == 1).astype(np.uint8)
+    tiles = [outlined(filled(image, mask, TRUTH), mask, TRUTH) for image, mask in zip(images, annotated, strict=True)]
     return contact_sheet(tiles, columns, side)
 
 

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medseg.core.errors import UserError
 from medseg.data.augment import Transforms, check_shape, is_active
 from medseg.data.packed import Packed
+from medseg.data.task import UNANNOTATED
 from medseg.training.batch_augment import augment_batch, random_numbers
 from medseg.training.sampler import Order, Sampling
 
-# Pixels (N, C, H, W), 0..255, uint8 or, augmented, float32; truth (N, 1, H, W) uint8 class codes
+# Pixels (N, C, H, W), 0..255, uint8 or, augmented, float32; truth (N, 1, H, W) uint8 class codes,
+# `UNANNOTATED` where nothing is known
 Batch = tuple[Tensor, Tensor]
 Batches = DataLoader[Batch]
 
@@ -151,8 +153,13 @@ class _BatchDataset(Dataset[Batch]):
 
     def __getitem__(self, selection: _Selection) -> Batch:
         codes = self.codes[torch.from_numpy(selection.samples).to(self.codes.device, non_blocking=True)]
-        truth = self.masks.take(selection.samples).mul_(codes[:, None, None])
+        truth = class_codes(self.masks.take(selection.samples), codes)
         return self.images.take(selection.samples).permute(0, 3, 1, 2), truth.unsqueeze(1)
+
+
+def class_codes(masks: Tensor, codes: Tensor) -> Tensor:
+    """Return masks (N, H, W) with the class of each sample (N,), both uint8, as codes where something is annotated."""
+    return torch.where(masks == UNANNOTATED, masks, masks * codes[:, None, None])
 
 
 class _AugmentedDataset(_BatchDataset):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, optim
 
 from medseg.core.errors import UserError
+from medseg.data.task import UNANNOTATED
 from medseg.models.network import Network
 from medseg.training.dataloader import Batch
 from medseg.training.losses import LossFunction, deep_supervision
@@ -18,9 +19,9 @@ THRESHOLD = 0.5  # probability from which a pixel counts as foreground while tra
 class SegmentationModule(pl.LightningModule):
     """Segmentation into foreground or several classes. Logs train/loss, val/loss, val/dice, learning_rate per epoch.
 
-    val/dice, by which the best epoch is chosen, is 2 TP / (2 TP + FP + FN) with counts pooled over all pixels of the
-    validation set; with several classes, its mean over those that occur in truth or prediction. It is 0 where neither
-    has foreground. With several ranks, all metrics are over the samples of all.
+    val/dice, by which the best epoch is chosen, is 2 TP / (2 TP + FP + FN) with counts pooled over all annotated pixels
+    of the validation set; with several classes, its mean over those that occur in truth or prediction. It is 0 where
+    neither has foreground. With several ranks, all metrics are over the samples of all.
 
     `constant_dice` is the highest val/dice that a prediction of one class for all pixels has; 0 where nothing is
     annotated in the validation set.
@@ -64,12 +65,12 @@ class SegmentationModule(pl.LightningModule):
         loss = self.loss_of_heads(heads, truth)
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
         self.log("train/loss", loss, batch_size=len(pixels), **settings)
-        return loss if self.trainer.world_size == 1 else loss * self._share(len(pixels))
+        return loss if self.trainer.world_size == 1 else loss * self._share(truth)
 
-    def _share(self, samples: int) -> Tensor:
-        """Return the weight with which the mean over ranks is that over the batch: their shares may be uneven."""
-        own = torch.tensor(float(samples), device=self.device)
-        return own * self.trainer.world_size / self._sum_over_ranks(own)
+    def _share(self, truth: Tensor) -> Tensor:
+        """Return the weight with which the mean over ranks is that over all annotated pixels of the batch."""
+        own = (truth != UNANNOTATED).sum().float()
+        return own * self.trainer.world_size / self._sum_over_ranks(own).clamp_min(1)
 
     def on_train_epoch_start(self) -> None:
         """Log the learning rate at the start of the epoch."""
@@ -111,7 +112,7 @@ class SegmentationModule(pl.LightningModule):
         loss = self.loss(logits, truth).float()
         self._losses += torch.stack([loss * len(pixels), torch.full_like(loss, len(pixels))])
         self._counts += _count(logits, truth)
-        self._pixels += truth.numel()
+        self._pixels += (truth != UNANNOTATED).sum()
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean loss over samples and the pooled Dice."""
@@ -152,11 +153,14 @@ def _constant_dice(truth: Tensor, pixels: Tensor) -> float:
 def _count(logits: Tensor, truth: Tensor) -> Tensor:
     """Return true positives, false positives and false negatives of each class of a batch, (3, classes).
 
+    Only pixels that are annotated count.
+
     Comparisons, since histograms have no deterministic kernel on a GPU.
     """
     classes = torch.arange(1, max(2, logits.shape[1]), device=logits.device).view(-1, 1, 1, 1)
     found, true = predicted_codes(logits) == classes, truth[:, 0] == classes
-    return torch.stack([part.sum(dim=(1, 2, 3)) for part in (found & true, found & ~true, ~found & true)])
+    false = ~true & (truth[:, 0] != UNANNOTATED)
+    return torch.stack([part.sum(dim=(1, 2, 3)) for part in (found & true, found & false, ~found & true)])
 
 
 def predicted_codes(logits: Tensor) -> Tensor:

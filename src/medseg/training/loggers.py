@@ -17,6 +17,7 @@ from medseg.core.credentials import has_credentials
 from medseg.core.errors import UserError
 from medseg.data.packed import Packed, evenly_spaced
 from medseg.data.task import TaskParams
+from medseg.training.dataloader import class_codes
 from medseg.training.lightning_module import predicted_codes
 from medseg.training.params import Csv, LoggerParams, Mlflow, TensorBoard
 
@@ -94,7 +95,7 @@ class ValidationImages(pl.Callback):
         chosen = evenly_spaced(len(val.images), SHOWN)
         self.pixels = torch.from_numpy(np.array(val.images[chosen])).permute(0, 3, 1, 2)
         codes = torch.from_numpy(task.codes(val.index["label"].iloc[chosen]))
-        self.truth = torch.from_numpy(np.array(val.masks[chosen])) * codes[:, None, None]
+        self.truth = class_codes(torch.from_numpy(np.array(val.masks[chosen])), codes)
         self.colours = task.colours
         self.board = board
 

@@ -1,7 +1,8 @@
 """Training losses: per pixel, of overlap, weighted sums of both, and their mean over the outputs of a network.
 
 Truth is (N, 1, H, W) of class codes: 0 for the background, 1, 2, ... for the classes. Logits are (N, K, H, W). K = 1:
-foreground alone, with a sigmoid. K > 1: background and K - 1 classes, with a softmax.
+foreground alone, with a sigmoid. K > 1: background and K - 1 classes, with a softmax. Pixels whose truth is
+`task.UNANNOTATED` leave every sum and mean; a batch of nothing else has a loss of 0.
 
 The classes of `training.params` define each loss.
 """
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.core.errors import UserError
+from medseg.data.task import UNANNOTATED
 from medseg.training.params import BCE, BCEDice, CEDice, CrossEntropy, Dice, Focal, Loss, LossParams, Lovasz, Tversky
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -85,8 +87,20 @@ def deep_supervision(loss: LossFunction, weights: Sequence[float]) -> Callable[[
     return mean
 
 
+def _annotated(truth: Tensor) -> Tensor:
+    """Where the truth (N, 1, H, W) is known, bool."""
+    return truth != UNANNOTATED
+
+
+def _mean(values: Tensor, truth: Tensor) -> Tensor:
+    """The mean of values (N, H, W) over annotated pixels."""
+    annotated = _annotated(truth).squeeze(1)
+    return (values * annotated).sum() / annotated.sum().clamp_min(1)
+
+
 def _pixel_nll(logits: Tensor, truth: Tensor) -> Tensor:
-    """Per-pixel negative log-likelihood, (N, H, W)."""
+    """Per-pixel negative log-likelihood, (N, H, W); without meaning where nothing is annotated."""
+    truth = truth * _annotated(truth)
     if logits.shape[1] == 1:
         target = truth.to(logits.dtype)
         return functional.binary_cross_entropy_with_logits(logits, target, reduction="none").squeeze(1)
@@ -95,7 +109,7 @@ def _pixel_nll(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    return _pixel_nll(logits, truth).mean()
+    return _mean(_pixel_nll(logits, truth), truth)
 
 
 def _focal(alpha: float, gamma: float) -> LossFunction:
@@ -105,7 +119,7 @@ def _focal(alpha: float, gamma: float) -> LossFunction:
         balance = alpha * foreground + (1 - alpha) * (1 - foreground)
         # 1 - p_t, clamped: for gamma < 1 the slope of its power is infinite at 0, where the NLL is 0.
         error = (-torch.expm1(-nll)).clamp_min(torch.finfo(logits.dtype).eps)
-        return (balance * error**gamma * nll).mean()
+        return _mean(balance * error**gamma * nll, truth)
 
     return focal
 
@@ -120,9 +134,10 @@ def _overlap(alpha: float, beta: float, gamma: float, smooth: float) -> LossFunc
     def overlap(logits: Tensor, truth: Tensor) -> Tensor:
         probabilities = _log_probabilities(logits).exp()  # (N, classes, H, W), like the targets
         targets = _one_hot(truth, range(1, probabilities.shape[1] + 1)).to(logits.dtype)
+        others = _annotated(truth) * (1 - targets)
         true_positives, false_positives, false_negatives = (
             part.sum(dim=(0, 2, 3))
-            for part in (probabilities * targets, probabilities * (1 - targets), (1 - probabilities) * targets)
+            for part in (probabilities * targets, probabilities * others, (1 - probabilities) * targets)
         )
         occurs = targets.sum(dim=(0, 2, 3)) > 0
         # In this form the gradient at a false positive is a product. That of wrong / total would be a difference of
@@ -156,10 +171,11 @@ def _lovasz(per_image: bool) -> LossFunction:
             errors = (1 - torch.where(targets, logits, -logits)).relu()  # hinge
         else:
             errors = (targets.to(logits.dtype) - logits.softmax(dim=1)).abs()
+        errors = errors * _annotated(truth)  # at error 0 a pixel comes last and adds nothing, whatever its truth
         targets, errors = (_flatten(part, per_image) for part in (targets, errors))
         losses = _lovasz_extension(errors, targets)
         counts = torch.ones_like(losses) if binary else targets.any(dim=-1).to(losses.dtype)
-        return ((losses * counts).sum(dim=1) / counts.sum(dim=1)).mean()
+        return ((losses * counts).sum(dim=1) / counts.sum(dim=1).clamp_min(1)).mean()
 
     return lovasz
 

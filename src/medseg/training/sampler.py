@@ -49,8 +49,8 @@ def _pools(params: SamplingParams, packed: Packed) -> list[tuple[Order, int]]:
 
 
 def annotated_shares(packed: Packed) -> NDArray[np.float64]:
-    """Return the annotated share of each sample's pixels (N,), 0..1; masks are read one at a time."""
-    return np.array([np.count_nonzero(mask) / mask.size for mask in packed.masks])
+    """Return the share of foreground in each sample's pixels (N,), 0..1; masks are read one at a time."""
+    return np.array([np.count_nonzero(mask == 1) / mask.size for mask in packed.masks])
 
 
 def _draw(rng: np.random.Generator, pool: Order, size: int) -> Order:
