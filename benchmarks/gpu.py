@@ -166,7 +166,7 @@ def noise(folder: Path, count: int, side: int) -> Packed:
         image[:] = rng.integers(0, 256, image.shape, np.uint8)
         mask[:] = rng.integers(0, 2, mask.shape, np.uint8)
     columns = {"file": "none.png", "label": "a", "group": "a", "top": 0, "left": 0, "variant": 0}
-    geometry = Resize(name="resize", channels=1, height=side, width=side, aspect="squash")
+    geometry = Resize(name="resize", channels=1, height=side, width=side, aspect="squash", small_objects="drop")
     describe_arrays(folder, pd.DataFrame(columns, index=range(count)), geometry)
     return open_packed(folder)
 

@@ -28,7 +28,7 @@ SIZES = ((1000, 750), (2000, 1500), (4000, 3000))  # width, height; pixels
 SMALLEST = (128, 128)  # whose peak, that of libraries, model and one tile, is the baseline
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "patches of 128": {"name": "patchify", "channels": 1, "patch": 128, "stride": 64, "border": "pad"},
-    "scaled by 1": {"name": "scale", "channels": 1, "factor": 1.0},
+    "scaled by 1": {"name": "scale", "channels": 1, "factor": 1.0, "small_objects": "drop"},
 }
 MODEL = {"name": "unet_plain", "init_features": 8, "input_mean": [0.5], "input_std": [0.5]}
 STEPS = 60  # of training

@@ -42,7 +42,7 @@ def main(
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
-    images, audited = images_of(read_manifest(manifest), raw), read_json(audit)
+    images, audited = images_of(read_manifest(manifest), raw, described.intensity), read_json(audit)
     with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
         forward = network_forward(trained, described.task, choose_device(machine.accelerator))
         description, thresholds = select(forward, described, of_split(images, "val"), settings)

@@ -17,17 +17,22 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     from medseg.data.geometry import Geometry
     from medseg.data.image import images_of, of_split
     from medseg.data.image_io import write_png
+    from medseg.data.intensity import IntensityParams
     from medseg.data.manifest import read_manifest
     from medseg.data.packed import evenly_spaced, open_packed
+    from medseg.data.percentiles import resolve_intensity
     from medseg.data.prepare import prepare
     from medseg.datasets.changes import told_where_changed
     from medseg.previews.drawing import sample_sheet
 
     geometry, machine = read_section(params, "prepare", Geometry), read_section(params, "machine", MachineParams)
-    images = images_of(read_manifest(manifest), raw)
+    wanted, images = read_section(params, "intensity", IntensityParams), images_of(read_manifest(manifest), raw)
     with told_where_changed(), atomic_folder(prepared) as partial:
+        intensity = resolve_intensity(of_split(images, "train"), wanted, machine)
         for split in ("train", "val"):
-            prepare(of_split(images, split), geometry, machine, partial / split)
+            of_range = [image.reading(intensity) for image in of_split(images, split)]
+            for loss in prepare(of_range, geometry, machine, partial / split):
+                print(f"warning: {loss}")
     store = open_packed(prepared / "train")
     chosen = evenly_spaced(len(store.images), 32)
     write_png(sheet, sample_sheet(store.images[chosen], store.masks[chosen], columns=8, side=128))

@@ -68,7 +68,14 @@ EVALUATE: dict[str, Any] = {
 }
 PARAMETERS: dict[str, Any] = {
     "data": {"name": "busi", "path": None},
-    "prepare": {"name": "resize", "channels": 1, "height": 96, "width": 128, "aspect": "squash"},
+    "prepare": {
+        "name": "resize",
+        "channels": 1,
+        "height": 96,
+        "width": 128,
+        "aspect": "squash",
+        "small_objects": "drop",
+    },
     "augment": {"factor": 7, "rotate": {"p": 0.5, "degrees": 15}},
     "model": {"name": "unet", "encoder": "resnet18"},
     "loss": {"name": "bce_dice"},

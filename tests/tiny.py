@@ -14,6 +14,7 @@ from medseg.data.augment import Transforms
 from medseg.data.geometry import Geometry, Patchify, Resize
 from medseg.data.image import Image
 from medseg.data.image_io import Pixels, write_png
+from medseg.data.intensity import FULL
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.task import Binary, Multiclass, TaskParams
 from medseg.datasets.record import Region
@@ -57,13 +58,20 @@ def unet(**changes: Any) -> Unet:
 
 def resize(channels: Literal[1, 3] = 1, side: int = 32) -> Resize:
     """Square samples."""
-    return Resize(name="resize", channels=channels, height=side, width=side, aspect="squash")
+    return Resize(name="resize", channels=channels, height=side, width=side, aspect="squash", small_objects="drop")
 
 
 def frame(height: int, width: int, aspect: str, channels: int = 1) -> Resize:
     """Samples of any shape: the aspect of images is squashed or kept."""
     return Resize.model_validate(
-        {"name": "resize", "channels": channels, "height": height, "width": width, "aspect": aspect}
+        {
+            "name": "resize",
+            "channels": channels,
+            "height": height,
+            "width": width,
+            "aspect": aspect,
+            "small_objects": "drop",
+        }
     )
 
 
@@ -140,6 +148,7 @@ def description(
         channels=geometry.channels,
         task=task,
         geometry=geometry,
+        intensity=FULL,
         training=training,
     )
 

@@ -93,7 +93,7 @@ def _ellipses(number: int, seed: int) -> Packed:
         np.stack(images),
         np.stack(masks),
         index,
-        Resize(name="resize", channels=1, height=SIDE, width=SIDE, aspect="squash"),
+        Resize(name="resize", channels=1, height=SIDE, width=SIDE, aspect="squash", small_objects="drop"),
     )
 
 

@@ -47,7 +47,7 @@ def prepared(folder: Path, count: int, height: int = 64, width: int = 64) -> Pat
         image, mask = blobs(width, number)
         images[number], masks[number] = image[:height], mask[:height]
     index = pd.DataFrame({"file": [f"{n}.png" for n in range(count)], "label": "x", "group": "g", "top": 0, "left": 0})
-    geometry = Resize(name="resize", channels=1, height=height, width=width, aspect="squash")
+    geometry = Resize(name="resize", channels=1, height=height, width=width, aspect="squash", small_objects="drop")
     describe_arrays(folder / "prepared", index.assign(variant=0), geometry)
     return folder / "prepared"
 

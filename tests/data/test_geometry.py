@@ -22,11 +22,11 @@ SIDES = st.integers(1, 300)
 
 
 def resize(height: int, width: int, aspect: Any = "squash", channels: Any = 1) -> Resize:
-    return Resize(name="resize", channels=channels, height=height, width=width, aspect=aspect)
+    return Resize(name="resize", channels=channels, height=height, width=width, aspect=aspect, small_objects="drop")
 
 
 def scale(factor: float, channels: Any = 1) -> Scale:
-    return Scale(name="scale", channels=channels, factor=factor)
+    return Scale(name="scale", channels=channels, factor=factor, small_objects="drop")
 
 
 @st.composite

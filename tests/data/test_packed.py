@@ -27,8 +27,8 @@ def fill(folder: Path, geometry: Geometry = PATCHES, count: int = 3) -> pd.DataF
     "geometry",
     [
         PATCHES,
-        Scale(name="scale", channels=1, factor=0.1),
-        Resize(name="resize", channels=1, height=8, width=10, aspect="keep"),
+        Scale(name="scale", channels=1, factor=0.1, small_objects="drop"),
+        Resize(name="resize", channels=1, height=8, width=10, aspect="keep", small_objects="drop"),
     ],
     ids=lambda geometry: str(geometry.name),
 )
@@ -82,10 +82,10 @@ def test_no_pickle_is_loaded(tmp_path: Path) -> None:
 def test_an_unknown_geometry_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "about.yaml").write_text("geometry: {name: warp}\n")
-    with pytest.raises(UserError, match=r"about\.yaml: geometry\.name = 'warp': must be one of 'resize'"):
+    with pytest.raises(UserError, match=r"about\.yaml\.geometry\.name = 'warp': must be one of 'resize'"):
         open_packed(tmp_path)
     (tmp_path / "about.yaml").write_text("other: 1\n")
-    with pytest.raises(UserError, match=r"about\.yaml: geometry = None"):
+    with pytest.raises(UserError, match=r"about\.yaml\.geometry is missing"):
         open_packed(tmp_path)
 
 

@@ -22,7 +22,7 @@ from medseg.datasets.ucsb import UcsbParams
 from medseg.inference.sliding_window import predict_image
 
 MACHINE = MachineParams(workers=2, backend="threading", accelerator="cpu")
-RESIZE = Resize(name="resize", channels=1, height=16, width=24, aspect="squash")
+RESIZE = Resize(name="resize", channels=1, height=16, width=24, aspect="squash", small_objects="drop")
 PATCHES = Patchify(name="patchify", channels=3, patch=16, stride=8, border="pad")
 
 
@@ -47,7 +47,9 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "geometry", [RESIZE, Scale(name="scale", channels=3, factor=0.5), PATCHES], ids=lambda geometry: str(geometry.name)
+    "geometry",
+    [RESIZE, Scale(name="scale", channels=3, factor=0.5, small_objects="drop"), PATCHES],
+    ids=lambda geometry: str(geometry.name),
 )
 def test_any_workers_and_backend_write_the_same_bytes(images: list[Image], tmp_path: Path, geometry: Geometry) -> None:
     found = []
@@ -63,8 +65,8 @@ def test_any_workers_and_backend_write_the_same_bytes(images: list[Image], tmp_p
 def test_samples_of_every_geometry() -> None:
     image, mask = np.zeros((40, 50, 1), np.uint8), np.ones((40, 50), np.uint8)
     shapes: dict[Any, tuple[int, ...]] = {
-        Resize(name="resize", channels=1, height=32, width=24, aspect="keep"): (1, 32, 24, 1),
-        Scale(name="scale", channels=1, factor=0.5): (1, 20, 25, 1),
+        Resize(name="resize", channels=1, height=32, width=24, aspect="keep", small_objects="drop"): (1, 32, 24, 1),
+        Scale(name="scale", channels=1, factor=0.5, small_objects="drop"): (1, 20, 25, 1),
         PATCHES.model_copy(update={"stride": 16}): (12, 16, 16, 3),
         PATCHES.model_copy(update={"stride": 16, "border": "drop"}): (6, 16, 16, 3),
         PATCHES.model_copy(update={"patch": 64, "border": "drop"}): (0, 64, 64, 3),
@@ -82,8 +84,8 @@ GEOMETRIES = [
     RESIZE,
     tiny.frame(16, 24, "keep", channels=3),
     tiny.frame(64, 64, "squash"),
-    Scale(name="scale", channels=3, factor=0.5),
-    Scale(name="scale", channels=1, factor=1.7),
+    Scale(name="scale", channels=3, factor=0.5, small_objects="drop"),
+    Scale(name="scale", channels=1, factor=1.7, small_objects="drop"),
     PATCHES,
     PATCHES.model_copy(update={"border": "drop"}),
 ]
@@ -176,7 +178,7 @@ def test_resized_images_stand_in_the_manifest_s_order(images: list[Image], tmp_p
 
 
 def test_smaller_scaled_images_are_padded_with_black(images: list[Image], tmp_path: Path) -> None:
-    prepare(images, Scale(name="scale", channels=3, factor=0.5), MACHINE, tmp_path / "train")
+    prepare(images, Scale(name="scale", channels=3, factor=0.5, small_objects="drop"), MACHINE, tmp_path / "train")
     store = open_packed(tmp_path / "train")
     assert store.images.shape == (3, 20, 30, 3)
     assert store.images[1, :8, :8].any()
@@ -238,7 +240,7 @@ def test_images_smaller_than_a_patch_are_left_out_and_none_at_all_is_a_mistake(
     dropping = Patchify(name="patchify", channels=1, patch=32, stride=32, border="drop")
     prepare(images, dropping, MACHINE, tmp_path / "train")
     assert list(open_packed(tmp_path / "train").index["file"]) == ["a.png", "c.png"]
-    with pytest.raises(UserError, match="prepare: no image is as large as a patch"):
+    with pytest.raises(UserError, match="no image of val is as large as a patch"):
         prepare([image for image in images if image.file == "b.png"], dropping, MACHINE, tmp_path / "val")
     assert not (tmp_path / "val").exists()
 

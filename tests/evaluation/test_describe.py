@@ -53,7 +53,7 @@ def test_networks_briefly(model: dict[str, Any], words: str) -> None:
     [
         ({"name": "resize", "channels": 3, "height": 224, "width": 256}, "256x224 RGB"),
         ({"name": "patchify", "channels": 3, "patch": 128}, "128x128 RGB patches"),
-        ({"name": "scale", "channels": 1, "factor": 0.5}, "x0.5 grey"),
+        ({"name": "scale", "channels": 1, "factor": 0.5, "small_objects": "drop"}, "x0.5 grey"),
     ],
 )
 def test_samples_briefly(prepare: dict[str, Any], words: str) -> None:
@@ -76,8 +76,11 @@ def test_an_initial_network_is_named() -> None:
 @pytest.mark.parametrize(
     ("geometry", "words"),
     [
-        (Resize(name="resize", channels=1, height=96, width=128, aspect="keep"), "resized to 128x96 (aspect kept, pa"),
-        (Scale(name="scale", channels=3, factor=0.5), "scaled by 0.5, predicted"),
+        (
+            Resize(name="resize", channels=1, height=96, width=128, aspect="keep", small_objects="drop"),
+            "resized to 128x96 (aspect kept, pa",
+        ),
+        (Scale(name="scale", channels=3, factor=0.5, small_objects="drop"), "scaled by 0.5, predicted"),
         (Patchify(name="patchify", channels=3, patch=64, stride=32, border="pad"), "64x64 that overlap by 25 %"),
     ],
 )

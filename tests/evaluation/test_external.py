@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from medseg.cli import app, main
 from medseg.core.errors import UserError
+from medseg.core.params import read_yaml
 from medseg.data.image_io import write_png
 from medseg.data.manifest import read_manifest
 from medseg.data.task import Multiclass
@@ -105,6 +106,25 @@ def test_scores_are_those_of_the_evaluation_of_the_same_images(model: Path, data
     dice = found.table["dice"].mean()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dice"] == pytest.approx(dice, abs=1e-6)
     assert f"| all | 3 | 3 | {int((found.table['recall'] == 0).sum())} | {dice:.3f} (" in text
+
+
+def test_images_are_read_in_the_range_that_the_model_records(model: Path, data: Path, tmp_path: Path) -> None:
+    deep, recorded = tmp_path / "deep", tmp_path / "recorded"
+    shutil.copytree(data, deep)
+    for path in (deep / "images").iterdir():
+        values = np.asarray(Image.open(path)).astype(np.uint16) * 4
+        path.unlink()
+        Image.fromarray(values).save(path)
+    shutil.copytree(model, recorded)
+    description = read_yaml(recorded / "model.yaml") | {
+        "intensity": {"name": "window", "bits": 16, "low": 0, "high": 1020}
+    }
+    (recorded / "model.yaml").write_text(yaml.safe_dump(description))
+    for place, ours, images in (("expected", model, data), ("out", recorded, deep)):
+        score(ours, images, tmp_path / place)
+    assert contents(tmp_path / "out" / "masks") == contents(tmp_path / "expected" / "masks")
+    found, expected = (pd.read_csv(tmp_path / place / "per_image.csv") for place in ("out", "expected"))
+    pd.testing.assert_frame_equal(found.drop(columns="group"), expected.drop(columns="group"))
 
 
 def test_all_that_is_written_has_its_place_and_equal_bytes(model: Path, data: Path, tmp_path: Path) -> None:

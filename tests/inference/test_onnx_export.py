@@ -30,7 +30,7 @@ from medseg.models.params import Library, ModelParams
 SIZES = [(1, 64, 64), (2, 33, 47), (1, 7, 40), (1, 96, 50)]
 ARCHS: tuple[str, ...] = get_args(Library.model_fields["arch"].annotation)
 KINDS = {arch: model_sections.ENCODED | {"name": "library", "arch": arch} for arch in ARCHS} | model_sections.SECTIONS
-SCALE = Scale(name="scale", channels=1, factor=0.5)
+SCALE = Scale(name="scale", channels=1, factor=0.5, small_objects="drop")
 
 
 @pytest.fixture(autouse=True)

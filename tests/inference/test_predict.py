@@ -21,6 +21,7 @@ from medseg.core.errors import UserError
 from medseg.data.colours import PREDICTION
 from medseg.data.image import images_of
 from medseg.data.image_io import FORMATS, SUFFIXES, Pixels, write_png
+from medseg.data.intensity import Window
 from medseg.data.task import TaskParams
 from medseg.evaluation.evaluate import evaluate
 from medseg.inference.backends import open_model
@@ -164,6 +165,24 @@ def test_a_mask_is_the_one_that_evaluation_scores(tmp_path: Path) -> None:
     evaluate(chosen, images_of(rows, tmp_path), 3, tmp_path / "scored")
     predict_images(chosen, [tmp_path / "a.png"], tmp_path / "out")
     assert (tmp_path / "out/masks/a.png").read_bytes() == (tmp_path / "scored/masks/a.png").read_bytes()
+
+
+def test_images_are_read_in_the_range_that_the_model_records(tmp_path: Path) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint16)
+    for name, values in (("8 bits", shades.astype(np.uint8)), ("12 bits", shades * 16 + 9)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "a.png")
+    plain = model(threshold=0.4)
+    declared = Window(name="window", bits=16, low=9, high=9 + 16 * 255)
+    recorded = Predictor(plain.description.model_copy(update={"intensity": declared}), bright)
+    predict_images(plain, [tmp_path / "8 bits" / "a.png"], tmp_path / "expected")
+    predict_images(recorded, [tmp_path / "12 bits" / "a.png"], tmp_path / "out")
+    for part in ("masks/a.png", "probabilities/a.png", "overlays/a.png", "contours/a.geojson"):
+        assert (tmp_path / "out" / part).read_bytes() == (tmp_path / "expected" / part).read_bytes()
+    with pytest.raises(
+        UserError, match=r"a\.png: holds 8-bit values, and the range of intensities, 9 to 4089, is of 16"
+    ):
+        predict_images(recorded, [tmp_path / "8 bits" / "a.png"], tmp_path / "out")
 
 
 def test_objects_are_counted_by_the_rule_for_predictions(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def whole() -> Pixels:
 
 def test_a_pixel_is_foreground_from_the_threshold_that_was_chosen_on() -> None:
     image = np.array([[[101], [102], [103]]], np.uint8)  # 0.4 is 102 of 255
-    frame = Resize(name="resize", channels=1, height=8, width=24, aspect="squash")
+    frame = Resize(name="resize", channels=1, height=8, width=24, aspect="squash", small_objects="drop")
     found = Predictor(tiny.segmenter(frame, threshold=0.4), constant(image)).predict(image, 1)
     assert found.codes.tolist() == [[0, 1, 1]]
     assert found.codes.dtype == np.uint8
@@ -82,7 +82,7 @@ def test_a_network_of_one_size_gets_no_other() -> None:
         shapes.add(pixels.shape[1:])
         return bright(pixels)
 
-    scaled = Scale(name="scale", channels=1, factor=1.0)
+    scaled = Scale(name="scale", channels=1, factor=1.0, small_objects="drop")
     Predictor(tiny.segmenter(scaled), noted, size=(24, 24)).predict(whole(), 2)
     assert shapes == {(24, 24, 1)}
 

@@ -84,11 +84,11 @@ def patches(patch: int) -> Patchify:
 
 
 def resize(height: int, width: int) -> Resize:
-    return Resize(name="resize", channels=1, height=height, width=width, aspect="squash")
+    return Resize(name="resize", channels=1, height=height, width=width, aspect="squash", small_objects="drop")
 
 
 def scale(factor: float) -> Scale:
-    return Scale(name="scale", channels=1, factor=factor)
+    return Scale(name="scale", channels=1, factor=factor, small_objects="drop")
 
 
 LAYOUTS = (st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.3, 0.5, 0.94]), st.integers(1, 7))

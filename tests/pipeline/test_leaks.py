@@ -39,8 +39,8 @@ STRONG = {  # everything that may happen to a sample, all at once
     "blur": {"p": 0.5, "sigma": 1.0},
 }
 GEOMETRIES: list[dict[str, Any]] = [
-    {"name": "resize", "channels": 3, "height": 24, "width": 24, "aspect": "keep"},
-    {"name": "scale", "channels": 3, "factor": 0.75},
+    {"name": "resize", "channels": 3, "height": 24, "width": 24, "aspect": "keep", "small_objects": "drop"},
+    {"name": "scale", "channels": 3, "factor": 0.75, "small_objects": "drop"},
     {"name": "patchify", "channels": 3, "patch": 16, "stride": 8, "border": "pad"},
 ]
 ONE_THREAD = ["machine.workers=1", "machine.backend=threading", "machine.accelerator=cpu"]

@@ -26,7 +26,7 @@ def place(tmp_path: Path, project: Path) -> Path:
     images[:] = np.random.default_rng(0).integers(0, 256, images.shape)
     masks[:] = images[..., 0] > 127
     index = pd.DataFrame({"file": [f"{number}.png" for number in range(6)], "label": "x", "group": "g"})
-    geometry = Resize(name="resize", channels=1, height=24, width=32, aspect="squash")
+    geometry = Resize(name="resize", channels=1, height=24, width=32, aspect="squash", small_objects="drop")
     describe_arrays(tmp_path / "train", index.assign(top=0, left=0, variant=0), geometry)
     write_params(tmp_path, project)
     return tmp_path

@@ -17,6 +17,7 @@ SECTIONS = {  # and where the type of each stands
     "manifest": "medseg.data.manifest:ManifestParams",
     "split": "medseg.data.splits:SplitParams",
     "prepare": "medseg.data.geometry:Geometry",
+    "intensity": "medseg.data.intensity:IntensityParams",
     "augment": "medseg.data.augment:AugmentParams",
     "task": "medseg.data.task:TaskParams",
     "model": "medseg.models.params:ModelParams",

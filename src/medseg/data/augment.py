@@ -280,7 +280,7 @@ def augment(prepared: Path, params: AugmentParams, machine: MachineParams, folde
     run_parallel(machine, work, chunks, "augment")
     index = store.index.loc[np.repeat(np.arange(count), params.factor)].reset_index(drop=True)
     index["variant"] = np.tile(np.arange(params.factor), count)
-    describe_arrays(folder, pd.DataFrame(index), store.geometry)
+    describe_arrays(folder, pd.DataFrame(index), store.geometry, store.intensity, store.warnings)
 
 
 def _write_variants(samples: range, prepared: Path, params: AugmentParams, folder: Path) -> None:

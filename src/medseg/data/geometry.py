@@ -1,6 +1,5 @@
 """Fitting an image of any size to the network and back: resized to one size, scaled, or cut into patches."""
 
-import math
 from typing import Annotated, Any, Literal, Self
 
 import cv2
@@ -11,11 +10,11 @@ from pydantic import Field, model_validator
 from medseg.core.params import Section
 from medseg.data.image_io import Pixels, to_channels
 from medseg.data.patches import Border, origins
-from medseg.data.task import UNANNOTATED
-from medseg.datasets.record import Region
 
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
 Channels = Literal[1, 3]  # 1: grey, 3: RGB
+
+SmallObjects = Literal["drop", "keep"]  # of which no pixel of a sample is half full: gone, or one pixel each
 
 _HALF = 0.5 - 1e-5  # averages in float32 may fall just below an exact half
 
@@ -28,6 +27,7 @@ class Resize(Section):
     height: Side
     width: Side
     aspect: Literal["keep", "squash"]
+    small_objects: SmallObjects
 
 
 class Scale(Section):
@@ -36,6 +36,7 @@ class Scale(Section):
     name: Literal["scale"]
     channels: Channels
     factor: float = Field(gt=0, le=8)
+    small_objects: SmallObjects
 
 
 class Patchify(Section):
@@ -96,30 +97,6 @@ def fit_mask(mask: Pixels, geometry: Geometry) -> Pixels:
         return mask
     share = _resize(mask.astype(np.float32), fitted_size(mask.shape[0], mask.shape[1], geometry))
     return _pad_to_frame((share >= _HALF).astype(np.uint8), geometry)
-
-
-def fit_truth(mask: Pixels, region: Region, geometry: Geometry) -> Pixels:
-    """Fit a whole mask (H, W) of 0 and 1, uint8, as `fit` its image; `UNANNOTATED` outside `region` and in padding.
-
-    A pixel belongs to the region where at least half of it does.
-    """
-    inside = np.zeros_like(mask)
-    region.crop(inside)[...] = 1
-    return np.where(fit_mask(inside, geometry) == 1, fit_mask(mask * inside, geometry), UNANNOTATED).astype(np.uint8)
-
-
-def scaled_region(region: Region, height: int, width: int, geometry: Scale) -> Region:
-    """The region of a (height, width) image after scaling: the pixels of which at least half belong to it, or one."""
-    inner_height, inner_width = fitted_size(height, width, geometry)
-    top, bottom = _scaled(region.top, region.bottom, height, inner_height)
-    left, right = _scaled(region.left, region.right, width, inner_width)
-    return Region(top, left, bottom, right)
-
-
-def _scaled(first: int, end: int, side: int, scaled_side: int) -> tuple[int, int]:
-    start, stop = math.ceil(first * scaled_side / side - 0.5), math.floor(end * scaled_side / side + 0.5)
-    start = min(start, scaled_side - 1)
-    return start, max(start + 1, stop)
 
 
 def unfit(probabilities: NDArray[np.float32], height: int, width: int, geometry: Geometry) -> NDArray[np.float32]:

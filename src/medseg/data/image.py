@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.data.image_io import Pixels, read_image
+from medseg.data.intensity import FULL, Range
 from medseg.data.mask_io import read_mask
 from medseg.data.output_names import output_names
 from medseg.datasets.record import Region
@@ -32,13 +33,14 @@ class Image:
     width: int
     region: Region  # the annotated part
     foreground: float  # share of foreground in the region, 0..1
+    intensity: Range = FULL  # of the file's values, which becomes 0..255
 
     def read(self) -> tuple[Pixels, Pixels]:
         """Read the whole image (H, W, 1 or 3) and its united mask (H, W; 0 or 1), both uint8.
 
         Raises `UserError` where a file is missing or unreadable, or has not the size that the manifest says.
         """
-        image, mask = read_image(self.root / self.file), self.read_mask()
+        image, mask = read_image(self.root / self.file, self.intensity), self.read_mask()
         if not image.shape[:2] == mask.shape == (self.height, self.width):
             raise UserError(
                 f"{self.root / self.file}: it or its mask differs in size from the manifest; run that stage"
@@ -58,15 +60,19 @@ class Image:
         """The annotated region of any array (H, W, ...) of this image, without a copy."""
         return self.region.crop(pixels)
 
+    def reading(self, intensity: Range) -> "Image":
+        """The same image, read with another range of intensities."""
+        return replace(self, intensity=intensity)
+
     def at(self, root: Path) -> "Image":
         """The same image, its files below `root`."""
         return replace(self, root=root)
 
 
-def images_of(table: pd.DataFrame, root: Path) -> list[Image]:
-    """The images of the manifest's rows, in their order, files below `root`; their names are those of `output_names`.
+def images_of(table: pd.DataFrame, root: Path, intensity: Range = FULL) -> list[Image]:
+    """The images of the manifest's rows, in their order, files below `root`, read as `intensity` says.
 
-    What was written for images is found again by a table of the same ones.
+    Their names are those of `output_names`: what was written for images is found again by a table of the same ones.
     """
     names = output_names(table["file"])
     return [
@@ -82,6 +88,7 @@ def images_of(table: pd.DataFrame, root: Path) -> list[Image]:
             width=row["width"],
             region=Region.parse(row["region"]),
             foreground=row["foreground"],
+            intensity=intensity,
         )
         for row in table.to_dict("records")
     ]

@@ -6,10 +6,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
+from medseg.data.intensity import FULL, Range, Window, to_8_bits
 
 Pixels = NDArray[np.uint8]
 
@@ -26,16 +27,76 @@ _BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIF
 _WHITE_IS_ZERO, _SEPARATE_PLANES, _SIGNED = 0, 2, 2  # their values
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, intensity: Range = FULL) -> Pixels:
     """Read an image as (H, W, 1) grey or (H, W, 3) RGB, uint8, rotated as its EXIF data say.
 
-    Alpha is ignored; 16-bit grey is scaled from 0..65535 to 0..255, of 16-bit colours the higher 8 bits are kept.
+    `intensity` is the range of the file's values that becomes 0..255. Alpha is ignored; of 16-bit colours the higher 8
+    bits are kept. Raises `UserError` as `read_values`, and where the file's values have not the type that `intensity`
+    is for, or at full range 8 bits would keep next to nothing of them.
+    """
+    values = read_values(path)
+    if isinstance(intensity, Window):
+        _check_type(values, intensity, path)
+    elif values.dtype == np.uint16 and values.min() < (most := values.max()) < 256:
+        raise UserError(
+            f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8, or say "
+            "which values the device gives: -S intensity=window"
+        )
+    return to_8_bits(values, intensity)
+
+
+def read_to_show(path: Path) -> Pixels:
+    """As `read_image`, but more than 8 bits are stretched between the image's own least and greatest value."""
+    values = read_values(path)
+    if values.dtype == np.uint8 or values.min() == values.max():
+        return to_8_bits(values, FULL)
+    own = Window(name="window", bits=16, low=int(values.min()), high=int(values.max()))
+    return to_8_bits(values, own)
+
+
+def read_values(path: Path) -> NDArray[Any]:
+    """The values of an image, (H, W, 1) grey or (H, W, 3) RGB, uint8 or, of 16-bit grey, uint16.
+
     Raises `UserError` that names the file where it is no image of one of the `FORMATS`, is cut off, has more than
     `MAX_PIXELS`, holds several images, or values that are negative, floating-point or wider than 16 bits.
     """
     values = pixel_values(open_image(path), path)
-    pixels = values if values.dtype == np.uint8 else _from_16_bit(values, path)
-    return (pixels[..., None] if pixels.ndim == 2 else pixels).astype(np.uint8)
+    return values[..., None] if values.ndim == 2 else values
+
+
+def holds_16_bits(path: Path) -> bool:
+    """Whether the values of an image file, grey or colours, have more than 8 bits. Raises `UserError` as `open_image`.
+
+    Its header alone is read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.mode in _DEEP_MODES or _is_deep_colour(image)
+    except Exception as error:  # as in `open_image`
+        raise UserError(f"{path}: not readable as an image: {error}") from None
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF data turn or mirror the image of a file. Its header alone is read.
+
+    Raises `UserError` as `open_image`.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception as error:  # as in `open_image`
+        raise UserError(f"{path}: not readable as an image: {error}") from None
+
+
+def _check_type(values: NDArray[Any], intensity: Window, path: Path) -> None:
+    if values.dtype == np.uint8 and intensity.bits == 16 and holds_16_bits(path):
+        raise UserError(f"{path}: 16-bit colours are read at full range alone; convert it to 8 bits, or to grey")
+    bits = 8 * values.dtype.itemsize
+    if bits != intensity.bits:
+        raise UserError(
+            f"{path}: holds {bits}-bit values, and the range of intensities, {intensity.low} to {intensity.high}, is "
+            f"of {intensity.bits}-bit files; give images of one device, or take intensity=full"
+        )
 
 
 def to_channels(image: Pixels, channels: int) -> Pixels:
@@ -126,14 +187,6 @@ def _as_16_bit(values: NDArray[np.integer[Any]], path: Path) -> NDArray[np.uint1
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{path}: values outside 0..65535; convert it to 8 or 16 bits")
     return values.astype(np.uint16)
-
-
-def _from_16_bit(values: NDArray[np.integer[Any]], path: Path) -> Pixels:
-    """0..65535 to the nearest of 0..255; a fraction of exactly one half is impossible."""
-    if values.min() < (most := values.max()) < 256:
-        raise UserError(f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8")
-    quotient: Pixels = (values // 257).astype(np.uint8)
-    return quotient + (values % 257 > 128).astype(np.uint8)
 
 
 def size_text(pixels: Pixels) -> str:

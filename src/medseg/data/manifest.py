@@ -20,7 +20,7 @@ from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import Section
 from medseg.data.duplicates import group_names
 from medseg.data.image import MASK_SEPARATOR
-from medseg.data.image_io import Pixels, read_image, to_channels
+from medseg.data.image_io import Pixels, is_turned, read_to_show, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.datasets.record import Record, Region
 
@@ -126,16 +126,21 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     if formulas := [text for text in (record.label, record.patient or "") if is_formula(text)]:
         return Fault(record.file, f"a spreadsheet would run its label or patient {formulas[0]!r:.80}; rename it")
     try:
-        image, mask = read_image(root / record.file), read_mask(root / name for name in record.masks)
+        image, mask = read_to_show(root / record.file), read_mask(root / name for name in record.masks)
     except UserError as error:
         return Fault(record.file, str(error).replace(str(root), str(shown), 1))
     if image.shape[:2] != mask.shape:
         sizes = f"{mask.shape[1]}x{mask.shape[0]}, the image {image.shape[1]}x{image.shape[0]}"
-        return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}")
+        turned = "; EXIF data turn the image and not the mask" if _is_turned_alone(record, root) else ""
+        return Fault(record.file, f"the mask {record.masks[0]} measures {sizes}{turned}")
     region = Region.around(mask) if record.region == "foreground" else record.region or Region(0, 0, *mask.shape)
     if region is None:
         return Fault(record.file, f"the mask {record.masks[0]} is empty, so nothing says which region is annotated")
     return _row(record, root, image, mask, region)
+
+
+def _is_turned_alone(record: Record, root: Path) -> bool:
+    return is_turned(root / record.file) and not any(is_turned(root / name) for name in record.masks)
 
 
 def _bad_part(name: str) -> str:

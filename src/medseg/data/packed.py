@@ -3,13 +3,13 @@
 images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
 masks.npy   (N, H, W) uint8, 0 background, 1 foreground, 255 (`task.UNANNOTATED`) where nothing is known
 index.csv   one row per sample: file, label, group, top, left (of a patch in its region, pixels), variant (0: original)
-about.yaml  the geometry that made the samples
+about.yaml  the geometry that made the samples, the range of intensities, and what preparation lost
 
 One large file per split costs DVC's cache and the loader next to nothing, whatever the number of samples, and with
 memory maps every stage works on more than fits in memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,22 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.core.files import write_text
-from medseg.core.params import read_yaml, validate
+from medseg.core.params import Section, read_yaml, validate
 from medseg.data.geometry import Geometry
 from medseg.data.image_io import Pixels
+from medseg.data.intensity import FULL, Range
 
 Write = Callable[[int, Pixels, Pixels], None]
 
 _TEXT = ("file", "label", "group")  # never numbers, though a label may look like one
+
+
+class About(Section):
+    """The content of `about.yaml`."""
+
+    geometry: Geometry
+    intensity: Range
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class Packed:
     masks: Pixels
     index: pd.DataFrame
     geometry: Geometry
+    intensity: Range = FULL
+    warnings: tuple[str, ...] = ()  # what was lost on the way from the images, in words
 
 
 def create_arrays(folder: Path, count: int, height: int, width: int, channels: int) -> tuple[Pixels, Pixels]:
@@ -68,10 +79,13 @@ def sample_writer(folder: Path) -> Iterator[Write]:
         yield write
 
 
-def describe_arrays(folder: Path, index: pd.DataFrame, geometry: Geometry) -> None:
+def describe_arrays(
+    folder: Path, index: pd.DataFrame, geometry: Geometry, intensity: Range = FULL, warnings: Sequence[str] = ()
+) -> None:
     """Write `index.csv` and `about.yaml` beside the arrays."""
     index.to_csv(folder / "index.csv", index=False, lineterminator="\n")
-    write_text(folder / "about.yaml", yaml.safe_dump({"geometry": geometry.model_dump()}, sort_keys=False))
+    about = About(geometry=geometry, intensity=intensity, warnings=tuple(warnings))
+    write_text(folder / "about.yaml", yaml.safe_dump(about.model_dump(mode="json"), sort_keys=False))
 
 
 def open_arrays(folder: Path) -> tuple[Pixels, Pixels]:
@@ -93,9 +107,9 @@ def open_packed(folder: Path) -> Packed:
         raise UserError(f"{folder / 'index.csv'}: lacks the columns {', '.join(missing)}")
     if not len(images) == len(masks) == len(index):
         raise UserError(f"{folder}: {len(images)} images, {len(masks)} masks and {len(index)} index rows do not match")
-    about = folder / "about.yaml"
-    geometry = validate(read_yaml(about).get("geometry"), Geometry, f"{about}: geometry")
-    return Packed(images, masks, index, geometry)
+    path = folder / "about.yaml"
+    about: About = validate(read_yaml(path), About, str(path))
+    return Packed(images, masks, index, about.geometry, about.intensity, about.warnings)
 
 
 def _row_writer(path: Path, stack: ExitStack) -> Callable[[int, Pixels], None]:

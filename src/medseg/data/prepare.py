@@ -10,12 +10,14 @@ import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams, run_parallel
-from medseg.data.geometry import Geometry, Patchify, Resize, Scale, fit, fit_truth, sample_count, scaled_region
+from medseg.data.geometry import Geometry, Patchify, Resize, Scale, fit, sample_count
 from medseg.data.image import Image
-from medseg.data.image_io import Pixels
+from medseg.data.image_io import Pixels, holds_16_bits
+from medseg.data.lost import Kept, lost_in_words
 from medseg.data.packed import create_arrays, describe_arrays, sample_writer
 from medseg.data.patches import Origin, cut, origins, pad_to, padded_size
 from medseg.data.task import UNANNOTATED
+from medseg.data.truth import fit_truth, objects_in, scaled_region
 from medseg.datasets.record import Region
 
 Size = tuple[int, int]  # height, width; pixels
@@ -30,21 +32,33 @@ class _Place:
     count: int
 
 
-def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> None:
-    """Write the samples of the images to packed arrays in `folder`, in the order of `images`.
+def prepare(images: Sequence[Image], geometry: Geometry, machine: MachineParams, folder: Path) -> tuple[str, ...]:
+    """Write the samples of the images, a split of the manifest, to packed arrays in `folder`, named as the split.
 
-    Any number of workers writes the same bytes: the place of each image follows from the manifest. Raises `UserError`
-    where there is no sample.
+    Samples stand in the order of `images`. Any number of workers writes the same bytes: the place of each image follows
+    from the manifest. Returns what was lost, in words, which `about.yaml` holds too. Raises `UserError` where there is
+    no sample.
     """
     places = _places(images, geometry)
-    total = sum(place.count for place in places)
+    total, split = sum(place.count for place in places), folder.name
     if total == 0:
-        raise UserError("params.yaml: prepare: no image is as large as a patch; choose a smaller patch or border: pad")
+        raise _no_sample(split, geometry)
     frame = sample_size(images, geometry)
     create_arrays(folder, total, *frame, geometry.channels)
     write = partial(_write_samples, geometry=geometry, frame=frame, folder=folder.absolute())
-    run_parallel(machine, write, places, f"prepare {folder.name}")
-    describe_arrays(folder, _index(places, geometry), geometry)
+    kept = run_parallel(machine, write, places, f"prepare {split}")
+    warnings = tuple(lost_in_words(split, kept, geometry))
+    describe_arrays(folder, _index(places, geometry), geometry, images[0].intensity, warnings)
+    return warnings
+
+
+def _no_sample(split: str, geometry: Geometry) -> UserError:
+    if not isinstance(geometry, Patchify):
+        return UserError(f"the manifest has no image in {split}; see the section split")
+    return UserError(
+        f"params.yaml: prepare.patch = {geometry.patch}: no image of {split} is as large as a patch; choose a smaller "
+        "patch or prepare.border = pad"
+    )
 
 
 def _places(images: Sequence[Image], geometry: Geometry) -> list[_Place]:
@@ -56,12 +70,30 @@ def _places(images: Sequence[Image], geometry: Geometry) -> list[_Place]:
     return places
 
 
-def _write_samples(place: _Place, geometry: Geometry, frame: Size, folder: Path) -> None:
-    first, (image, mask) = place.first, place.image.read()
+def _write_samples(place: _Place, geometry: Geometry, frame: Size, folder: Path) -> Kept:
+    image, first = place.image, place.first
+    pixels, mask = image.read()
     with sample_writer(folder) as write:
-        for images, truths in samples_of(image, mask, place.image.region, geometry, frame):
+        for images, truths in samples_of(pixels, mask, image.region, geometry, frame):
             write(first, images, truths)
             first += len(images)
+    is_deep = holds_16_bits(image.root / image.file)
+    objects, lost = count_objects_lost(mask, image.region, geometry)
+    return Kept(image.file, place.count, objects, lost, len(np.unique(pixels)) if is_deep else None)
+
+
+def count_objects_lost(mask: Pixels, region: Region, geometry: Geometry) -> tuple[int, int]:
+    """The annotated objects of a mask (H, W) in its region, and how many of them have no pixel in any sample."""
+    annotated = np.zeros_like(mask)
+    region.crop(annotated)[...] = region.crop(mask)
+    truth = fit_truth(mask, region, geometry)
+    if isinstance(geometry, Patchify) and geometry.border == "drop":
+        starts = origins(*region.size, geometry.patch, geometry.stride, "drop")
+        bottom, right = (max(ends) for ends in zip(*starts, strict=True)) if starts else (-geometry.patch,) * 2
+        truth[region.top + bottom + geometry.patch :] = UNANNOTATED
+        truth[:, region.left + right + geometry.patch :] = UNANNOTATED
+    found = objects_in(annotated, truth, geometry)
+    return found.count, len(found.lost)
 
 
 def samples_of(

@@ -183,7 +183,7 @@ def _predict_one(predictor: Predictor, path: Path, written: _Outputs) -> dict[st
         raise UserError(f"{path}: its name is no UTF-8 or holds a carriage return; rename it for the table's sake")
     if is_formula(written.name):
         raise UserError(f"{path}: a spreadsheet would run its name in the table as a formula; rename it")
-    image, task = read_image(path), predictor.description.task
+    image, task = read_image(path, predictor.description.intensity), predictor.description.task
     prediction = predictor.predict(image, BATCH_SIZE)
     codes = prediction.codes
     objects = feature_collection(codes, task)

@@ -8,6 +8,7 @@ from pydantic import Field
 from medseg.core.errors import UserError
 from medseg.core.params import Section, read_yaml, validate
 from medseg.data.geometry import Geometry
+from medseg.data.intensity import Range
 from medseg.data.task import TaskParams
 from medseg.models.params import ModelParams
 
@@ -46,6 +47,7 @@ class Description(Section):
     channels: Literal[1, 3]
     task: TaskParams
     geometry: Geometry  # of the samples that it was trained on
+    intensity: Range  # of the files' values, which became 0..255
     training: Training
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from medseg.core.errors import UserError
 from medseg.core.folders import files_below
 from medseg.data.colours import TRUTH
-from medseg.data.image_io import SUFFIXES, Pixels, read_image, to_channels
+from medseg.data.image_io import SUFFIXES, Pixels, read_to_show, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.data.packed import evenly_spaced
 from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams
@@ -219,7 +219,7 @@ def _sides_by_ending(files: Sequence[str], root: Path) -> tuple[list[str], list[
     if len(by_ending) != 2:
         return list(files), []
     first, second = by_ending.values()
-    few = [len(np.unique(read_image(root / names[0]))) <= FEW_VALUES for names in (first, second)]
+    few = [len(np.unique(read_to_show(root / names[0]))) <= FEW_VALUES for names in (first, second)]
     if few == [True, False]:
         return second, first
     return (first, second) if few == [False, True] else (list(files), [])
@@ -320,7 +320,7 @@ def _measured(params: FolderParams, root: Path) -> Found:
 
 
 def _read(record: Record, root: Path) -> tuple[Pixels, Pixels]:
-    image, mask = read_image(root / record.file), read_mask([root / name for name in record.masks])
+    image, mask = read_to_show(root / record.file), read_mask([root / name for name in record.masks])
     if image.shape[:2] != mask.shape:
         raise UserError(f"{root / record.file}: its mask {record.masks[0]} has another size")
     return image, mask

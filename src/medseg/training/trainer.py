@@ -125,6 +125,7 @@ def fit(
     """
     pl.seed_everything(recipe.seed, verbose=False)
     recipe.task.check_training(_labels(train), _labels(val))
+    _check_background(train)
     logits = recipe.task.logits
     network = build_model(recipe.model, train.geometry.channels, logits)
     start = _initialise(network, recipe, folders.weights)
@@ -143,6 +144,7 @@ def fit(
         best = checkpoints.load_best(module.cpu())
     notes = [*_substitutes(recipe, trainer), *_notes(best, trainer.current_epoch)]
     _warn(notes)
+    notes = [*train.warnings, *val.warnings, *notes]
     description = _describe(recipe, train, start, best, trainer.current_epoch, notes)
     return Trained(network.eval(), description, best.optimizer_state, best.scheduler_state)
 
@@ -159,6 +161,14 @@ def _run_folder(folders: Folders, start: _InitialWeights) -> Iterator[Path]:
 
 def _labels(packed: Packed) -> pd.DataFrame:
     return pd.DataFrame({"label": packed.index["label"], "annotated": annotated_shares(packed) > 0})
+
+
+def _check_background(train: Packed) -> None:
+    if not any((mask == 0).any() for mask in train.masks):
+        raise UserError(
+            "every annotated pixel of every training sample is foreground, so there is nothing to tell apart: look at "
+            "samples.png and at full_masks in metrics/manifest.json, whether the masks are what you mean"
+        )
 
 
 def _set_up(
@@ -274,6 +284,7 @@ def _describe(
         channels=channels,
         task=recipe.task,
         geometry=train.geometry,
+        intensity=train.intensity,
         training=record,
     )
 
