@@ -22,7 +22,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.data.task import TaskParams
     from medseg.datasets import DataParams
     from medseg.datasets.changes import told_where_changed
-    from medseg.previews.audit import audit, inverted_masks
+    from medseg.previews.audit import audit, inverted_masks, turned_images
 
     data = read_section(params, "data", DataParams)
     settings = read_section(params, "manifest", ManifestParams)
@@ -31,7 +31,10 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     read_section(params, "task", TaskParams).check_manifest(table)
     write_manifest(table, manifest)
-    audited = audit(data.name, table, faults, inverted_masks(images_of(table, raw)))
+    images = images_of(table, raw)
+    audited = audit(data.name, table, faults, inverted_masks(images), turned_images(images))
+    for warning in audited["warnings"]:
+        print(f"warning: {warning}")
     write_text(audit_file, json.dumps(audited, indent=2) + "\n")
     with atomic_folder(splits) as partial:
         write_lists(table, partial)

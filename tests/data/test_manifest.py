@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
@@ -168,6 +168,25 @@ def test_the_annotated_window_of_tissue_is_what_counts(samples: Path) -> None:
         assert inside.sum() == mask.sum()
         assert image.foreground == pytest.approx(inside.mean(), abs=1e-6)
         assert image.foreground > 0.1
+
+
+def test_an_image_that_exif_turns_away_from_its_mask_is_told(tmp_path: Path) -> None:
+    for name in ("turned", "flat"):
+        paint_mask(tmp_path / f"{name}_mask0.png", 20, 30)
+    paint(tmp_path / "flat.png", 20, 31)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    paint(tmp_path / "good.png", 20, 30)
+    paint_mask(tmp_path / "good_mask0.png", 20, 30)
+    _, faults = measure([record("turned"), record("flat"), record("good")], tmp_path, SKIP, MACHINE)
+    assert faults == [
+        Fault(
+            "turned.png",
+            "the mask turned_mask0.png measures 30x20, the image 20x30; EXIF data turn the image and not the mask",
+        ),
+        Fault("flat.png", "the mask flat_mask0.png measures 30x20, the image 31x20"),
+    ]
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import tiny
+from PIL import ExifTags, Image
 
 from medseg.data.manifest import Fault
 from medseg.datasets.record import Region
-from medseg.previews.audit import audit, inverted_masks
+from medseg.previews.audit import audit, inverted_masks, turned_images
 
 
 def table_of(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -33,6 +35,7 @@ def test_every_count_by_hand() -> None:
         "images": 6,
         "skipped": 1,
         "empty_masks": 1,
+        "full_masks": 0,
         "straddling_groups": 1,
         "dropped": 1,
         "inverted_masks": 1,
@@ -52,6 +55,12 @@ def test_every_count_by_hand() -> None:
         "near_duplicates": [["a", "b"], ["e", "f"]],
         "contradicting_labels": [["a", "b"]],
         "inverted_mask_files": ["c"],
+        "turned_image_files": [],
+        "warnings": [
+            "no image in train has the label malignant: nothing is learnt or known of it there",
+            "no image in val has the label benign, normal: nothing is learnt or known of it there",
+            "no image in test has the label malignant, normal: nothing is learnt or known of it there",
+        ],
         "skipped_files": [{"file": "x.png", "reason": "is cut off"}],
     }
 
@@ -87,3 +96,30 @@ def test_a_mask_is_looked_at_inside_its_region(tmp_path: Path) -> None:
     mask[9, 9] = 0
     image = tiny.image(tmp_path, "a.png", np.zeros((20, 30, 1), np.uint8), mask, region=Region(5, 5, 15, 15))
     assert inverted_masks([image]) == ["a.png"]
+
+
+def test_masks_that_tell_nothing_apart_are_warned_of() -> None:
+    rows: list[dict[str, Any]] = [{"file": name, "group": name, "split": "train"} for name in "abc"]
+    (full,) = audit("busi", table_of(*({**row, "foreground": 1.0} for row in rows)), [], [])["warnings"]
+    assert full.startswith("3 of 3 masks are foreground all over")
+    (empty,) = audit("busi", table_of(*({**row, "foreground": 0.0} for row in rows)), [], [])["warnings"]
+    assert empty.startswith("nothing is annotated in any image")
+    assert audit("busi", table_of(*rows), [], [])["warnings"] == []
+
+
+def save(path: Path, pixels: Any, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+def test_square_images_that_exif_turns_without_their_masks_are_found(orientation: int, tmp_path: Path) -> None:
+    mask = np.eye(20, dtype=np.uint8)
+    images = [tiny.image(tmp_path, f"{name}.png", tiny.noise(20, 20), mask) for name in "abc"]
+    save(tmp_path / "b.png", tiny.noise(20, 20)[..., 0], orientation)
+    for name in ("c.png", "c_mask.png"):  # both turn alike
+        save(tmp_path / name, 255 * mask, orientation)
+    assert turned_images(images) == ["b.png"]
+    (warning,) = audit("busi", table_of({"file": "b", "group": "b", "split": "train"}), [], [], ["b.png"])["warnings"]
+    assert "(b.png)" in warning

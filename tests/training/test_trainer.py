@@ -21,6 +21,7 @@ from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
 from medseg.data.packed import Packed
+from medseg.data.task import UNANNOTATED
 from medseg.metrics.overlap import count_classes, count_pixels, overlap_scores
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import Description
@@ -165,6 +166,14 @@ def test_training_without_any_annotation_is_refused(stores: tuple[Packed, Packed
     empty = Packed(train.images, np.zeros_like(train.masks), train.index, train.geometry)
     with pytest.raises(UserError, match="no training sample has an annotated pixel"):
         run((empty, val), recipe(), tmp_path)
+
+
+def test_training_on_nothing_but_foreground_is_refused(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
+    train, val = stores
+    full = np.ones_like(train.masks)
+    full[:, :, 9:] = UNANNOTATED
+    with pytest.raises(UserError, match=r"every training sample is foreground.*full_masks"):
+        run((Packed(train.images, full, train.index, train.geometry), val), recipe(), tmp_path)
 
 
 @pytest.mark.slow

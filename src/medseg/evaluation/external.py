@@ -24,7 +24,7 @@ from medseg.evaluation.summary import write_tables
 from medseg.inference.backends import Accelerator, open_model
 from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
-from medseg.previews.audit import audit, inverted_masks
+from medseg.previews.audit import audit, inverted_masks, turned_images
 
 # What the pipeline does by default, in conf/manifest and conf/evaluate.
 DUPLICATE_DISTANCE = 8  # bits of 64
@@ -75,14 +75,14 @@ def evaluate_external(
     predictor = open_model(model, None, accelerator)
     images, faults = _measured(data, root, skip_bad, accelerator)
     predictor.description.task.check_external(images["label"])
-    scored = images_of(images, root)
+    scored = images_of(images, root, predictor.description.intensity)
     with atomic_folder(out) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
         means, _ = write_tables(found, partial, partial / METRICS)
         (partial / "plots").mkdir()
         write_plots(found, THRESHOLDS, means, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
-        audited = audit(data.name, images, faults, inverted_masks(scored))
+        audited = audit(data.name, images, faults, inverted_masks(scored), turned_images(scored))
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
     return summary_text(means, audited, predictor.description.scoring.tolerance)
 
@@ -105,6 +105,7 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
         false_positives(means),
         "Nothing was chosen on these images. Any that the model was trained on were not recognised.",
     ]
+    parts += [f"Warning: {plain(warning)}." for warning in audited["warnings"]]
     if files := audited["inverted_mask_files"]:
         parts.append(f"{describe.inverted(files)} ({shortened(plain(name) for name in files)})")
     if faults := audited["skipped_files"]:

@@ -1,34 +1,39 @@
 """The audit of a data set: what is wrong or unusual in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from medseg.data.image import Image
-from medseg.data.image_io import Pixels
+from medseg.data.image_io import Pixels, is_turned
 from medseg.data.manifest import Fault
 from medseg.data.splits import DROPPED, straddling_groups
+from medseg.datasets.layout import shortened
 
 MOST_ANNOTATED = 0.5  # share of foreground above which a mask may be inverted
 BORDER_ANNOTATED = 0.95  # share of the border pixels above which it looks inverted: few lesions reach all borders
 
 
-def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str]) -> dict[str, Any]:
-    """Summarise a manifest with splits, the skipped faults and the files that `inverted_masks` found, for JSON.
+def audit(
+    data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str], turned: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Summarise a manifest with splits, the skipped faults, `inverted_masks` and `turned_images`, for JSON.
 
     `data` is the name of the data set. Groups are those of the column `group`: near-duplicates and known patients.
-    `contradicting_labels` are groups whose images have different labels.
+    `contradicting_labels` are groups whose images have different labels. `warnings` say what makes a run worth little.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()
     contradicting = [members[name] for name in labels[labels > 1].index]
+    by_split = {str(split): _counts(part, "label") for split, part in table.groupby("split", sort=True)}
     return {
         "data": data,
         "images": len(table),
         "skipped": len(faults),
         "empty_masks": int((table["foreground"] == 0).sum()),
+        "full_masks": int((table["foreground"] == 1).sum()),
         "straddling_groups": len(straddling_groups(table["split"], table["group"])),
         "dropped": int((table["split"] == DROPPED).sum()),
         "inverted_masks": len(inverted),
@@ -37,7 +42,7 @@ def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequenc
         "groups_with_several_labels": len(contradicting),
         "splits": _counts(table, "split"),
         "labels": _counts(table, "label"),
-        "labels_by_split": {str(split): _counts(part, "label") for split, part in table.groupby("split", sort=True)},
+        "labels_by_split": by_split,
         "sizes": {
             side: {"least": int(table[side].min()), "most": int(table[side].max())} for side in ("height", "width")
         },
@@ -45,8 +50,41 @@ def audit(data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequenc
         "near_duplicates": [names for names in members if len(names) > 1],
         "contradicting_labels": contradicting,
         "inverted_mask_files": list(inverted),
+        "turned_image_files": list(turned),
+        "warnings": list(_warnings(table, by_split, turned)),
         "skipped_files": [{"file": fault.file, "reason": fault.reason} for fault in faults],
     }
+
+
+def _warnings(table: pd.DataFrame, by_split: dict[str, dict[str, int]], turned: Sequence[str]) -> Iterator[str]:
+    full, empty = int((table["foreground"] == 1).sum()), int((table["foreground"] == 0).sum())
+    if full:
+        yield (
+            f"{full} of {len(table)} masks are foreground all over: where that is not meant, the masks have no 0, or "
+            "the files of masks and images are confused"
+        )
+    if empty == len(table):
+        yield "nothing is annotated in any image: the masks hold nothing but 0"
+    for split in ("train", "val", "test"):
+        if absent := sorted(set(table["label"]) - set(by_split.get(split, {}))) if split in by_split else []:
+            yield f"no image in {split} has the label {', '.join(absent)}: nothing is learnt or known of it there"
+    if turned:
+        yield (
+            f"EXIF data turn {len(turned)} of {len(table)} images and not their masks ({shortened(turned)}): look "
+            "whether they fit, and save images and masks without EXIF where they do not"
+        )
+
+
+def turned_images(images: Sequence[Image]) -> list[str]:
+    """The files of `images` that EXIF data turn or mirror where their masks are not, though they fit in size.
+
+    Only headers are read. Raises `UserError` where a file is missing or unreadable.
+    """
+    return [
+        image.file
+        for image in images
+        if is_turned(image.root / image.file) and not any(is_turned(image.root / name) for name in image.masks)
+    ]
 
 
 def inverted_masks(images: Sequence[Image]) -> list[str]:

@@ -84,7 +84,7 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
         lead=_lead(description),
         record=record,
         description=description,
-        warnings=describe.warnings(description),
+        warnings=[*audit["warnings"], *describe.warnings(description)],
         audit=audit,
         summary=summary,
         strata=[stratum for stratum in strata if stratum.by != "empty"],
@@ -95,7 +95,9 @@ def collect(record: dict[str, Any], sources: Sources, machine: MachineParams) ->
         classes=_classes(sources.plots, description.task),
         charts=all_charts(sources.training, sources.plots, description),
         case_sheet=data_uri(read_bytes(sources.plots / "cases.png"), "image/png"),
-        cases=scored_cases(images_of(table, sources.raw), sources.predictions, description.task, machine),
+        cases=scored_cases(
+            images_of(table, sources.raw, description.intensity), sources.predictions, description.task, machine
+        ),
     )
 
 
