@@ -24,6 +24,7 @@ from medseg.evaluation.strata import size_limits, size_strata
 from medseg.evaluation.summary import write_tables
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
 from medseg.inference.settings import Counting, Scoring
+from medseg.metrics.calibration import CalibrationErrors
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.overlap import Counts
 from medseg.metrics.surface import Tolerance
@@ -98,6 +99,15 @@ CHOSEN: dict[str, Any] = {
     "images": 5,
     "warnings": [],
 }
+CALIBRATION = CalibrationErrors(
+    ece=0.1,
+    brier=0.0123,
+    constant_brier=0.0456,
+    counted=400,
+    ruled_out=3200,
+    ruled_out_probability=0.002,
+    ruled_out_observed=0.015,
+)
 SCORING = Scoring(
     tolerance=Tolerance(pixels=2.0, diagonal=0.01),
     counting=Counting(
@@ -222,7 +232,8 @@ def _write_scores(
         table=table,
         curve=pd.DataFrame({"threshold": [0.0, 0.5, 1.0], "precision": [0.1, 0.6, 1.0], "recall": [1.0, 0.6, 0.0]}),
         calibration=pd.DataFrame({"confidence": [0.1, 0.9], "observed": [0.2, 0.8], "pixels": [300, 100]}),
-        ece=0.1,
+        calibration_errors=CALIBRATION,
+        class_calibration=dict.fromkeys(task.class_names, CALIBRATION) if task.has_classes else {},
         pooled=dict.fromkeys(task.class_names, Counts(10, 5, 5, 80)),
     )
     thresholds = pd.DataFrame({"threshold": [0.3, 0.5, 0.7], "dice": [0.68, 0.7, 0.66]})

@@ -35,7 +35,7 @@ from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.prediction_files import mask_path, read_prediction
 from medseg.inference.predictor import Predictor
-from medseg.metrics.calibration import object_surroundings
+from medseg.metrics.calibration import RULED_OUT
 
 PROJECT = Path(__file__).parents[2]
 
@@ -188,7 +188,8 @@ def test_foreground_scores_are_those_of_a_binary_network_with_the_same_foregroun
     shared = [column for column in binary.table if column != "predicted_label"]
     pd.testing.assert_frame_equal(several.table[shared], binary.table[shared])
     pd.testing.assert_frame_equal(several.calibration, binary.calibration)
-    assert several.ece == pytest.approx(binary.ece, abs=1e-7)  # single precision
+    assert vars(several.calibration_errors) == pytest.approx(vars(binary.calibration_errors), abs=1e-6)  # rounding
+    assert (list(several.class_calibration), binary.class_calibration) == (["benign", "malignant"], {})
     assert 0 < several.table["dice"].mean() < 1
 
 
@@ -260,16 +261,46 @@ def test_images_are_large_or_small_beside_one_another(evaluation: Evaluation) ->
     assert evaluation.table["size"].tolist() == ["small", "large", "small", "empty"]
 
 
-def test_calibration_is_over_the_pixels_around_objects(tmp_path: Path) -> None:
-    truth = half(40, 60)
-    images = [tiny.image(tmp_path / "raw", "a.png", drawn(truth), truth)]
+def test_calibration_is_over_the_pixels_in_which_foreground_is_not_ruled_out(tmp_path: Path) -> None:
+    truth, pixels = half(40, 60), drawn(half(40, 60))
+    pixels[:, :10] = 20  # ruled out, and annotated all the same
+    pixels[:, 50:] = 100  # probability 0.14
+    images = [tiny.image(tmp_path / "raw", "a.png", pixels, truth)]
     evaluation = run(tmp_path, images)
-    assert evaluation.calibration["pixels"].sum() == object_surroundings(truth, truth).sum() < 40 * 60
-    # Sure and right: dark pixels have a probability near 0, bright ones near 1.
+    dark, dim, light = (float(bright(np.full((1, 1, 1, 1), level, np.uint8))[0, 0, 0, 0]) for level in (20, 100, 220))
+    assert dark < RULED_OUT < dim
+    assert evaluation.calibration["pixels"].tolist() == [400, 800]
     assert evaluation.calibration["observed"].tolist() == [0.0, 1.0]
-    dark, light = (float(bright(np.full((1, 1, 1, 1), level, np.uint8))[0, 0, 0, 0]) for level in (20, 220))
-    weights = evaluation.calibration["pixels"] / evaluation.calibration["pixels"].sum()
-    assert evaluation.ece == pytest.approx(weights[0] * dark + weights[1] * (1 - light), abs=1e-6)
+    errors = evaluation.calibration_errors
+    assert errors.ece == pytest.approx(dim / 3 + 2 / 3 * (1 - light), abs=1e-6)
+    assert (errors.counted, errors.ruled_out) == (1200, 1200)
+    assert errors.ruled_out_observed == pytest.approx(1 / 3)
+
+
+def test_each_class_is_calibrated_by_its_own_probability(tmp_path: Path) -> None:
+    # Sure of the wrong class: as foreground all is right.
+    truth = half(20, 30)
+    images = [tiny.image(tmp_path / "raw", "a.png", shown(truth * np.uint8(2)), truth, label="benign")]
+    evaluation = run_classes(tmp_path, images)
+    benign, malignant = evaluation.class_calibration["benign"], evaluation.class_calibration["malignant"]
+    assert evaluation.calibration_errors.ece < 0.001 < 0.999 < malignant.ece
+    assert [benign.brier, malignant.brier] == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert benign.ruled_out_observed == 0.5
+
+
+def test_uncertainty_of_an_image_does_not_depend_on_its_truth(tmp_path: Path) -> None:
+    pixels = tiny.noise(16, 16)
+    images = [
+        tiny.image(tmp_path / "raw", f"{name}.png", pixels, truth)
+        for name, truth in (
+            ("a", half(16, 16)),
+            ("b", np.ones((16, 16), np.uint8)),
+            ("c", np.zeros((16, 16), np.uint8)),
+        )
+    ]
+    table = run(tmp_path, images, tiny.resize(side=8), uncertainty="flips").table
+    assert table["uncertainty"].nunique() == 1
+    assert table["dice"].nunique() == 2
 
 
 def lopsided(pixels: Pixels) -> Probabilities:

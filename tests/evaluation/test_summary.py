@@ -1,6 +1,7 @@
 """The table per image to means with intervals, and to the few numbers that DVC compares."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from finished_run import CALIBRATION
 from scipy import stats
 from scored import NOTHING, drawn, run, run_classes, shown
 
@@ -147,10 +149,12 @@ def test_the_rank_correlation_is_spearmans() -> None:
     rng = np.random.default_rng(1)
     dice, uncertainty = rng.uniform(size=9).round(1).tolist(), rng.uniform(size=9).round(1).tolist()
     table = scored_table(dice=dice, uncertainty=uncertainty)
-    evaluation = Evaluation("test", tiny.BINARY, table, pd.DataFrame(), pd.DataFrame(), 0.1, {})
+    evaluation = Evaluation("test", tiny.BINARY, table, pd.DataFrame(), pd.DataFrame(), CALIBRATION, {}, {})
     expected = stats.spearmanr(uncertainty, dice).statistic
     assert summary_of(evaluation)["uncertainty"]["rank_correlation"] == pytest.approx(expected, abs=1e-6)
-    same = Evaluation("test", tiny.BINARY, scored_table(dice=[0.5, 0.5]), pd.DataFrame(), pd.DataFrame(), 0.1, {})
+    same = Evaluation(
+        "test", tiny.BINARY, scored_table(dice=[0.5, 0.5]), pd.DataFrame(), pd.DataFrame(), CALIBRATION, {}, {}
+    )
     assert summary_of(same)["uncertainty"]["rank_correlation"] is None
 
 
@@ -159,7 +163,7 @@ def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
     summary = summary_of(run(tmp_path, [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
     assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
     assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
-    assert (summary["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
+    assert (summary["calibration"]["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
 
 
 def compared(summary: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -230,7 +234,11 @@ def test_the_predicted_label_is_that_of_most_pixels_and_the_first_of_equals(clas
 
 def test_scores_by_class_by_hand(classes: Evaluation) -> None:
     # Pooled: benign shares 200, predicts 650 and holds 300; malignant shares 150, predicts 550 and holds 900.
-    assert summary_of(classes)["classes"] == {
+    found = summary_of(classes)["classes"]
+    errors = {name: asdict(classes.class_calibration[name]) for name in found}
+    for name, scores in found.items():
+        assert scores.pop("calibration") == pytest.approx(errors[name], abs=1e-6)
+    assert found == {
         "benign": {"images": 1, "dice": 0.8, "iou": 0.666667, "pooled_dice": round(400 / 950, 6)},
         "malignant": {"images": 3, "dice": 0.222222, "iou": 0.166667, "pooled_dice": round(300 / 1450, 6)},
     }
@@ -239,4 +247,6 @@ def test_scores_by_class_by_hand(classes: Evaluation) -> None:
 def test_a_class_without_an_image_has_no_scores(tmp_path: Path) -> None:
     images = [tiny.image(tmp_path / "raw", "a.png", shown(NOTHING), NOTHING, label="normal")]
     nothing = {"images": 0, "dice": None, "iou": None, "pooled_dice": None}
-    assert summary_of(run_classes(tmp_path, images))["classes"] == {"benign": nothing, "malignant": nothing}
+    found = summary_of(run_classes(tmp_path, images))["classes"]
+    assert {scores.pop("calibration")["ece"] for scores in found.values()} == {None}
+    assert found == {"benign": nothing, "malignant": nothing}

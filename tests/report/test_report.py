@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from finished_run import CHOSEN, DESCRIPTION, PARAMETERS, SEVERAL, Drawn, Run, run_in, write_run
+from finished_run import CALIBRATION, CHOSEN, DESCRIPTION, PARAMETERS, SEVERAL, Drawn, Run, run_in, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -220,12 +221,22 @@ def test_where_val_could_not_choose_the_warning_stands_first(run: Run, tmp_path:
     assert "Threshold set, not chosen 0.4" in Page(html).text
 
 
-def test_without_any_pixel_near_an_object_calibration_is_left_undefined(run: Run, tmp_path: Path) -> None:
+def test_where_foreground_is_ruled_out_everywhere_calibration_is_left_undefined(run: Run, tmp_path: Path) -> None:
     (run.plots / "calibration.csv").write_text("confidence,observed,pixels\n", encoding="utf-8")
-    change(summary_path(run), summary_of(run) | {"ece": None})
+    change(summary_path(run), summary_of(run) | {"calibration": asdict(CALIBRATION) | {"ece": None}})
     html, _ = report(run, tmp_path)
     assert f"calibration error {DASH}" in Page(html).text
     assert "perfect calibration" not in html
+
+
+def test_calibration_names_ece_brier_and_what_is_missed_where_foreground_is_ruled_out(run: Run, tmp_path: Path) -> None:
+    html, markdown = report(run, tmp_path)
+    for text in (Page(html).text, markdown):
+        assert "calibration error 0.100, over the pixels in which foreground is not ruled out" in text
+        assert "of the others 1.5 % are annotated, where the network says 0.20 %" in text
+        assert "Brier score 0.0123 over all pixels; the same probability for all of them would have 0.0456" in text
+    several, _ = report(write_run(tmp_path / "several", task=SEVERAL), tmp_path)
+    assert "0.100 0.0123" in Page(several).text
 
 
 def test_uncertainty_is_shown_where_there_is_a_map_and_left_out_where_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from medseg.evaluation.formatting import counted, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
 from medseg.metrics import registry
 from medseg.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED
-from medseg.metrics.calibration import BAND
+from medseg.metrics.calibration import RULED_OUT
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Training
@@ -299,11 +299,21 @@ def false_positives(images: int, any_found: Mapping[Any, Any], area: Mapping[Any
     )
 
 
-def calibration(ece: float | None) -> str:
-    """The calibration error, and of which pixels it is."""
+def calibration(errors: Mapping[str, Any]) -> str:
+    """The calibration errors, and of which pixels they are; `errors` is `calibration` of the summary."""
+    ece = (
+        f"Expected calibration error {score(errors['ece'])}, over the pixels in which foreground is not ruled out "
+        f"(probability above {RULED_OUT:g})"
+    )
+    if errors["ruled_out"]:
+        ece += (
+            f"; of the others {percent(errors['ruled_out_observed'])} are annotated, where the network says "
+            f"{percent(errors['ruled_out_probability'])}"
+        )
+    constant = score(errors["constant_brier"], ".4f")
     return (
-        f"Expected calibration error {score(ece)}, over the pixels of objects, annotated or found, and those within "
-        f"{100 * BAND:g} % of the region's diagonal around them; plain background far from any object is left out."
+        f"{ece}. Brier score {score(errors['brier'], '.4f')} over all pixels; the same probability for all of them "
+        f"would have {constant}."
     )
 
 
@@ -311,8 +321,9 @@ def uncertainty(orientations: Augmentation) -> str:
     """What is shown as uncertainty."""
     return (
         "Uncertainty is the standard deviation, 0 to 0.5, of the foreground probability over the orientations of the "
-        f"image ({AUGMENTATIONS[orientations].removeprefix('mean over ')}), in and around objects. It shows where the "
-        "network contradicts itself, not where it is confidently wrong."
+        f"image ({AUGMENTATIONS[orientations].removeprefix('mean over ')}); that of an image is its mean where "
+        f"foreground is not ruled out (probability above {RULED_OUT:g}). It shows where the network contradicts "
+        "itself, not where it is confidently wrong."
     )
 
 

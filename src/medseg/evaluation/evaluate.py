@@ -20,8 +20,8 @@ from medseg.inference.postprocess import Probabilities, foreground_probability
 from medseg.inference.prediction_files import MASKS, UNCERTAINTY, mask_path, write_prediction, write_uncertainty
 from medseg.inference.predictor import Predictor, to_prediction
 from medseg.inference.settings import SegmenterDescription
-from medseg.metrics.calibration import Calibration, object_surroundings
-from medseg.metrics.overlap import Counts, Mask, count_classes
+from medseg.metrics.calibration import Calibration, CalibrationErrors, not_ruled_out
+from medseg.metrics.overlap import Counts, count_classes
 from medseg.metrics.precision_recall import PrecisionRecall
 from medseg.metrics.registry import DECIMALS
 
@@ -36,7 +36,8 @@ class Evaluation:
 
     - table: one row per image, with those of `per_image.columns` that the task has;
     - curve: threshold, precision and recall, pooled over pixels;
-    - calibration: the rows of `Calibration.curve`, over the pixels in and around objects, and `ece` over the same;
+    - calibration: the rows of `Calibration.curve`, of foreground of any class, and `calibration_errors` of the same;
+    - class_calibration: the errors of each class's own probability, where the task has several;
     - pooled: for each class, pixels over all images; its truth are the annotated pixels of its own images.
     """
 
@@ -45,7 +46,8 @@ class Evaluation:
     table: pd.DataFrame
     curve: pd.DataFrame
     calibration: pd.DataFrame
-    ece: float
+    calibration_errors: CalibrationErrors
+    class_calibration: dict[str, CalibrationErrors]
     pooled: dict[str, Counts]
 
 
@@ -85,17 +87,21 @@ def evaluate(predictor: Predictor, images: Sequence[Image], batch_size: int, fol
         table=_with_sizes(pd.DataFrame(rows)),
         curve=pd.DataFrame(pools.curve.curve()).round(DECIMALS),
         calibration=pd.DataFrame(pools.calibration.curve(), columns=list(RELIABILITY)).round(DECIMALS),
-        ece=pools.calibration.ece(),
+        calibration_errors=pools.calibration.errors(),
+        class_calibration={name: pool.errors() for name, pool in pools.class_calibration.items()},
         pooled=pools.classes,
     )
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A whole image (H, W): class codes, foreground probability, and its standard deviation over orientations."""
+    """A whole image: class codes (H, W), probabilities (K, H, W), and the deviation of foreground's (H, W).
+
+    The deviation is the standard one over orientations.
+    """
 
     codes: Pixels
-    foreground: Probabilities
+    probabilities: Probabilities
     deviation: NDArray[np.float32] | None
 
 
@@ -105,12 +111,17 @@ class _Pools:
     def __init__(self, task: TaskParams) -> None:
         self.curve, self.calibration = PrecisionRecall(CURVE_STEPS), Calibration(CALIBRATION_BINS)
         self.classes = dict.fromkeys(task.class_names, Counts(0, 0, 0, 0))
+        several = task.class_names if task.has_classes else ()
+        self.class_calibration = {name: Calibration(CALIBRATION_BINS) for name in several}
 
-    def add(self, codes: Pixels, foreground: Probabilities, truth: Pixels, own: np.uint8, near: Mask) -> None:
-        """Add one image, all maps cropped to its region; calibration is over the pixels in `near` alone."""
+    def add(self, codes: Pixels, probabilities: Probabilities, truth: Pixels, own: np.uint8) -> None:
+        """Add one image, all maps cropped to its region."""
+        foreground, classes = foreground_probability(probabilities), truth * own
         self.curve.add(foreground, truth)
-        self.calibration.add(foreground, truth, near)
-        counts = count_classes(codes, truth * own, len(self.classes))
+        self.calibration.add(foreground, truth)
+        for code, pool in enumerate(self.class_calibration.values(), start=1):
+            pool.add(probabilities[code], classes == code)
+        counts = count_classes(codes, classes, len(self.classes))
         for name, found in zip(self.classes, counts, strict=True):
             self.classes[name] += found
 
@@ -119,12 +130,11 @@ def _predict(predictor: Predictor, image: Pixels, batch_size: int) -> _Predicted
     choices, uncertainty = predictor.description.chosen.choices, predictor.description.scoring.uncertainty
     averaged = predictor.predict_probabilities(image, batch_size, choices.test_time_augmentation)
     segmented = to_prediction(averaged.probabilities, image, choices)
-    foreground = foreground_probability(segmented.probabilities)
     if uncertainty == "none":
-        return _Predicted(segmented.codes, foreground, None)
+        return _Predicted(segmented.codes, segmented.probabilities, None)
     if uncertainty != choices.test_time_augmentation:
         averaged = predictor.predict_probabilities(image, batch_size, uncertainty)
-    return _Predicted(segmented.codes, foreground, averaged.deviation)
+    return _Predicted(segmented.codes, segmented.probabilities, averaged.deviation)
 
 
 def _write(folder: Path, image: Image, predicted: _Predicted, task: TaskParams) -> None:
@@ -137,22 +147,23 @@ def _score(
     image: Image, truth: Pixels, own: np.uint8, predicted: _Predicted, description: SegmenterDescription, pools: _Pools
 ) -> dict[str, Any]:
     """The image's row of the table without its size; its pixels are added to `pools`."""
-    codes, truth, foreground = (image.crop(pixels) for pixels in (predicted.codes, truth, predicted.foreground))
-    near = object_surroundings(codes, truth)
-    pools.add(codes, foreground, truth, own, near)
+    codes, truth = image.crop(predicted.codes), image.crop(truth)
+    probabilities = predicted.probabilities[:, *image.region.slices]
+    pools.add(codes, probabilities, truth, own)
+    shown = not_ruled_out(foreground_probability(probabilities))
     return {
         "file": image.file,
         "label": image.label,
         "group": image.group,
         **score_image(codes, truth, own, description.task, description.scoring),
-        "uncertainty": _mean_deviation(predicted.deviation, image, near),
+        "uncertainty": _mean_deviation(predicted.deviation, image, shown),
     }
 
 
-def _mean_deviation(deviation: NDArray[np.float32] | None, image: Image, near: Mask) -> float:
-    if deviation is None or not near.any():
+def _mean_deviation(deviation: NDArray[np.float32] | None, image: Image, shown: NDArray[np.bool_]) -> float:
+    if deviation is None or not shown.any():
         return float("nan")
-    return round(float(image.crop(deviation)[near].mean()), DECIMALS)
+    return round(float(image.crop(deviation)[shown].mean()), DECIMALS)
 
 
 def _with_sizes(table: pd.DataFrame) -> pd.DataFrame:

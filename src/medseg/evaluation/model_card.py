@@ -168,9 +168,15 @@ def _scores(description: SegmenterDescription, summary: Content, means: pd.DataF
     if description.task.has_classes:
         yield "By class:"
         yield table(
-            ["class", "images", "Dice", "IoU", "pooled Dice"],
+            ["class", "images", "Dice", "IoU", "pooled Dice", "ECE", "Brier score"],
             [
-                [plain(name), str(found["images"]), *(score(found[key]) for key in ("dice", "iou", "pooled_dice"))]
+                [
+                    plain(name),
+                    str(found["images"]),
+                    *(score(found[key]) for key in ("dice", "iou", "pooled_dice")),
+                    score(found["calibration"]["ece"]),
+                    score(found["calibration"]["brier"], ".4f"),
+                ]
                 for name, found in summary["classes"].items()
             ],
         )
@@ -200,7 +206,7 @@ def _further(description: SegmenterDescription, summary: Content, means: pd.Data
     yield describe.objects_found(summary)
     yield describe.pooled(summary)
     yield describe.label_accuracy(summary)
-    yield describe.calibration(summary["ece"])
+    yield describe.calibration(summary["calibration"])
     if description.scoring.uncertainty != "none":
         yield describe.uncertainty(description.scoring.uncertainty)
         yield describe.uncertainty_finding(summary["uncertainty"]["rank_correlation"], summary["images"])

@@ -6,6 +6,7 @@ from medseg.data.image_io import Pixels
 from medseg.data.task import TaskParams
 from medseg.inference.settings import Scoring
 from medseg.metrics import registry
+from medseg.metrics.calibration import RULED_OUT
 from medseg.metrics.overlap import prevailing_class
 
 FILE_COLUMNS = {
@@ -22,10 +23,9 @@ FILE_COLUMNS = {
     "shared_pixels": "of these, foreground of both",
 }
 UNCERTAINTY = "uncertainty"  # no metric: it depends on probabilities
-UNCERTAINTY_LABEL = "Uncertainty in and around objects"
 UNCERTAINTY_SENTENCE = (
-    "mean standard deviation, 0..0.5, of the foreground probability over the orientations of scoring.uncertainty, in "
-    "and around objects; undefined where there are none, or one orientation"
+    "mean standard deviation, 0..0.5, of the foreground probability over the orientations of scoring.uncertainty, over "
+    f"the pixels in which that probability is above {RULED_OUT:g}; undefined where there are none, or one orientation"
 )
 
 

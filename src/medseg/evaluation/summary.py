@@ -6,6 +6,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from medseg.evaluation.per_image import UNCERTAINTY, columns
 from medseg.evaluation.strata import EMPTY, SIZES
 from medseg.metrics import registry
 from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_intervals
-from medseg.metrics.overlap import Counts, overlap_scores
+from medseg.metrics.calibration import CalibrationErrors
+from medseg.metrics.overlap import overlap_scores
 from medseg.metrics.registry import DECIMALS
 
 WITH_INTERVAL = ("dice", "iou")
@@ -89,12 +91,12 @@ def summarise(evaluation: Evaluation, means: pd.DataFrame) -> dict[str, Any]:
             for name in ("contours", "counted")
             for kind in ("absolute", "relative")
         },
-        "ece": _defined(evaluation.ece),
+        "calibration": _calibration(evaluation.calibration_errors),
         "uncertainty": {"mean": _mean(of_all, UNCERTAINTY), "rank_correlation": _rank_correlation(annotated)},
         **{f"{kind}s": _dice_by(means, kind) for kind in ("label", "size")},
         "empty": _empty(means, len(table) - len(annotated)),
         "pooled": _pooled(table),
-        **({"classes": _classes(means, evaluation.pooled)} if evaluation.task.has_classes else {}),
+        **({"classes": _classes(means, evaluation)} if evaluation.task.has_classes else {}),
         "image_labels": {"images": len(labels), "right": right, "accuracy": round(right / len(labels), DECIMALS)},
     }
 
@@ -203,15 +205,20 @@ def _pooled(table: pd.DataFrame) -> dict[str, float | None]:
     }
 
 
-def _classes(means: pd.DataFrame, pooled: dict[str, Counts]) -> dict[str, dict[str, float | None]]:
-    """For each class, means over its annotated images, and its Dice pooled over all images."""
-    found: dict[str, dict[str, float | None]] = {}
-    for name, counts in pooled.items():
+def _calibration(errors: CalibrationErrors) -> dict[str, float | None]:
+    return {name: value if isinstance(value, int) else _defined(value) for name, value in asdict(errors).items()}
+
+
+def _classes(means: pd.DataFrame, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """For each class, means over its annotated images, and Dice and calibration pooled over all images."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, counts in evaluation.pooled.items():
         rows = means[(means["by"] == "label") & (means["stratum"] == name)].set_index("metric")
         found[name] = {
             "images": 0 if rows.empty else int(rows["images"].max()),
             "dice": None if rows.empty else _mean(rows, "class_dice"),
             "iou": None if rows.empty else _mean(rows, "class_iou"),
             "pooled_dice": _defined(overlap_scores(counts)["dice"]),
+            "calibration": _calibration(evaluation.class_calibration[name]),
         }
     return found

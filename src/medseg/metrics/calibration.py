@@ -1,44 +1,69 @@
-"""Reliability curve and expected calibration error (ECE) over pixels.
+"""Calibration over pixels: reliability curve, expected calibration error (ECE), Brier score.
 
-Far from any object every network is confident and right, and these pixels are the majority: over all of them ECE is
-near 0, however badly calibrated the network is at objects. So only pixels in and around objects, annotated or
-predicted, are counted.
+Which pixels count must follow from the prediction alone. Were they chosen by the truth as well (those of annotated
+objects, say), true foreground would be more frequent among them than anybody said, and a network whose every
+probability is right would be found wrong. Over all pixels, on the other hand, any network has an ECE near 0: most lie
+far from any object, where it is certain and right, and how many these are depends on how images were cropped. So the
+curve and the ECE are over the pixels in which foreground is not ruled out, those of a probability above `RULED_OUT`.
+The others are not lost: `CalibrationErrors` tells how many of them are annotated, which is where a network misses what
+it does not suspect, and the Brier score is over all pixels.
 """
 
-import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.metrics.distances import distance_to_background
 from medseg.metrics.overlap import Mask
 
-BAND = 0.02  # width of the band around objects, as a share of the image's diagonal
+RULED_OUT = 0.01  # up to this probability foreground counts as ruled out
+
+
+@dataclass(frozen=True)
+class CalibrationErrors:
+    """How far probabilities are from the truth, pooled over pixels; NaN where there is no pixel to tell it.
+
+    - ece: the mean over the counted pixels of |mean probability - share of foreground in the truth| of their bin, 0..1
+      (Naeini et al., AAAI 2015, with the probability of foreground as the confidence, as for a binary classifier);
+    - brier: the mean over all pixels of (probability - truth)^2, 0..1 (Brier, Monthly Weather Review 78(1), 1950);
+    - constant_brier: that of giving every pixel the share of foreground among all, the most that is worth anything;
+    - counted: pixels whose probability is above `RULED_OUT`; ruled_out: the others;
+    - ruled_out_probability, ruled_out_observed: of the latter, the mean probability and the share of foreground.
+    """
+
+    ece: float
+    brier: float
+    constant_brier: float
+    counted: int
+    ruled_out: int
+    ruled_out_probability: float
+    ruled_out_observed: float
 
 
 class Calibration:
-    """Foreground probabilities against the truth, pooled over the pixels of many images, in bins of equal width."""
+    """Probabilities against the truth, pooled over the pixels of many images, in bins of equal width.
+
+    The first bin of the arrays holds the pixels that are ruled out; it is neither in the curve nor in the ECE.
+    """
 
     def __init__(self, bins: int) -> None:
-        """Bin i in 1..`bins` holds probabilities p with (i-1)/bins < p <= i/bins; the first also holds 0."""
+        """Bin i in 1..`bins` holds probabilities p with (i-1)/bins < p <= i/bins, above `RULED_OUT`."""
         # Compared as the probabilities are, in single precision: 0.2 must not leave the bin that ends at 0.2.
-        self._inner_edges = np.linspace(0, 1, bins + 1)[1:-1].astype(np.float32)
-        self.pixels = np.zeros(bins, np.int64)
-        self.foreground = np.zeros(bins, np.int64)
-        self.probability = np.zeros(bins, np.float64)  # summed
+        self._lower_edges = np.array([RULED_OUT, *np.linspace(0, 1, bins + 1)[1:-1]], np.float32)
+        self.pixels = np.zeros(bins + 1, np.int64)
+        self.foreground = np.zeros(bins + 1, np.int64)
+        self.probability = np.zeros(bins + 1, np.float64)  # summed
+        self.squares = 0.0  # of probability - truth, summed
 
-    def add(self, probabilities: NDArray[np.float32], truth: Mask, region: Mask) -> None:
-        """Add the pixels of one image for which `region` is not 0: probabilities 0..1, truth 0 or 1, all of one shape.
-
-        `object_surroundings` gives a region without plain background.
-        """
-        inside = region.astype(bool)
-        chosen, true = probabilities[inside], truth[inside].astype(bool)
-        codes = np.searchsorted(self._inner_edges, chosen, side="left")
+    def add(self, probabilities: NDArray[np.float32], truth: Mask) -> None:
+        """Add the pixels of one image: probabilities 0..1, truth 0 or 1, both of one shape."""
+        given, true = probabilities.ravel(), truth.ravel().astype(bool)
+        codes = np.searchsorted(self._lower_edges, given, side="left")
         bins = len(self.pixels)
         self.pixels += np.bincount(codes, minlength=bins)
         self.foreground += np.bincount(codes[true], minlength=bins)
-        self.probability += np.bincount(codes, chosen.astype(np.float64), minlength=bins)
+        self.probability += np.bincount(codes, given.astype(np.float64), minlength=bins)
+        self.squares += float(np.square(given - true).sum(dtype=np.float64))
 
     def curve(self) -> list[dict[str, float]]:
         """One row per non-empty bin, in ascending order.
@@ -46,32 +71,33 @@ class Calibration:
         confidence: mean probability, 0..1; observed: share of foreground in the truth, 0..1; pixels: their number.
         Perfect calibration is confidence = observed.
         """
+        bins = zip(self.probability[1:], self.foreground[1:], self.pixels[1:], strict=True)
         return [
             {"confidence": float(summed / pixels), "observed": float(true / pixels), "pixels": int(pixels)}
-            for summed, true, pixels in zip(self.probability, self.foreground, self.pixels, strict=True)
+            for summed, true, pixels in bins
             if pixels
         ]
 
-    def ece(self) -> float:
-        """The expected calibration error, 0..1: the mean over pixels of |confidence - observed| of their bin.
+    def errors(self) -> CalibrationErrors:
+        """What the pixels so far amount to."""
+        counted, ruled_out = int(self.pixels[1:].sum()), int(self.pixels[0])
+        share = _ratio(int(self.foreground.sum()), counted + ruled_out)
+        return CalibrationErrors(
+            ece=_ratio(float(np.abs(self.probability - self.foreground)[1:].sum()), counted),
+            brier=_ratio(self.squares, counted + ruled_out),
+            constant_brier=share * (1 - share),
+            counted=counted,
+            ruled_out=ruled_out,
+            ruled_out_probability=_ratio(float(self.probability[0]), ruled_out),
+            ruled_out_observed=_ratio(int(self.foreground[0]), ruled_out),
+        )
 
-        Naeini et al., AAAI 2015, with the probability of foreground as the confidence, as for a binary classifier.
-        NaN without any pixel.
-        """
-        total = int(self.pixels.sum())
-        if total == 0:
-            return float("nan")
-        return float(np.abs(self.probability - self.foreground).sum() / total)
+
+def not_ruled_out(probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a probability of foreground, 0..1, is above `RULED_OUT`."""
+    above: NDArray[np.bool_] = probabilities > np.float32(RULED_OUT)
+    return above
 
 
-def object_surroundings(predicted: Mask, truth: Mask) -> NDArray[np.bool_]:
-    """The pixels (H, W) of predicted and true foreground, and those within `BAND` of the diagonal (at least 1 pixel).
-
-    Both masks are (H, W), already cropped to the annotated region; what is not 0 is foreground. Where both are empty
-    no pixel is in it.
-    """
-    objects: NDArray[np.bool_] = predicted.astype(bool) | truth.astype(bool)
-    if not objects.any():
-        return objects
-    near: NDArray[np.bool_] = distance_to_background(~objects) <= max(1.0, BAND * math.hypot(*objects.shape))
-    return near
+def _ratio(part: float, whole: int) -> float:
+    return part / whole if whole else float("nan")

@@ -17,7 +17,7 @@ class Charts(NamedTuple):
     training: list[Chart]
     threshold: Chart | None  # of val; None where val has nothing annotated
     scores: list[Chart]
-    calibration: Chart | None  # None where nothing is annotated or found
+    calibration: Chart | None  # None where foreground is ruled out everywhere
     counts: Chart
 
 
