@@ -147,6 +147,7 @@ def description(geometry: dict[str, Any]) -> Any:
         "chosen": {
             "choices": {"test_time_augmentation": "none", "crf": None, "postprocess": last},
             "options": [],
+            "groups": 0,
             "images": 0,
             "warnings": [],
         },

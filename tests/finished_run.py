@@ -92,11 +92,26 @@ CHOSEN: dict[str, Any] = {
         "postprocess": {"threshold": 0.4, "fill_holes": False, "smallest_object": 30, "largest_component": False},
     },
     "options": [
-        {"option": "test_time_augmentation", "simplest": 0.7, "other": 0.65, "tried": "flips", "chosen": "none"},
-        {"option": "threshold", "simplest": 0.7, "other": 0.74, "tried": "0.4", "chosen": "0.4"},
-        {"option": "fill_holes", "simplest": 0.74, "other": 0.739996, "tried": "always", "chosen": "never"},
+        {
+            "option": "test_time_augmentation",
+            "simplest": 0.7,
+            "other": 0.65,
+            "tried": "flips",
+            "error": 0.01,
+            "chosen": "none",
+        },
+        {"option": "threshold", "simplest": 0.7, "other": 0.74, "tried": "0.4", "error": 0.0123, "chosen": "0.4"},
+        {
+            "option": "fill_holes",
+            "simplest": 0.74,
+            "other": 0.739996,
+            "tried": "always",
+            "error": 0.0,
+            "chosen": "never",
+        },
     ],
-    "images": 5,
+    "images": 15,
+    "groups": 12,
     "warnings": [],
 }
 CALIBRATION = CalibrationErrors(

@@ -168,7 +168,7 @@ def segmenter(
     return SegmenterDescription(
         **dict(description(geometry, model, task)),
         overlap=0.5,
-        chosen=Chosen(choices=Choices(postprocess=last, **chosen), options=[], images=0, warnings=[]),
+        chosen=Chosen(choices=Choices(postprocess=last, **chosen), options=[], images=0, groups=0, warnings=[]),
         scoring=Scoring(
             tolerance=Tolerance(pixels=1.0, diagonal=0.01),
             counting=Counting(truth=rule, prediction=rule),

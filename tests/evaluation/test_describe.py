@@ -90,12 +90,12 @@ def test_prediction_depends_on_the_geometry(geometry: Geometry, words: str) -> N
 
 def test_decisions_tell_what_val_chose_and_what_was_set() -> None:
     chosen = tiny.segmenter(threshold=0.35, test_time_augmentation="flips").chosen
-    tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", chosen="always")
+    tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", error=0.0123, chosen="always")
     decisions = {found.name: found for found in describe.decisions(chosen.model_copy(update={"options": [tried]}))}
     assert decisions["Threshold"].setting == "0.35"
     assert decisions["Threshold"].option is None
     assert decisions["Test-time augmentation"].setting == "mean over 4 flips"
-    assert decisions["Holes filled"].gain == "+0.1000"
+    assert decisions["Holes filled"].gain == "+0.1000 ± 0.0123"
 
 
 def test_limits_follow_from_the_run() -> None:

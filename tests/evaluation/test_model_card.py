@@ -156,15 +156,28 @@ def test_the_model_is_described_as_it_is(tmp_path: Path) -> None:
 
 def test_choices_are_told_with_what_they_brought(tmp_path: Path) -> None:
     run = scored(tmp_path)
-    tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", chosen="always")
+    tried = Option(option="fill_holes", simplest=0.5, other=0.6, tried="always", error=0.0123, chosen="always")
     chosen = run.description.chosen
     last = chosen.choices.postprocess.model_copy(update={"fill_holes": True})
-    changed = {"choices": chosen.choices.model_copy(update={"postprocess": last}), "options": [tried], "images": 9}
+    changed = {
+        "choices": chosen.choices.model_copy(update={"postprocess": last}),
+        "options": [tried],
+        "images": 19,
+        "groups": 12,
+    }
     card = run.card(chosen=chosen.model_copy(update=changed | {"warnings": ["beware of <this>"]}))
     choices = section(card, "Choices")
-    assert "9 images" in choices
-    assert cells(choices, "Holes filled") == ["Holes filled", "never", "0.500", "always", "0.600", "**yes**"]
-    assert cells(choices, "Threshold") == ["Threshold", "set", *[ABSENT] * 3, "**0.5**"]
+    assert "19 images of 12 groups" in choices
+    assert cells(choices, "Holes filled") == [
+        "Holes filled",
+        "never",
+        "0.500",
+        "always",
+        "0.600",
+        "+0.1000 ± 0.0123",
+        "**yes**",
+    ]
+    assert cells(choices, "Threshold") == ["Threshold", "set", *[ABSENT] * 4, "**0.5**"]
     assert "beware of &lt;this>" in section(card, "Warnings")
 
 

@@ -1,5 +1,6 @@
 """From a network to a segmenter: everything is chosen on val, and what is chosen can be used."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scored import TILES, blocks, bright, drawn, half
 from medseg.core.params import read_yaml, validate
 from medseg.data.image import Image
 from medseg.datasets.record import Region
+from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.evaluation.tuning import EvaluateParams, select
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
@@ -38,31 +40,36 @@ def chosen(images: list[Image], settings: EvaluateParams) -> tuple[SegmenterDesc
     return select(bright, tiny.description(TILES), images, settings)
 
 
-def specked(raw: Path, name: str, **changes: Any) -> Image:
-    """An image in which a disc and three specks are bright, of which the disc alone is annotated."""
+def in_groups(image: Image) -> list[Image]:
+    """The same image in as many groups as val needs to choose."""
+    return [replace(image, group=str(number)) for number in range(MIN_GROUPS)]
+
+
+def specked(raw: Path, **changes: Any) -> list[Image]:
+    """Images in which a disc and three specks are bright, of which the disc alone is annotated."""
     truth = tiny.circle(40, 12)
     found = truth.copy()
     found[[1, 3, 37], [1, 37, 3]] = 1
-    return tiny.image(raw, name, drawn(found), truth, split="val", **changes)
+    return in_groups(tiny.image(raw, "a.png", drawn(found), truth, split="val", **changes))
 
 
 def test_what_raises_dice_on_val_is_taken_and_recorded(tmp_path: Path) -> None:
-    description, _ = chosen([specked(tmp_path / "raw", "a.png")], params())
+    description, _ = chosen(specked(tmp_path / "raw"), params())
     options = {option.option: option for option in description.chosen.options}
     assert (options["smallest_object"].chosen, options["fill_holes"].chosen) == ("10", "never")
     assert options["smallest_object"].other == 1.0 > options["smallest_object"].simplest
     assert description.chosen.choices.postprocess.smallest_object == 10
-    assert description.chosen.images == 1
+    assert (description.chosen.images, description.chosen.groups) == (MIN_GROUPS, MIN_GROUPS)
 
 
 def test_the_segmenter_does_what_was_chosen(tmp_path: Path) -> None:
-    description, _ = chosen([specked(tmp_path / "raw", "a.png")], params())
+    description, _ = chosen(specked(tmp_path / "raw"), params())
     found = Predictor(description, bright).predict(drawn(tiny.circle(40, 12)), batch_size=2)
     np.testing.assert_array_equal(found.codes, tiny.circle(40, 12))
 
 
 def test_all_that_the_network_says_of_itself_is_kept(tmp_path: Path) -> None:
-    description, _ = chosen([specked(tmp_path / "raw", "a.png")], params(**PLAIN))
+    description, _ = chosen(specked(tmp_path / "raw"), params(**PLAIN))
     network = tiny.description(TILES)
     assert {key: getattr(description, key) for key in dict(network)} == dict(network)
     assert (description.chosen.options, description.overlap) == ([], DEFAULT["overlap"])
@@ -70,7 +77,7 @@ def test_all_that_the_network_says_of_itself_is_kept(tmp_path: Path) -> None:
 
 def test_only_pixels_inside_the_region_choose(tmp_path: Path) -> None:
     # The specks lie outside, so nothing is won by dropping them.
-    description, _ = chosen([specked(tmp_path / "raw", "a.png", region=Region(5, 5, 35, 35))], params())
+    description, _ = chosen(specked(tmp_path / "raw", region=Region(5, 5, 35, 35)), params())
     assert description.chosen.choices.postprocess.smallest_object == 0
 
 
@@ -98,7 +105,7 @@ def pairs_of_discs(raw: Path) -> list[Image]:
     truth = np.maximum(np.roll(tiny.circle(60, 10), -9, axis=1), np.roll(tiny.circle(60, 10), 9, axis=1))
     found = truth.copy()
     found[2:4, 2:4] = found[2:4, 50:52] = 1
-    return [tiny.image(raw, "a.png", drawn(found), truth, split="val")]
+    return in_groups(tiny.image(raw, "a.png", drawn(found), truth, split="val"))
 
 
 def test_how_predictions_are_counted_is_chosen_to_meet_the_counts_of_the_truth(tmp_path: Path) -> None:
@@ -109,6 +116,30 @@ def test_how_predictions_are_counted_is_chosen_to_meet_the_counts_of_the_truth(t
     assert description.scoring.counting.prediction == CountingParams(smallest=30, split=True, depth=1.0)
     same, _ = chosen(images, params(**PLAIN, counting={**SPLIT, "prediction": "same"}))
     assert same.scoring.counting.prediction == rule
+    few, _ = chosen(images[1:], params(**PLAIN, counting={**SPLIT, "prediction": "val"}))
+    assert few.scoring.counting.prediction == rule
+    assert "evaluate.counting.prediction = same" in few.chosen.warnings[0]
+
+
+def test_a_rule_of_counting_that_is_better_by_chance_alone_is_not_taken(tmp_path: Path) -> None:
+    """Where specks are dropped, one group is counted better by two objects and another one worse by one."""
+    speckless = tiny.circle(60, 10)
+    small = speckless.copy()
+    small[2:4, 2:4] = 1
+    parts = {"specked": (small, speckless), "small": (small, small), "plain": (speckless, speckless)}
+    images = {
+        name: tiny.image(tmp_path / "raw", f"{name}.png", drawn(found), truth, split="val")
+        for name, (found, truth) in parts.items()
+    }
+
+    def rule(specked: int, small: int) -> CountingParams:
+        names = ["specked"] * specked + ["small"] * small + ["plain"] * (12 - specked - small)
+        of_groups = [replace(images[name], group=str(number)) for number, name in enumerate(names)]
+        settings = params(**PLAIN, counting={**SPLIT, "prediction": "val"})
+        return chosen(of_groups, settings)[0].scoring.counting.prediction
+
+    assert rule(specked=3, small=2).smallest == 0
+    assert rule(specked=3, small=0).smallest == 30
 
 
 @pytest.mark.parametrize("settings", [{}, {"counting": {**SPLIT, "prediction": "val"}}])

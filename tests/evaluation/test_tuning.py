@@ -1,7 +1,10 @@
 """What val chooses: the best of what is offered, by the stated rule, and nothing that is set."""
 
+import math
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,12 @@ from extras import needs_crf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
+from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.evaluation.tuning import (
     AUGMENTATIONS,
     SMALLEST_OBJECTS,
@@ -55,7 +60,10 @@ def params(**changes: Any) -> ChoiceParams:
 
 
 def shown(
-    probabilities: NDArray[Any] | dict[Augmentation, NDArray[Any]], truth: NDArray[Any], image: Pixels | None = None
+    probabilities: NDArray[Any] | dict[Augmentation, NDArray[Any]],
+    truth: NDArray[Any],
+    image: Pixels | None = None,
+    group: str = "",
 ) -> ValImage:
     """An image of val, annotated as a whole; (H, W) or (K, H, W) for all augmentations or for each."""
     by_name = probabilities if isinstance(probabilities, dict) else dict.fromkeys(AUGMENTATIONS, probabilities)
@@ -63,13 +71,15 @@ def shown(
     return ValImage(
         np.full((height, width, 1), 128, np.uint8) if image is None else image,
         truth.astype(np.uint8),
+        group,
         (slice(0, height), slice(0, width)),
         lambda name: by_name[name].astype(np.float32).reshape(-1, height, width),
     )
 
 
-def choose_on(images: Iterable[ValImage], **changes: Any) -> Chosen:
-    held = list(images)
+def choose_on(images: Iterable[ValImage], groups: int = MIN_GROUPS, **changes: Any) -> Chosen:
+    """What is chosen on `groups` groups, each with a copy of all images."""
+    held = [replace(image, group=str(group)) for group in range(groups) for image in images]
     return choose(params(**changes), lambda: held)
 
 
@@ -112,8 +122,8 @@ def test_the_threshold_with_the_best_mean_dice_is_taken() -> None:
     chosen = choose_on([shown(row(0.22, 0.81, 0.9), row(0, 1, 1)), shown(row(0.68, 0.83), row(0, 1))], threshold="val")
     # From 0.7 on both are right; 0.5 has one wrong pixel of two in the second.
     assert chosen.choices.postprocess.threshold == 0.7
-    assert table(chosen) == [("threshold", round((1 + 2 / 3) / 2, 6), 1.0, "0.7", "0.7")]
-    assert chosen.images == 2
+    assert table(chosen) == [("threshold", round((1 + 2 / 3) / 2, 6), 1.0, "0.7", 0.0, "0.7")]
+    assert (chosen.images, chosen.groups) == (2 * MIN_GROUPS, MIN_GROUPS)
 
 
 def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_lower() -> None:
@@ -121,7 +131,7 @@ def test_equally_good_thresholds_fall_to_the_nearest_to_a_half_and_then_to_the_l
     assert sorted(THRESHOLDS) == [round(0.05 * step, 2) for step in range(1, 20)]
     sure = choose_on([shown(row(0.0, 1.0), row(0, 1))], threshold="val")
     assert sure.choices.postprocess.threshold == 0.5
-    assert table(sure) == [("threshold", 1.0, 1.0, "0.45", "0.5")]
+    assert table(sure) == [("threshold", 1.0, 1.0, "0.45", 0.0, "0.5")]
     # 0.5 alone is wrong: 0.45 has the annotated pixel, and 0.55 in the other image is rid of the other one.
     two = [shown(row(0.47, 1.0), row(1, 1)), shown(row(0.52, 1.0), row(0, 1))]
     assert choose_on(two, threshold="val").choices.postprocess.threshold == 0.45
@@ -134,22 +144,23 @@ def test_images_count_alike_whatever_their_size_and_empty_ones_do_not_count() ->
     def never(_: Augmentation) -> Probabilities:
         raise AssertionError("an empty image was predicted")
 
-    empty = ValImage(np.zeros((1, 2, 1), np.uint8), np.zeros((1, 2), np.uint8), (slice(0, 1), slice(0, 2)), never)
+    nothing = np.zeros((1, 2), np.uint8)
+    empty = ValImage(nothing[..., None], nothing, "", (slice(0, 1), slice(0, 2)), never)
     chosen = choose_on([small, large, empty], threshold="val")
     # Low thresholds give 1 and 2/3, high ones 0 and 1.
     assert chosen.choices.postprocess.threshold == 0.3
-    assert chosen.images == 2
+    assert chosen.images == 2 * MIN_GROUPS
 
 
 def test_only_the_annotated_region_counts_but_objects_are_measured_whole() -> None:
     truth = row(1, 0, 0, 0)
     probabilities = row(0.9, 0.9, 0.9, 0.2)
     whole = shown(probabilities, truth)
-    part = ValImage(whole.image, whole.truth, (slice(0, 1), slice(0, 1)), whole.predict)
+    part = replace(whole, region=(slice(0, 1), slice(0, 1)))
     assert choose_on([part], threshold="val").choices.postprocess.threshold == 0.5
     # The object of three pixels has one in the region.
     assert choose_on([part], smallest_object=3, largest_component="val").options[0].simplest == 1.0
-    outside = ValImage(whole.image, whole.truth, (slice(0, 1), slice(1, 4)), whole.predict)
+    outside = replace(whole, region=(slice(0, 1), slice(1, 4)))
     assert choose_on([outside], threshold="val").images == 0
 
 
@@ -172,10 +183,10 @@ def test_augmentation_is_used_where_it_helps_and_the_simpler_one_where_it_helps_
     truth = row(0, 1)
     helps = shown({"none": plain, "mirror": plain, "flips": better, "flips_and_turns": better}, truth)
     chosen = choose_on([helps], test_time_augmentation="val")
-    assert table(chosen) == [("test_time_augmentation", round(2 / 3, 6), 1.0, "flips", "flips")]
+    assert table(chosen) == [("test_time_augmentation", round(2 / 3, 6), 1.0, "flips", 0.0, "flips")]
     harms = shown({"none": better, "mirror": plain, "flips": plain, "flips_and_turns": better}, truth)
     chosen = choose_on([harms], test_time_augmentation="val")
-    assert table(chosen) == [("test_time_augmentation", 1.0, 1.0, "flips_and_turns", "none")]
+    assert table(chosen) == [("test_time_augmentation", 1.0, 1.0, "flips_and_turns", 0.0, "none")]
 
 
 def test_augmentation_is_chosen_at_a_half_and_the_threshold_on_what_it_gives() -> None:
@@ -197,7 +208,7 @@ def test_each_step_on_objects_is_used_where_it_helps() -> None:
     truth = np.zeros((20, 20))
     truth[2:7, 2:7] = 1
     chosen = choose_on([shown(found, truth)], **SHAPES)
-    assert table(chosen)[0] == ("fill_holes", round(48 / 61, 6), round(50 / 62, 6), "always", "always")
+    assert table(chosen)[0] == ("fill_holes", round(48 / 61, 6), round(50 / 62, 6), "always", 0.0, "always")
     # 30 pixels would drop the object itself, 10 leave the streak of 12: only the largest object helps.
     assert [(option.option, option.chosen) for option in chosen.options] == [
         ("fill_holes", "always"),
@@ -249,7 +260,7 @@ def test_the_crf_that_may_be_used_must_be_installed(monkeypatch: pytest.MonkeyPa
 
 
 @needs_crf
-def test_val_is_passed_at_most_twice_and_predicted_no_more_than_needed() -> None:
+def test_val_is_passed_at_most_three_times_and_predicted_no_more_than_needed() -> None:
     passes, asked = [], []
     truth = row(0, 1, 1)
 
@@ -259,22 +270,68 @@ def test_val_is_passed_at_most_twice_and_predicted_no_more_than_needed() -> None
 
     def images() -> Iterator[ValImage]:
         passes.append(1)
-        yield ValImage(np.zeros((1, 3, 1), np.uint8), truth.astype(np.uint8), (slice(0, 1), slice(0, 3)), predict)
+        for group in range(groups):
+            yield replace(shown(truth, truth), group=str(group), predict=predict)
 
+    groups = MIN_GROUPS
     choose(params(**OPEN), images)
-    assert len(passes) == 2
-    assert asked == [*AUGMENTATIONS, "none"]
+    assert len(passes) == 3
+    assert asked == groups * [*AUGMENTATIONS] + groups * ["none"]
+    asked.clear()
+    groups -= 1
+    choose(params(**OPEN), images)
+    assert asked == []
+
+
+def test_a_lead_within_its_standard_error_is_not_taken_and_said_to_be_so() -> None:
+    one = shown(row(0.6, 0.9), row(0, 1))  # above 0.6 Dice 1 instead of 2/3
+    other = shown(row(0.55, 0.9), row(1, 1))  # from 0.6 on Dice 2/3 instead of 1
+    alike = shown(row(0.1, 0.9), row(0, 1))
+    for helped, harmed, threshold in ((3, 2, "0.5"), (5, 1, "0.65")):
+        images = [one] * helped + [other] * harmed + [alike] * (12 - helped - harmed)
+        held = [replace(image, group=str(number)) for number, image in enumerate(images)]
+        option = choose(params(threshold="val"), held.__iter__).options[0]
+        leads = [1 / 3] * helped + [-1 / 3] * harmed + [0.0] * (12 - helped - harmed)
+        assert option.other - option.simplest == pytest.approx(np.mean(leads), abs=2e-6)
+        assert option.error == pytest.approx(stats.sem(leads), abs=1e-6)
+        assert (option.tried, option.chosen) == ("0.65", threshold)
+
+
+def test_many_images_of_a_group_are_no_more_evidence_than_one() -> None:
+    one, other = shown(row(0.6, 0.9), row(0, 1)), shown(row(0.55, 0.9), row(1, 1))
+    images = [replace(image, group=str(number)) for number, image in enumerate([one] * 7 + [other] * 5)]
+    for copies in (1, 20):
+        option = choose(params(threshold="val"), (images * copies).__iter__).options[0]
+        assert option.chosen == "0.5"
+        assert option.error == pytest.approx(stats.sem([1 / 3] * 7 + [-1 / 3] * 5), abs=1e-6)
+    apart = [replace(image, group=f"{number}") for number, image in enumerate(images * 20)]
+    assert choose(params(threshold="val"), apart.__iter__).options[0].chosen == "0.65"
+
+
+@pytest.mark.parametrize("groups", [3, MIN_GROUPS - 1])
+def test_with_few_groups_nothing_is_chosen_and_a_warning_says_so(groups: int) -> None:
+    """As with three images of vessels, where val would take a threshold of 0.95 and the largest object alone."""
+    found, truth = np.zeros((40, 40)), np.zeros((40, 40))
+    found[5:20, 5:25] = truth[5:20, 5:25] = found[30, 0:12] = 1
+    chosen = choose_on([shown(found, truth)] * 5, groups, **OPEN | {"crf": {"use": "never", **CRF}})
+    assert chosen.choices.postprocess == Postprocess(threshold=0.5, **BARE)
+    assert (chosen.options, chosen.images, chosen.groups) == ([], 5 * groups, groups)
+    assert f"of {groups} groups, fewer than {MIN_GROUPS}" in chosen.warnings[0]
+    assert "evaluate.largest_component = never" in chosen.warnings[0]
 
 
 @st.composite
 def val_sets(draw: st.DrawFn) -> list[ValImage]:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     images = []
-    for _ in range(draw(st.integers(1, 4))):
+    for number in range(draw(st.sampled_from([0, MIN_GROUPS - 1, MIN_GROUPS, MIN_GROUPS + 6]))):
         height, width = random.integers(1, 12, 2)
+        group = str(number if number < MIN_GROUPS else random.integers(0, 3))
         # Steps of 1/40 lie on thresholds and between them.
         maps = {name: random.integers(0, 41, (height, width)) / 40 for name in AUGMENTATIONS}
-        images.append(shown(maps, random.random((height, width)) < random.choice([0, 0.5])))
+        truth = random.random((height, width)) < random.choice([0, 0.5], p=[0.1, 0.9])
+        truth[0, 0] |= number < MIN_GROUPS
+        images.append(shown(maps, truth, group=group))
     return images
 
 
@@ -304,7 +361,7 @@ def test_dice_of_one_histogram_is_that_of_each_threshold(images: list[ValImage])
     ),
 )
 def test_streamed_choices_are_those_of_brute_force(images: list[ValImage], changes: dict[str, Any]) -> None:
-    chosen = choose_on(images, **changes)
+    chosen = choose(params(**changes), lambda: images)
     assert chosen.choices == by_brute_force(images, changes)
 
 
@@ -319,10 +376,25 @@ def by_brute_force(images: list[ValImage], settings: dict[str, Any]) -> Choices:
     }
     words = {"never": False, "always": True}
     state = {key: offered[key][0] if value == "val" else words.get(value, value) for key, value in settings.items()}
-    for key, values in offered.items():
+    annotated = [image for image in images if image.truth.any()]
+    if len({image.group for image in annotated}) < MIN_GROUPS:
+        return settled(state)
+    for key, (simplest, *others) in offered.items():
         if settings[key] == "val":
-            state[key] = max(values, key=lambda value: mean_dice(images, state | {key: value}))  # the first of equals
+            leads = {value: lead_less_error(annotated, state | {key: value}, state) for value in others}
+            best = max(others, key=lambda value: leads[value])  # the first of equals
+            state[key] = best if leads[best] > 0 else simplest
     return settled(state)
+
+
+def lead_less_error(images: list[ValImage], state: dict[str, Any], plain: dict[str, Any]) -> float:
+    leads = [one - other for one, other in zip(dices(images, state), dices(images, plain), strict=True)]
+    mean = sum(leads) / len(leads)
+    off: dict[str, float] = defaultdict(float)
+    for image, lead in zip(images, leads, strict=True):
+        off[image.group] += lead - mean
+    error = math.sqrt(len(off) / (len(off) - 1) * sum(value**2 for value in off.values())) / len(leads)
+    return round(mean - error, 12)
 
 
 def settled(state: dict[str, Any]) -> Choices:
@@ -330,14 +402,12 @@ def settled(state: dict[str, Any]) -> Choices:
     return Choices(test_time_augmentation=state["test_time_augmentation"], crf=None, postprocess=Postprocess(**shape))
 
 
-def mean_dice(images: list[ValImage], state: dict[str, Any]) -> float:
+def dices(images: list[ValImage], state: dict[str, Any]) -> list[float]:
     choices = settled(state)
-    scores = [
+    return [
         dice(to_prediction(image.predict(choices.test_time_augmentation), image.image, choices).codes, image.truth)
         for image in images
-        if image.truth.any()
     ]
-    return round(float(np.mean(scores)), 12) if scores else 0.0
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from medseg.data.mask_io import read_mask
 from medseg.metrics.counting import (
     CountingGrid,
     CountingParams,
-    choose_counting,
     count_contours,
     count_objects,
     count_scores,
@@ -71,11 +70,6 @@ def real_mask(samples: Path, name: str) -> Pixels:
 masks = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 1]))
 )
-
-
-def chosen(masks: list[Mask], counts: list[int], candidates: list[CountingParams]) -> CountingParams:
-    errors = [counting_errors(mask, true, candidates) for mask, true in zip(masks, counts, strict=True)]
-    return choose_counting(errors, candidates)
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -301,37 +295,20 @@ def test_one_mask_has_one_result_on_any_number_of_threads(samples: Path, params:
     assert found[0].dtype == np.int32
 
 
-def test_the_candidate_that_is_off_by_least_is_chosen() -> None:
-    candidates = CountingGrid(smallest=(0, 30), depths=(1.0, 5.0)).candidates()
-    specked = chain(3)
-    specked[1:3, 1:3] = 1
-    assert chosen([chain(3), chain(2)], [3, 2], candidates) == splitting(1.0)
-    assert chosen([specked, chain(2)], [3, 2], candidates) == splitting(1.0, smallest=30)
-    assert chosen([specked], [1], candidates) == CountingParams(smallest=30, split=False, depth=5.0)
+def test_a_count_is_off_by_its_distance_to_the_true_one_under_each_rule() -> None:
+    # Whole 1 and split 4 of a chain of four; 2 are said to be there.
+    assert counting_errors(chain(4), 2, [WHOLE, splitting(1.0), splitting(1.0, smallest=30)]) == [1, 2, 2]
 
 
-def test_the_error_is_the_mean_over_masks_and_no_sum_of_opposites() -> None:
-    whole, split = WHOLE, splitting(1.0)
-    # Whole: 1 and 1, off by 1 and 1. Split: 4 and 1, off by 2 and 1; their signed sum would favour it.
-    assert chosen([chain(4), chain(1)], [2, 2], [split, whole]) == whole
-
-
-def test_of_equal_candidates_the_simplest_is_chosen() -> None:
-    candidates = CountingGrid(smallest=(20, 0), depths=(0.5, 1.0, 2.0)).candidates()
-    assert chosen([chain(1)], [1], candidates) == CountingParams(smallest=0, split=False, depth=2.0)
-    splits = [params for params in candidates if params.split]
-    assert chosen([chain(2)], [2], splits) == splitting(2.0)
-
-
-def test_the_grid_holds_each_size_without_a_split_once_and_with_each_depth() -> None:
-    found = CountingGrid(smallest=(0, 10), depths=(0.5, 1.0)).candidates()
+def test_the_grid_holds_each_size_without_a_split_once_and_with_each_depth_the_simplest_first() -> None:
+    found = CountingGrid(smallest=(10, 0), depths=(0.5, 1.0)).candidates()
     assert [(params.smallest, params.split, params.depth) for params in found] == [
         (0, False, 1.0),
-        (0, True, 0.5),
-        (0, True, 1.0),
         (10, False, 1.0),
-        (10, True, 0.5),
+        (0, True, 1.0),
+        (0, True, 0.5),
         (10, True, 1.0),
+        (10, True, 0.5),
     ]
 
 

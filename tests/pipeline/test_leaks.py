@@ -225,7 +225,7 @@ def prepared_and_augmented(
 # Choices and weights.
 
 SMALL = [
-    *("data=phantom", "data.benign=6", "data.malignant=6", "data.normal=3", "data.width=[64,80]", "split.val=0.2"),
+    *("data=phantom", "data.benign=14", "data.malignant=14", "data.normal=3", "data.width=[64,80]", "split.val=0.5"),
     *("prepare.height=32", "prepare.width=32", "augment.factor=2", "train.epochs=2", "train.batch_size=4"),
     *("model=unet_plain", "model.init_features=4", f"evaluate.crf.use={'val' if HAS_CRF else 'never'}", *ONE_THREAD),
 ]
@@ -281,7 +281,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     shutil.copytree(plain.folder / "raw", flipped.folder / "raw")
     plain.finish()
     table = pd.read_csv(plain.folder / "manifest.csv", keep_default_na=False)
-    for mask in table.loc[table["split"] == "test", "mask"]:
+    for mask in ";".join(table.loc[table["split"] == "test", "mask"]).split(";"):
         write_png(flipped.folder / "raw" / mask, np.uint8(255) - read_image(flipped.folder / "raw" / mask))
     flipped.finish()
     return plain, flipped

@@ -199,19 +199,19 @@ def test_metrics_that_are_undefined_for_some_images_say_so(run: Run, tmp_path: P
 def test_each_choice_shows_what_it_brought_on_val(run: Run, tmp_path: Path) -> None:
     html, markdown = report(run, tmp_path)
     text = Page(html.split('<section id="choices">')[1].split("</section>")[0]).text
-    assert "5 images" in text
-    assert f"Test-time augmentation none 0.7000 flips 0.6500 {MINUS}0.0500 no" in text
-    assert "Threshold 0.5 0.7000 0.4 0.7400 +0.0400 0.4" in text
-    assert f"Holes filled never 0.7400 always 0.7400 > {MINUS}0.0001 no" in text
+    assert "15 images of 12 groups" in text
+    assert f"Test-time augmentation none 0.7000 flips 0.6500 {MINUS}0.0500 ± 0.0100 no" in text
+    assert "Threshold 0.5 0.7000 0.4 0.7400 +0.0400 ± 0.0123 0.4" in text
+    assert f"Holes filled never 0.7400 always 0.7400 > {MINUS}0.0001 ± 0.0000 no" in text
     assert "Dense CRF set, not chosen no Holes" in text
     assert "Smallest object kept, pixels set, not chosen 30" in text
     assert "Circled: threshold 0.4" in text
-    assert "| Threshold | 0.5 | 0.7000 | 0.4 | 0.7400 | +0.0400 | **0.4** |" in markdown
+    assert "| Threshold | 0.5 | 0.7000 | 0.4 | 0.7400 | +0.0400 ± 0.0123 | **0.4** |" in markdown
     assert "| Dense CRF | set | | | | | **no** |" in markdown
 
 
 def test_where_val_could_not_choose_the_warning_stands_first(run: Run, tmp_path: Path) -> None:
-    chosen = CHOSEN | {"options": [], "images": 0, "warnings": ["nothing is annotated in <val>"]}
+    chosen = CHOSEN | {"options": [], "images": 0, "groups": 0, "warnings": ["nothing is annotated in <val>"]}
     change(run.segmenter / "model.yaml", DESCRIPTION | {"chosen": chosen})
     (run.plots / "thresholds.csv").write_text("threshold,dice\n", encoding="utf-8")
     html, markdown = report(run, tmp_path)

@@ -17,6 +17,7 @@ from medseg.data.image_io import read_image, write_png
 from medseg.data.manifest import write_manifest
 from medseg.data.mask_io import read_codes
 from medseg.data.task import Multiclass
+from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.checkpoint import load_bundle, save_bundle
 from medseg.models.model_yaml import WEIGHTS, Description
@@ -44,7 +45,8 @@ def paths(tmp_path: Path) -> list[Path]:
     sizes = {"a (1).png": (40, 50), "b.png": (33, 35), "c.png": (64, 48)}
     rows = [tiny.row(paths[1], file, *tiny.square(number, *size)) for number, (file, size) in enumerate(sizes.items())]
     rows += [
-        tiny.row(paths[1], f"val {number}.png", *tiny.square(9 + number, 40, 40), split="val") for number in (1, 2)
+        tiny.row(paths[1], f"val {number}.png", *tiny.square(9 + number, 40, 40), split="val")
+        for number in range(MIN_GROUPS)
     ]
     table = pd.DataFrame(rows)
     write_manifest(table, paths[2])

@@ -10,6 +10,7 @@ from typing import Any
 from medseg.data.geometry import Geometry, Patchify, Scale
 from medseg.data.task import TaskParams
 from medseg.datasets import is_simulated
+from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.evaluation.formatting import counted, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
 from medseg.metrics import registry
@@ -68,7 +69,8 @@ SCORED_ON_VAL = (
     "scores are optimistically biased."
 )
 CHOICES_ON_VAL = (
-    "Chosen one after the other by mean Dice on the validation set; a step is taken only if it raises that Dice. "
+    "Chosen one after the other by mean Dice on the validation set; a value is taken only if it leads the simplest by "
+    "more than one standard error of the difference over groups. "
     "These Dice are optimistically biased: they are of the images that chose."
 )
 MISSED = (
@@ -176,8 +178,17 @@ class Decision:
 
     @property
     def gain(self) -> str:
-        """Dice on val with the best other value less that with the simplest, signed."""
-        return signed(round(self.option.other - self.option.simplest, 6)) if self.option else ""
+        """Dice on val with the best other value less that with the simplest, signed, and its standard error."""
+        if self.option is None:
+            return ""
+        gain = signed(round(self.option.other - self.option.simplest, 6))
+        return f"{gain} \N{PLUS-MINUS SIGN} {self.option.error:.4f}"
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether the simplest value was kept although another one scored higher."""
+        option = self.option
+        return option is not None and option.chosen != option.tried and option.other > option.simplest
 
 
 def decisions(chosen: Chosen) -> list[Decision]:
@@ -190,9 +201,15 @@ def decisions(chosen: Chosen) -> list[Decision]:
 def chosen_on(chosen: Chosen, split: str) -> str:
     """On which images the choices were made."""
     if chosen.options:
-        how = f"{CHOICES_ON_VAL} Val has {counted(chosen.images, 'image')} with something annotated."
+        of_groups = f"{counted(chosen.images, 'image')} of {counted(chosen.groups, 'group')}"
+        how = f"{CHOICES_ON_VAL} Val has {of_groups} with something annotated."
+        if unclear := [decision.name for decision in decisions(chosen) if decision.is_unclear]:
+            how += f" Kept at the simplest, since the lead of another value is within its error: {', '.join(unclear)}."
     elif chosen.warnings:
-        how = "Val could not decide anything: every step is at its simplest value or was set beforehand."
+        how = (
+            f"Val decided nothing, which takes {MIN_GROUPS} groups with something annotated: every step is at its "
+            "simplest value or was set beforehand."
+        )
     else:
         how = "Nothing was left to val: every step was set beforehand."
     return f"{how} The test set was read once, after all choices." if split == "test" else f"{how} {SCORED_ON_VAL}"

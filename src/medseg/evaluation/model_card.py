@@ -123,16 +123,19 @@ def _data(audit: Content, data: str) -> list[str]:
 
 def _choices(description: SegmenterDescription, split: str) -> list[str]:
     rows = [
-        [decision.name, decision.simplest, score(option.simplest), plain(option.tried), score(option.other)]
+        [
+            *(decision.name, decision.simplest, score(option.simplest), plain(option.tried), score(option.other)),
+            decision.gain,
+        ]
         if (option := decision.option)
-        else [decision.name, "set", ABSENT, ABSENT, ABSENT]
+        else [decision.name, "set", *[ABSENT] * 4]
         for decision in describe.decisions(description.chosen)
     ]
     settings = [f"**{decision.setting}**" for decision in describe.decisions(description.chosen)]
-    columns = ["step", "simplest", "Dice on val", "best other", "Dice on val", "in use"]
+    columns = ["step", "simplest", "Dice on val", "best other", "Dice on val", "gain", "in use"]
     return [
         describe.chosen_on(description.chosen, split),
-        table(columns, [[*row, setting] for row, setting in zip(rows, settings, strict=True)], ("Dice on val",)),
+        table(columns, [[*row, setting] for row, setting in zip(rows, settings, strict=True)], ("Dice on val", "gain")),
     ]
 
 

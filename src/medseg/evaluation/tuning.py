@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
-from math import fsum
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,13 +18,14 @@ from tqdm import tqdm
 from medseg.core.params import Section
 from medseg.data.image import Image
 from medseg.data.image_io import Pixels
+from medseg.evaluation.choice_rule import MIN_GROUPS, best_lead
 from medseg.inference.crf import CrfParams, apply_crf, load_library
 from medseg.inference.postprocess import Postprocess, Probabilities, foreground_probability, postprocess
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, Scoring, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.tta import predict_augmented
-from medseg.metrics.counting import CountingChoice, CountingParams, choose_counting, count_objects, counting_errors
+from medseg.metrics.counting import CountingChoice, CountingParams, count_objects, counting_errors
 from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
 from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Description
@@ -77,8 +77,14 @@ class ValImage:
 
     image: Pixels  # (H, W, 1 or 3)
     truth: Pixels  # (H, W), not 0 where something is annotated
+    group: str  # of images that are not independent of one another
     region: tuple[slice, slice]  # rows and columns of the annotated region
     predict: Callable[[Augmentation], Probabilities]  # the network's (K, H, W); called only where needed
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether anything is annotated in the region."""
+        return bool(self.truth[self.region].any())
 
 
 def select(
@@ -98,40 +104,53 @@ def select(
         scoring = Scoring(tolerance=params.tolerance, counting=counting, uncertainty=params.uncertainty)
         return SegmenterDescription(**dict(network), overlap=params.overlap, chosen=chosen, scoring=scoring)
 
+    groups = [image.group for image in val]
     candidates = params.counting.grid.candidates() if params.counting.prediction == "val" else []
-    errors, dices = _evaluate_choices(Predictor(described(truth_rule), forward), val, params, candidates)
+    if candidates and len(set(groups)) < MIN_GROUPS:
+        candidates = []
+        kept = (
+            f"val has {len(set(groups))} groups, fewer than {MIN_GROUPS}, so how predictions are counted was not chosen"
+        )
+        chosen.warnings.append(f"{kept}: evaluate.counting.prediction = same")
+    errors, dices = _evaluate_choices(Predictor(described(truth_rule), forward), val, params, [truth_rule, *candidates])
     means = pd.DataFrame(dices, columns=sorted(THRESHOLDS)).mean().round(6)
     thresholds = pd.DataFrame({"threshold": sorted(THRESHOLDS), "dice": means.to_numpy()}).dropna()
-    return described(choose_counting(errors, candidates) if candidates else truth_rule), thresholds
+    rule = _choose_counting(errors, groups, candidates) if candidates else None
+    return described(rule or truth_rule), thresholds
 
 
 def choose(params: ChoiceParams, val_images: Callable[[], Iterable[ValImage]]) -> Chosen:
-    """Choose every setting of `params` that is left to val, by the best mean Dice on val.
+    """Choose every setting of `params` that is left to val, by the mean Dice on val.
 
     Settings are chosen one after the other: test-time augmentation, threshold, CRF, holes, smallest object, largest
     component. While one is chosen, those before it are as chosen, fixed ones as fixed, and later ones at their simplest
     value. Dice is that of foreground of any class, inside the annotated region, its mean over images whose truth there
-    is not empty. Equally good values fall to the simplest: a step is done only if it raises Dice, a threshold is the
-    nearest to 0.5 (of two as near, the lower), the smallest object is as small as possible.
+    is not empty. A value is taken by `choice_rule.best_lead`: only if it leads the simplest by more than one standard
+    error over groups. Of equally good values the simplest: a threshold is the nearest to 0.5 (of two as near, the
+    lower), the smallest object is as small as possible.
 
-    `val_images` is called once for each pass, at most twice, and not at all where nothing is left to val; one image is
-    held at a time. Where val has no foreground, all that is left to it stays at its simplest value and a warning says
-    so. Raises `UserError` where the CRF may be used and its package is not installed.
+    `val_images` is called once for each pass, at most three times, and not at all where nothing is left to val; one
+    image is held at a time. Where fewer than `MIN_GROUPS` groups of val have foreground, all that is left to it stays
+    at its simplest value and a warning says so. Raises `UserError` where the CRF may be used and its package is not
+    installed.
     """
     if params.crf.use != "never":
         load_library()
     candidates = _candidates(params)
     state = {key: values[0] for key, values in candidates.items()}
+    rounds = [{key: candidates[key] for key in keys if len(candidates[key]) > 1} for keys in _ROUNDS]
+    groups = [image.group for image in val_images() if image.is_annotated] if any(rounds) else []
     options: list[Option] = []
-    images = 0
-    for keys in _ROUNDS:
-        if left := {key: candidates[key] for key in keys if len(candidates[key]) > 1}:
-            dices, images = _mean_dices(val_images, state, left)
-            options += _choose_in_turn(state, left, dices) if images else []
-    unsettled = {} if images else {key: values[0] for key, values in candidates.items() if len(values) > 1}
-    kept = ", ".join(f"evaluate.{_key(key)} = {_value(value)}" for key, value in unsettled.items())
-    warning = f"nothing is annotated in the images of val, so nothing could be chosen on them: {kept}"
-    return Chosen(choices=_choices(state), options=options, images=images, warnings=[warning] if kept else [])
+    warnings = []
+    if len(set(groups)) >= MIN_GROUPS:
+        for left in filter(None, rounds):
+            options += _choose_in_turn(state, left, _dices_on_val(val_images, state, left), groups)
+    elif any(rounds):
+        kept = ", ".join(f"evaluate.{_key(key)} = {_value(state[key])}" for left in rounds for key in left)
+        warnings = [f"{_too_few(groups)}, so nothing was chosen on them and the simplest is kept: {kept}"]
+    return Chosen(
+        choices=_choices(state), options=options, images=len(groups), groups=len(set(groups)), warnings=warnings
+    )
 
 
 def dice_by_threshold(probabilities: Probabilities, truth: Pixels, thresholds: Iterable[float]) -> dict[float, float]:
@@ -163,7 +182,25 @@ def _val_images(
 
     for image in tqdm(val, desc="tune on val", disable=None):
         pixels, truth = image.read()
-        yield ValImage(pixels, truth, image.region.slices, partial(predict, pixels))
+        yield ValImage(pixels, truth, image.group, image.region.slices, partial(predict, pixels))
+
+
+def _too_few(groups: Sequence[str]) -> str:
+    if not groups:
+        return "nothing is annotated in the images of val"
+    return f"the images of val with something annotated are of {len(set(groups))} groups, fewer than {MIN_GROUPS}"
+
+
+def _choose_counting(
+    errors: list[list[int]], groups: Sequence[str], candidates: Sequence[CountingParams]
+) -> CountingParams | None:
+    """The candidate that counts clearly better than the rule of the truth; None where there is none.
+
+    `errors` has a row an image: of the rule of the truth, then of each candidate.
+    """
+    found = np.array(errors, np.float64)
+    lead = best_lead(found[:, :1] - found[:, 1:], groups)
+    return candidates[lead.best] if lead.is_clear else None
 
 
 def _evaluate_choices(
@@ -173,7 +210,8 @@ def _evaluate_choices(
 
     A second pass, because both depend on all settings.
     """
-    errors, dices = [], []
+    errors: list[list[int]] = []
+    dices = []
     for image in tqdm(val, desc="evaluate choices on val", disable=None):
         pixels, truth = image.read()
         segmented = predictor.predict(pixels, params.batch_size)
@@ -216,31 +254,35 @@ def _choices(state: dict[str, Any]) -> Choices:
     )
 
 
-def _mean_dices(
+def _dices_on_val(
     val_images: Callable[[], Iterable[ValImage]], state: dict[str, Any], left: dict[str, Sequence[Any]]
-) -> tuple[dict[Choices, float], int]:
-    """Mean Dice on val for each combination of the values in `left`, others as in `state`; and the number of images."""
+) -> dict[Choices, NDArray[np.float64]]:
+    """Dice of each annotated image of val for each combination of the values in `left`, others as in `state`."""
     offered = {key: left.get(key, (value,)) for key, value in state.items()}
     candidates = [_choices(dict(zip(offered, values, strict=True))) for values in product(*offered.values())]
-    rows = [_dices(image, candidates) for image in val_images() if image.truth[image.region].any()]
-    # Rounded, or sums of thirds and halves that are equal would differ in their last bit.
-    means = [round(fsum(column) / len(rows), 12) for column in zip(*rows, strict=True)]
-    return dict(zip(candidates, means, strict=False)), len(rows)
+    rows = [_dices(image, candidates) for image in val_images() if image.is_annotated]
+    return dict(zip(candidates, np.array(rows, np.float64).T, strict=True))
 
 
-def _choose_in_turn(state: dict[str, Any], left: dict[str, Sequence[Any]], dices: dict[Choices, float]) -> list[Option]:
+def _choose_in_turn(
+    state: dict[str, Any],
+    left: dict[str, Sequence[Any]],
+    dices: dict[Choices, NDArray[np.float64]],
+    groups: Sequence[str],
+) -> list[Option]:
     """Choose the settings in `left` one after the other, writing each into `state`."""
     options = []
-    for key, values in left.items():
-        by_value = [dices[_choices(state | {key: value})] for value in values]
-        other = 1 + int(np.argmax(by_value[1:]))
-        state[key] = values[other if by_value[other] > by_value[0] else 0]
+    for key, (simplest, *others) in left.items():
+        plain, *rest = (dices[_choices(state | {key: value})] for value in (simplest, *others))
+        lead = best_lead(np.stack(rest, axis=1) - plain[:, None], groups)
+        state[key] = others[lead.best] if lead.is_clear else simplest
         options.append(
             Option(
                 option=_key(key),
-                simplest=round(by_value[0], 6),
-                other=round(by_value[other], 6),
-                tried=_value(values[other]),
+                simplest=round(float(plain.mean()), 6),
+                other=round(float(rest[lead.best].mean()), 6),
+                tried=_value(others[lead.best]),
+                error=round(lead.error, 6),
                 chosen=_value(state[key]),
             )
         )

@@ -30,8 +30,9 @@ class Option(Section):
 
     option: str  # the setting's key in the section evaluate
     simplest: float = Field(ge=0, le=1)  # Dice with its simplest value: 0.5, none, never, 0
-    other: float = Field(ge=0, le=1)  # Dice with the best of its other values
+    other: float = Field(ge=0, le=1)  # Dice with the best of its other values: by its lead less the lead's error
     tried: str  # that other value
+    error: float = Field(ge=0)  # standard error over groups of the difference of both; a lead within it is not taken
     chosen: str  # the value that was chosen
 
 
@@ -41,6 +42,7 @@ class Chosen(Section):
     choices: Choices
     options: list[Option]  # in the order of choosing; empty where all settings were fixed
     images: int = Field(ge=0)  # validation images with foreground; 0 where all settings were fixed
+    groups: int = Field(ge=0)  # of these images
     warnings: list[str]
 
 

@@ -11,7 +11,7 @@ the saddle by `depth` or less. The remaining peaks are the regional maxima of th
 "Morphological Image Analysis", 2nd ed., section 6.3.4). Ties are broken by position, so a mask has one result.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Literal
 
@@ -43,17 +43,21 @@ class CountingParams(Section):
 
 
 class CountingGrid(Section):
-    """The candidates from which `choose_counting` chooses: each `smallest` without a split and with each depth."""
+    """The candidates from which val chooses: each `smallest` without a split and with each depth."""
 
     smallest: tuple[Size, ...] = Field(min_length=1)
     depths: tuple[Depth, ...] = Field(min_length=1)
 
     def candidates(self) -> list[CountingParams]:
-        """All combinations; without a split there is one for each size, and its depth is the greatest."""
-        splits = [(False, max(self.depths)), *((True, depth) for depth in self.depths)]
-        return [
-            CountingParams(smallest=smallest, split=split, depth=depth)
-            for smallest, (split, depth) in product(self.smallest, splits)
+        """All combinations, the simplest first: no split before a split, a lower `smallest`, a greater depth.
+
+        Without a split there is one for each size, and its depth is the greatest.
+        """
+        depths = sorted(self.depths, reverse=True)
+        sizes = sorted(self.smallest)
+        whole = [CountingParams(smallest=smallest, split=False, depth=depths[0]) for smallest in sizes]
+        return whole + [
+            CountingParams(smallest=smallest, split=True, depth=depth) for smallest, depth in product(sizes, depths)
         ]
 
 
@@ -93,17 +97,6 @@ def separate_objects(mask: Mask, params: CountingParams) -> Labels:
     if params.split:
         return _separated(kept, params)
     return cv2.connectedComponents(kept, connectivity=8)[1].astype(np.int32, copy=False)
-
-
-def choose_counting(errors: Iterable[Sequence[int]], candidates: Sequence[CountingParams]) -> CountingParams:
-    """The candidate with the least mean absolute error of the count over images.
-
-    `errors` holds what `counting_errors` gives for each image. Of equal candidates the simplest: no split before a
-    split, then the lower `smallest`, then the greater `depth`.
-    """
-    sums = np.sum([*errors, [0] * len(candidates)], axis=0)  # of integers, so that ties are exact
-    ranked = zip(sums.tolist(), candidates, strict=True)
-    return min(ranked, key=lambda pair: (pair[0], pair[1].split, pair[1].smallest, -pair[1].depth))[1]
 
 
 def counting_errors(mask: Mask, true_count: int, candidates: Sequence[CountingParams]) -> list[int]:
