@@ -324,7 +324,7 @@ def test_names_that_lists_and_table_could_not_give_back_are_faults(tmp_path: Pat
 
 
 @pytest.mark.parametrize("change", [{"label": "=HYPERLINK(1)"}, {"patient": "@x"}, {"file": "=x.png"}])
-def test_what_a_spreadsheet_would_run_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+def test_what_a_spreadsheet_would_run_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     odd = replace(record("a"), **change)
     paint(tmp_path / odd.file, 20, 30)
     paint_mask(tmp_path / "a_mask0.png", 20, 30, rows=5)

@@ -5,10 +5,11 @@ A parameter is copied to `dvc.lock`, to the record of the run and to its report,
 
 import re
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>\\]+")
+# All take time in proportion to the text, however long and odd.
+_ADDRESS = re.compile(r"://[^\s'\"<>\\]+")  # of any scheme, from its end on
 _USER = re.compile(r"(?<=://)[^/?#]+@")
-_SECRET_KEYS = "token|secret|passw|pwd|signature|credential|auth|key"
-_QUERY = re.compile(rf"(?<=[?&;#])([^=&;#]*(?:{_SECRET_KEYS})[^=&;#]*|sig)=[^&;#]+", re.IGNORECASE)
+_PARAMETER = re.compile(r"(?<=[?&;#])([^=&;#?]*)=[^&;#]+")
+_SECRET = re.compile(r"token|secret|passw|pwd|^sig$|signature|credential|auth|key", re.IGNORECASE)
 HIDDEN = "***"
 ADVICE = (
     "holds a user's name, password or token, which would stand in dvc.lock, in records and in reports. Give name and "
@@ -28,4 +29,8 @@ def has_credentials(text: str) -> bool:
 
 
 def _stripped(address: str) -> str:
-    return _QUERY.sub(rf"\1={HIDDEN}", _USER.sub(f"{HIDDEN}@", address))
+    return _PARAMETER.sub(_hidden, _USER.sub(f"{HIDDEN}@", address))
+
+
+def _hidden(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}={HIDDEN}" if _SECRET.search(parameter[1]) else parameter[0]
