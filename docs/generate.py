@@ -29,7 +29,8 @@ def configuration() -> str:
     parts = [
         "# Configuration",
         "Each group is a folder of `conf/`, each choice a file in it: `-S GROUP=CHOICE` takes a file, "
-        "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range stops a stage before any work.",
+        "`-S GROUP.KEY=VALUE` changes a value. A misspelt key or a value out of range, in any section, stops the first "
+        "stage before any work.",
         _yaml("conf/config.yaml"),
     ]
     tracked = _tracked_files()

@@ -578,7 +578,8 @@ def test_tables_are_read_right_or_refused(what: str, knock: Knock, given: Path, 
 def test_a_table_that_is_none_is_refused(name: str, knock: Knock, given: Path, out: Path) -> None:
     label = {"name": "table", "file": name, "image": "image", "column": "label"}
     call = tabulated(pairs(given), out, data={"label": label})
-    knock("table", f"named {name!a:.20}", call, "not read" if name != "a\0b" else "no CSV table")
+    told = {"a\0b": "no CSV table", "..": "Put the file into the data folder"}.get(name, "not read")
+    knock("table", f"named {name!a:.20}", call, told)
 
 
 # -------------------------------------------------------------------------------------------------------- params.yaml

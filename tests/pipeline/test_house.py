@@ -10,6 +10,7 @@ import pytest
 from contract import reached_modules, read_sections
 from ruamel.yaml import YAML
 
+from medseg.core import sections
 from medseg.core.params import FREE_SECTIONS
 
 PROJECT = Path(__file__).parents[2]
@@ -80,6 +81,13 @@ def test_packages_import_one_way() -> None:
         if imported in ORDER[position + 1 :] or imported in APART.get(name, ())
     ]
     assert wrong == []
+
+
+def test_every_section_is_checked_by_whichever_stage_runs_first() -> None:
+    assert set(sections.SECTIONS) == SECTIONS
+    for name in STAGES:  # by `run_stage`
+        assert "run_stage(main)" in (PROJECT / "stages" / f"{name}.py").read_text(encoding="utf-8")
+    assert all(sections.section_type(name) for name in SECTIONS)
 
 
 @pytest.mark.parametrize("name", STAGES)
