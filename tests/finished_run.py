@@ -77,6 +77,7 @@ PARAMETERS: dict[str, Any] = {
         "aspect": "squash",
         "small_objects": "drop",
     },
+    "intensity": {"name": "full"},
     "augment": {"factor": 7, "rotate": {"p": 0.5, "degrees": 15}},
     "model": {"name": "unet", "encoder": "resnet18"},
     "loss": {"name": "bce_dice"},
@@ -143,6 +144,7 @@ DESCRIPTION: dict[str, Any] = {
     "channels": 1,
     "task": {"name": "binary"},
     "geometry": PARAMETERS["prepare"],
+    "intensity": {"name": "full"},
     "training": {
         "initial_weights": "random",
         "initial_network": None,

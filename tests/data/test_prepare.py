@@ -72,7 +72,7 @@ def test_samples_of_every_geometry() -> None:
         PATCHES.model_copy(update={"patch": 64, "border": "drop"}): (0, 64, 64, 3),
     }
     for geometry, shape in shapes.items():
-        parts = list(samples_of(image, mask, Region(0, 0, 40, 50), geometry, shape[1:3]))
+        parts = list(samples_of(image, mask, Region(0, 0, 40, 50), geometry, (shape[1], shape[2])))
         assert sum(len(images) for images, _ in parts) == shape[0] == sample_count(40, 50, geometry)
         for images, masks in parts:
             assert images.shape[1:] == shape[1:]

@@ -110,6 +110,7 @@ def test_the_file_says_all_that_the_folder_says(tmp_path: Path) -> None:
     assert open_model(path, None, "cpu").description == expected
     assert found["size"] == "any"
     assert "uint8 0..255" in found["input"]
+    assert found["intensity"] == "the full range of a file's type, 0..255 or 0..65535, becomes 0..255"
     assert "normal, benign, malignant" in found["output"]
 
 

@@ -210,7 +210,12 @@ def prepared_and_augmented(
     from stages.augment import main as augment
     from stages.prepare import main as prepare
 
-    sections = {"prepare": geometry, "augment": STRONG | {"factor": factor, "seed": seed}, "machine": dict(tiny.CPU)}
+    sections = {
+        "intensity": {"name": "full"},
+        "prepare": geometry,
+        "augment": STRONG | {"factor": factor, "seed": seed},
+        "machine": dict(tiny.CPU),
+    }
     (folder / "params.yaml").write_text(yaml.safe_dump(sections))
     write_manifest(pd.DataFrame(rows), folder / "manifest.csv")
     prepare(*(folder / name for name in ("params.yaml", "raw", "manifest.csv", "prepared", "samples.png")))

@@ -24,6 +24,8 @@ from medseg.core.params import Seed, read_yaml, validate
 from medseg.data.augment import build_transform, vary
 from medseg.data.duplicates import group_names
 from medseg.data.geometry import Patchify, Resize, Scale, fitted_size, sample_count
+from medseg.data.intensity import Percentiles, to_8_bits
+from medseg.data.percentiles import window_between
 from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
 from medseg.data.task import UNANNOTATED
@@ -153,6 +155,11 @@ def use(group: str, section: Any, folder: Path) -> None:
             assert assign(manifest(), section, folder).isin(["train", "val", "test", "dropped"]).all()
         case "prepare":
             use_geometry(section)
+        case "intensity":
+            found = window_between(np.ones(256, np.int64), section) if isinstance(section, Percentiles) else section
+            mapped = to_8_bits(np.arange(65536, dtype=np.uint16), found)
+            assert (np.diff(mapped.astype(int)) >= 0).all()
+            assert (mapped[0], mapped[-1]) == (0, 255)
         case "augment" | "online":
             use_transforms(section)
         case "task":

@@ -20,6 +20,7 @@ from torch import Tensor
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
+from medseg.data.intensity import Window
 from medseg.data.packed import Packed
 from medseg.data.task import UNANNOTATED
 from medseg.metrics.overlap import count_classes, count_pixels, overlap_scores
@@ -107,7 +108,8 @@ def test_dvclive_writes_its_folder_and_nothing_else(finished: Finished) -> None:
 
 def test_the_network_is_that_of_the_best_epoch(finished: Finished, stores: tuple[Packed, Packed]) -> None:
     record = finished.description.training
-    assert record.best_epoch == int(column(finished.folder, "val/loss")["loss"].argmin()) + 1  # it has not learned yet
+    assert record.warnings == []  # it has learned, so that Dice chooses
+    assert record.best_epoch == int(column(finished.folder, "val/dice")["dice"].argmax()) + 1
     logged = column(finished.folder, "val/dice")["dice"][record.best_epoch - 1]
     assert record.val_dice == pytest.approx(logged, abs=1e-6)
     assert val_dice(finished.network, stores[1]) == pytest.approx(logged, abs=1e-6)
@@ -120,8 +122,7 @@ def test_what_was_made_describes_itself(finished: Finished) -> None:
     assert (description.channels, description.task, description.geometry) == (1, tiny.BINARY, tiny.resize())
     assert (description.training.epochs, description.training.samples) == (3, 5)
     assert description.training.initial_weights == "random"
-    (warning,) = description.training.warnings
-    assert warning.startswith("the network has not learned to segment")
+    assert description.training.warnings == []
     assert description.training.initial_network is None
 
 
@@ -159,6 +160,19 @@ def test_patience_does_not_end_what_has_not_begun_to_learn(stores: tuple[Packed,
     frozen = replace(recipe(epochs=4, patience=1), optimizer=adamw(1e-12, weight_decay=0.0))
     _, description = run(stores, frozen, tmp_path)
     assert description.training.epochs == 4
+    (warning,) = description.training.warnings
+    assert warning.startswith("the network has not learned to segment")
+
+
+def test_what_preparation_lost_stands_in_the_models_description(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
+    declared = Window(name="window", bits=16, low=0, high=4095)
+    lossy = [
+        replace(store, intensity=declared, warnings=(f"{name}: 3 objects",))
+        for name, store in zip("ab", stores, strict=True)
+    ]
+    _, description = run((lossy[0], lossy[1]), recipe(epochs=1), tmp_path)
+    assert description.intensity == declared
+    assert description.training.warnings[:2] == ["a: 3 objects", "b: 3 objects"]
 
 
 def test_training_without_any_annotation_is_refused(stores: tuple[Packed, Packed], tmp_path: Path) -> None:
@@ -276,7 +290,7 @@ def test_training_says_what_it_trains_and_nothing_that_worries(
     said = capfd.readouterr()
     assert "5 samples" in said.out
     first_words = [line.split()[0] for line in said.out.splitlines()]
-    assert first_words == ["training", "epoch", "warning:"]  # that one epoch has taught it nothing
+    assert first_words == ["training", "epoch"]
     assert said.err == ""
 
 

@@ -83,7 +83,7 @@ def is_turned(path: Path) -> bool:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
     except Exception as error:  # as in `open_image`
         raise UserError(f"{path}: not readable as an image: {error}") from None
 

@@ -65,10 +65,11 @@ def to_8_bits(values: NDArray[Any], intensity: Range) -> NDArray[np.uint8]:
         low, high = intensity.low, intensity.high
     inputs = np.clip(np.arange(np.iinfo(values.dtype).max + 1, dtype=np.int64), low, high)
     table = ((510 * (inputs - low) + high - low) // (2 * (high - low))).astype(np.uint8)
-    return table[values]
+    mapped: NDArray[np.uint8] = table[values]
+    return mapped
 
 
-def describe(intensity: Range) -> str:
+def in_words(intensity: Range) -> str:
     """In words, for a reader of the model."""
     if isinstance(intensity, Full):
         return "the full range of a file's type, 0..255 or 0..65535, becomes 0..255"

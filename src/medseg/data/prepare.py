@@ -86,6 +86,8 @@ def count_objects_lost(mask: Pixels, region: Region, geometry: Geometry) -> tupl
     """The annotated objects of a mask (H, W) in its region, and how many of them have no pixel in any sample."""
     annotated = np.zeros_like(mask)
     region.crop(annotated)[...] = region.crop(mask)
+    if not annotated.any():
+        return 0, 0
     truth = fit_truth(mask, region, geometry)
     if isinstance(geometry, Patchify) and geometry.border == "drop":
         starts = origins(*region.size, geometry.patch, geometry.stride, "drop")
@@ -113,7 +115,7 @@ def samples_of(
     if isinstance(geometry, Resize):
         yield image[None], truth[None]
     elif isinstance(geometry, Scale):
-        yield _window(image, truth, scaled_region(region, *mask.shape, geometry), frame)
+        yield _window(image, truth, scaled_region(region, mask.shape[0], mask.shape[1], geometry), frame)
     else:
         yield from _patches(image, truth, region, geometry)
 

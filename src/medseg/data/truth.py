@@ -25,7 +25,7 @@ def fit_truth(mask: Pixels, region: Region, geometry: Geometry) -> Pixels:
     truth = np.where(fit_mask(inside, geometry) == 1, fit_mask(annotated, geometry), UNANNOTATED).astype(np.uint8)
     if not isinstance(geometry, Patchify) and geometry.small_objects == "keep":
         found = objects_in(annotated, truth, geometry)
-        truth[_largest_parts(found, *fitted_size(*mask.shape, geometry))] = 1
+        truth[_largest_parts(found, fitted_size(mask.shape[0], mask.shape[1], geometry))] = 1
     return truth
 
 
@@ -41,11 +41,12 @@ class Objects:
 def objects_in(annotated: Pixels, truth: Pixels, geometry: Geometry) -> Objects:
     """Find the objects of a mask (H, W) of 0 and 1 in the truth (h, w) that `fit_truth` made of it."""
     count, labels = cv2.connectedComponents(annotated, connectivity=8)
-    height, width = annotated.shape
-    size = (height, width) if isinstance(geometry, Patchify) else fitted_size(height, width, geometry)
-    rows, columns = (_places(side, fitted) for side, fitted in zip((height, width), size, strict=True))
-    kept = np.unique(labels[truth[rows[:, None], columns] == 1])
-    return Objects(labels.astype(np.int32), count - 1, np.setdiff1d(np.arange(1, count), kept))
+    if not isinstance(geometry, Patchify):
+        size = fitted_size(annotated.shape[0], annotated.shape[1], geometry)
+        rows, columns = (_places(side, fitted) for side, fitted in zip(annotated.shape, size, strict=True))
+        truth = truth[rows[:, None], columns]
+    kept = np.unique(labels[truth == 1])
+    return Objects(labels.astype(np.int32, copy=False), count - 1, np.setdiff1d(np.arange(1, count), kept))
 
 
 def _places(side: int, fitted: int) -> NDArray[np.int64]:
@@ -53,10 +54,10 @@ def _places(side: int, fitted: int) -> NDArray[np.int64]:
     return (2 * np.arange(side) + 1) * fitted // (2 * side)
 
 
-def _largest_parts(found: Objects, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _largest_parts(found: Objects, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and column of the fitted pixel in which most of each lost object lies; of equal ones the first."""
     ys, xs = np.nonzero(np.isin(found.labels, found.lost))
-    rows, columns = _places(found.labels.shape[0], height)[ys], _places(found.labels.shape[1], width)[xs]
+    rows, columns = _places(found.labels.shape[0], size[0])[ys], _places(found.labels.shape[1], size[1])[xs]
     parts, sizes = np.unique(np.stack([found.labels[ys, xs], rows, columns]), axis=1, return_counts=True)
     order = np.lexsort((*parts[::-1], -sizes))
     _, first = np.unique(parts[0][order], return_index=True)

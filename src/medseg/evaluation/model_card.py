@@ -13,6 +13,7 @@ import pandas as pd
 
 from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
+from medseg.data.intensity import in_words
 from medseg.datasets import title_of
 from medseg.evaluation import describe
 from medseg.evaluation.formatting import ABSENT, interval, measured, score, spread
@@ -51,7 +52,7 @@ def card_text(description: SegmenterDescription, audit: Content, summary: Conten
     data = plain(title_of(audit["data"]))
     groups = int(_rows(means, "all", "dice")["groups"].iloc[0])
     sections = {
-        "Warnings": _bullets(describe.warnings(description)),
+        "Warnings": _bullets([*audit["warnings"], *describe.warnings(description)]),
         "Model": [_model(description)],
         "Intended use": _intended_use(data),
         "Data": _data(audit, data),
@@ -86,8 +87,9 @@ def _model(description: SegmenterDescription) -> str:
         "Initial weights": describe.initial_weights(training),
         "Training": f"{describe.training_in_short(training)}; loss, optimiser, augmentation and seed stand in the "
         "run's params.yaml",
-        "Input": f"an image of any size, 8 bits a channel, grey or colour; taken as {colours} (channels: "
+        "Input": f"an image of any size, 8 or 16 bits a channel, grey or colour; taken as {colours} (channels: "
         f"{description.channels}), scaled to 0..1, normalised by mean {mean} and standard deviation {deviation}",
+        "Intensities": in_words(description.intensity),
         "Size": describe.prediction(description.geometry, description.overlap),
         "Output": _output(description),
         "Made with": ", ".join(f"{name} {version}" for name, version in training.packages.items()),

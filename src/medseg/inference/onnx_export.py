@@ -18,7 +18,7 @@ from torch.nn import functional
 from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
 from medseg.data.geometry import Patchify, Scale
-from medseg.data.intensity import describe
+from medseg.data.intensity import in_words
 from medseg.data.task import Task
 from medseg.inference.backends import DESCRIPTION_KEY, INPUT, OUTPUT
 from medseg.inference.torch_backend import load_segmenter, network_forward
@@ -127,7 +127,7 @@ def _describe(path: Path, description: Description, size: Size | None) -> None:
     entries = {
         DESCRIPTION_KEY: json.dumps(description.model_dump()),
         "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {colours}",
-        "intensity": describe(description.intensity),
+        "intensity": in_words(description.intensity),
         "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {', '.join(channels)}",
         "size": "any" if size is None else f"{size[1]}x{size[0]} pixels alone",
     }
