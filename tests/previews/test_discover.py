@@ -11,6 +11,7 @@ from tiny import square
 from medseg.core.errors import UserError
 from medseg.core.params import read_section, read_yaml, validate
 from medseg.data.image_io import write_png
+from medseg.data.intensity import IntensityParams
 from medseg.datasets import DataParams
 from medseg.experiments.compose import compose
 from medseg.experiments.new_data import new_data
@@ -121,6 +122,21 @@ def test_the_two_files_compose_and_validate(project: Path, tmp_path: Path, copie
         new_data("mine", tmp_path / "it's mine", conf, tmp_path / "sheet.png")
     with pytest.raises(UserError, match="a word of small letters"):
         new_data("../x", tmp_path / "it's mine", conf, tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize(("greatest", "high"), [(250, 255), (900, 1023), (3900, 4095), (9000, 16383), (40000, None)])
+def test_the_range_of_16_bit_files_is_proposed(
+    greatest: int, high: int | None, project: Path, tmp_path: Path, copied: Callable[[Path], Path]
+) -> None:
+    place(tmp_path / "study", LAYOUTS["two folders"][0])
+    for path in (tmp_path / "study" / "images").iterdir():
+        Image.fromarray(np.linspace(0, greatest, 40 * 48).astype(np.uint16).reshape(40, 48)).save(path)
+    conf = copied(project / "conf")
+    lines = new_data("mine", tmp_path / "study", conf, tmp_path / "sheet.png")
+    assert any(f"files of 16 bits with values up to {greatest}" in line for line in lines)
+    compose(conf, tmp_path / "params.yaml", ["experiment=mine"])
+    intensity = read_section(tmp_path / "params.yaml", "intensity", IntensityParams)
+    assert getattr(intensity, "high", None) == high
 
 
 @pytest.fixture

@@ -72,14 +72,20 @@ def _experiment_text(name: str, found: Found) -> str:
     factor = min(1.0, LONGEST_SIDE / max(found.height[1], found.width[1]))
     height, width = (max(32, round(side[1] * factor / 32) * 32) for side in (found.height, found.width))
     split = "\n  - override /split: official  # the folders train, val and test" if found.splits else ""
+    is_deep = found.device_bits < 16 and found.greatest is not None
+    intensity = "\n  - override /intensity: window" if is_deep else ""
+    reached = (
+        f"# 16-bit files, values to {found.greatest}: {found.device_bits} bits; correct it where the device gives more"
+    )
+    device = f"intensity:\n  high: {(1 << found.device_bits) - 1}  {reached}\n" if is_deep else ""
     return f"""# @package _global_
 # A first run on {found.images} images of {found.params.path}, as `medseg new` proposes it: small samples, few epochs.
 # `dvc exp run -n {name} -S experiment={name}`; then larger samples and more epochs.
 defaults:
-  - override /data: {name}{split}
+  - override /data: {name}{split}{intensity}
 
 name: {name}
-prepare:
+{device}prepare:
   channels: {found.channels}  # {"images have colours" if found.channels == 3 else "images are grey"}
   height: {height}  # images measure {found.height[0]} to {found.height[1]} pixels
   width: {width}  # {found.width[0]} to {found.width[1]}

@@ -15,7 +15,7 @@ import numpy as np
 from medseg.core.errors import UserError
 from medseg.core.folders import files_below
 from medseg.data.colours import TRUTH
-from medseg.data.image_io import SUFFIXES, Pixels, read_to_show, to_channels
+from medseg.data.image_io import SUFFIXES, Pixels, read_to_show, read_values, to_channels
 from medseg.data.mask_io import read_mask
 from medseg.data.packed import evenly_spaced
 from medseg.datasets.folder import SPLIT_WORDS, FolderParams, TableParams, TextParams
@@ -33,6 +33,7 @@ PATIENT_WORDS = ("patient", "patient_id", "subject", "subject_id", "case", "case
 LABEL_WORDS = ("label", "class", "diagnosis", "category", "type", "target")
 READ = 24  # pairs that are read for sizes, channels and mask values
 MOST_LABELS = 30
+DEVICE_BITS = (8, 10, 12, 14, 16)
 FEW_IMAGES = 30
 ADVICE = (
     "few images: val and test get a handful each, too few to judge by; "
@@ -60,6 +61,7 @@ class Found:
     height: tuple[int, int]  # least and greatest of the images read, pixels
     width: tuple[int, int]
     channels: int  # 3 where any image read has colours
+    greatest: int | None  # value of the images read, where all are 16-bit files
     empty: int  # masks read that hold no foreground
     read: int
     sheet: Pixels
@@ -73,6 +75,8 @@ class Found:
             f"looked into {self.read} of them: {_range(self.width)} pixels wide, {_range(self.height)} high, "
             f"{'colour' if self.channels == 3 else 'grey'}, {self.empty} without foreground",
         ]
+        if self.greatest is not None:
+            lines.append(f"files of 16 bits with values up to {self.greatest}: taken as {self.device_bits} bits")
         if self.unpaired:
             lines.append(f"{len(self.unpaired)} images have no mask: {shortened(self.unpaired)}")
         counts = ", ".join(f"{name} {count}" for name, count in self.labels.items())
@@ -86,6 +90,12 @@ class Found:
         if not splits and self.images < FEW_IMAGES:
             lines.append(ADVICE)
         return lines
+
+    @property
+    def device_bits(self) -> int:
+        """The fewest bits of usual detectors that hold the greatest value; 8 of 8-bit files."""
+        bits = 8 if self.greatest is None else self.greatest.bit_length()
+        return next(usual for usual in DEVICE_BITS if usual >= bits)
 
 
 def _range(pixels: tuple[int, int]) -> str:
@@ -312,6 +322,7 @@ def _measured(params: FolderParams, root: Path) -> Found:
         patients=len(patients),
         height=(min(heights), max(heights)),
         width=(min(widths), max(widths)),
+        greatest=_greatest([root / record.file for record in chosen]),
         channels=3 if any(_has_colours(image) for image, _ in read) else 1,
         empty=sum(not mask.any() for _, mask in read),
         read=len(read),
@@ -324,6 +335,17 @@ def _read(record: Record, root: Path) -> tuple[Pixels, Pixels]:
     if image.shape[:2] != mask.shape:
         raise UserError(f"{root / record.file}: its mask {record.masks[0]} has another size")
     return image, mask
+
+
+def _greatest(paths: Sequence[Path]) -> int | None:
+    """The greatest value of 16-bit files; None where any has 8 bits."""
+    greatest = 0
+    for path in paths:
+        values = read_values(path)
+        if values.dtype != np.uint16:
+            return None
+        greatest = max(greatest, int(values.max()))
+    return greatest
 
 
 def _has_colours(image: Pixels) -> bool:
