@@ -199,7 +199,8 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, such as segmenter.onnx.")],
     model: Annotated[Path, typer.Option(help="A model folder.")] = Path("models/segmenter"),
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Fix height and width to this many pixels, where a runtime needs it.")
+        int | None,
+        typer.Option(min=8, max=8192, help="Fix height and width to this many pixels, where a runtime needs it."),
     ] = None,
 ) -> None:
     """Write a model as one self-contained ONNX file, compared with the model before it gets its name.

@@ -55,6 +55,12 @@ def test_sizes_by_hand() -> None:
     assert fitted_size(1, 1000, resize(64, 64, "keep")) == (1, 64)
 
 
+def test_an_image_that_would_be_scaled_beyond_all_memory_is_refused() -> None:
+    with pytest.raises(UserError, match=r"prepare\.factor = 8\.0: makes 16000x8000 pixels of an image of 2000x1000"):
+        fit(np.zeros((1000, 2000, 1), np.uint8), scale(8.0))
+    assert fit(np.zeros((3, 5, 1), np.uint8), scale(1e-9)).shape == (1, 1, 1)
+
+
 @given(height=SIDES, width=SIDES, geometry=whole_geometries(), channels=st.sampled_from([1, 3]))
 @settings(max_examples=25)
 def test_fitted_images_and_masks_have_the_size_that_was_asked_for(

@@ -1,6 +1,7 @@
 """The dense CRF: probabilities that follow the image."""
 
 import sys
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,51 @@ def test_a_noisy_disc_becomes_a_disc() -> None:
     assert 0 <= refined.min() <= refined.max() <= 1
     assert dice(probabilities[0], disc) < 0.6
     assert dice(refined[0], disc) > 0.95
+
+
+@needs_crf
+@pytest.mark.parametrize("widths", list(product((0.5, 10_000.0), repeat=3)))
+@pytest.mark.parametrize("weights", [(0.0, 1000.0), (1000.0, 0.0), (1000.0, 1000.0)])
+def test_the_bounds_of_every_value_give_probabilities(
+    widths: tuple[float, float, float], weights: tuple[float, float]
+) -> None:
+    image, probabilities, _ = noisy_disc()
+    keys = ("gaussian_sigma", "bilateral_sigma", "bilateral_colour")
+    changes = dict(zip(keys, widths, strict=True)) | {"gaussian_weight": weights[0], "bilateral_weight": weights[1]}
+    refined = apply_crf(probabilities, image, params(**changes))
+    assert np.isfinite(refined).all()
+    assert 0 <= refined.min() <= refined.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("gaussian_sigma", "bilateral_sigma", "bilateral_colour") for value in (1e-9, 1e39)),
+        *((key, value) for key in ("gaussian_weight", "bilateral_weight") for value in (-1.0, 1e39)),
+    ],
+)
+def test_what_would_end_the_process_or_give_no_numbers_is_refused(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"crf\.{key} = .*should be (greater|less)"):
+        validate(VALUES | {key: value}, CrfParams, "crf")
+
+
+@needs_crf
+@pytest.mark.parametrize(
+    ("shape", "changes", "told"),
+    [
+        ((1, 40_000), {}, "gaussian_sigma = 2.0: too narrow for an image of 40000x1 pixels"),
+        ((40_000, 1), {}, "gaussian_sigma"),
+        ((1, 8000), {"bilateral_sigma": 0.5}, "bilateral_sigma"),
+    ],
+)
+def test_an_image_too_long_for_the_kernels_is_refused(
+    shape: tuple[int, int], changes: dict[str, float], told: str
+) -> None:
+    flat = np.full((1, *shape), 0.5, np.float32)
+    with pytest.raises(UserError, match=told):
+        apply_crf(flat, np.zeros((*shape, 1), np.uint8), params(**changes))
+    whole = flat[:, :8000, :8000]
+    apply_crf(whole, np.zeros((*whole.shape[1:], 1), np.uint8), params(iterations=1))
 
 
 @needs_crf

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg.core.errors import UserError
+from medseg.core.params import validate
 from medseg.models.network import Network, build_model
+from medseg.models.params import ModelParams
 
 
 class Recorder(nn.Module):
@@ -66,7 +68,7 @@ def test_a_list_that_does_not_fit_the_channels_names_its_key(key: str) -> None:
 @pytest.mark.parametrize("std", [[-0.5], [0.5, 0.0, 0.5]])
 def test_a_standard_deviation_of_nothing_is_refused(std: list[float]) -> None:
     with pytest.raises(UserError, match=r"model\.input_std"):
-        build_model(tiny.unet(input_std=std), 3, 1)
+        validate(tiny.unet().model_dump() | {"input_std": std}, ModelParams, "model")
 
 
 @pytest.mark.parametrize(

@@ -745,7 +745,10 @@ BUNDLES: dict[str, tuple[Bend, str]] = {
     "description: a key too few": (described("overlap: 0.5", ""), "overlap is missing"),
     "description: three channels": (described("channels: 1\ntask", "channels: 3\ntask"), NOT_THESE),
     "description: no channels": (described("channels: 1\ntask", "channels: 0\ntask"), "channels = 0"),
-    "description: a deviation of 0": (described("input_std:\n  - 0.5", "input_std:\n  - 0.0"), "greater than 0"),
+    "description: a deviation of 0": (
+        described("input_std:\n  - 0.5", "input_std:\n  - 0.0"),
+        "greater than or equal to 0.001",
+    ),
 }
 
 

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from extras import HAS_CRF
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from sections import CONF, SECTIONS
 
 from medseg.core.errors import UserError
@@ -236,6 +238,7 @@ def use_loss(section: Any) -> None:
     loss = build_loss(section, logits)(given_logits, truth)
     loss.backward()  # type: ignore[no-untyped-call]
     assert given_logits.grad is not None
+    assert given_logits.grad.isfinite().all()
 
 
 def use_optimisation(group: str, section: Any) -> None:
@@ -250,13 +253,34 @@ def use_optimisation(group: str, section: Any) -> None:
 
 
 def use_evaluation(section: Any, folder: Path) -> None:
-    section = section.model_copy(update={"crf": section.crf.model_copy(update={"use": "never"})})
+    use = "always" if HAS_CRF else "never"
+    section = section.model_copy(update={"crf": section.crf.model_copy(update={"use": use})})
     images = [tiny.image(folder / "raw", "a.png", *tiny.square(0, 16, 16), split="val")]
     network = tiny.description(tiny.resize(side=16))
     description, _ = select(
         lambda pixels: np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(255), network, images, section
     )
     assert 0 < description.chosen.choices.postprocess.threshold < 1
+
+
+def numbers(schema: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Each number of a JSON schema, with the place where it stands."""
+    if isinstance(schema, dict) and schema.get("type") in ("integer", "number"):
+        yield from [] if "enum" in schema else [(where, schema)]
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            yield from numbers(value, f"{where}.{key}")
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from numbers(value, where)
+
+
+@pytest.mark.parametrize("group", SECTIONS)
+def test_every_number_has_both_bounds(group: str) -> None:
+    """Without one, some value ends the process, never ends, fills the memory or gives NaN."""
+    found = dict(numbers(TypeAdapter(SECTIONS[group]).json_schema(), group))
+    lower, upper = {"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}
+    assert [where for where, schema in found.items() if not (lower & schema.keys() and upper & schema.keys())] == []
 
 
 @given(value=VALUES)

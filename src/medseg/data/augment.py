@@ -62,7 +62,7 @@ class Elastic(Section):
     """
 
     p: Probability
-    alpha: float = Field(gt=0)  # factor, pixels
+    alpha: float = Field(gt=0, le=1e5)  # factor, pixels
     sigma: float = Field(ge=1, le=100)  # standard deviation of the smoothing, pixels
 
 

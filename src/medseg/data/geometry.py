@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from medseg.core.errors import UserError
 from medseg.core.params import Section
-from medseg.data.image_io import Pixels, to_channels
+from medseg.data.image_io import MAX_PIXELS, Pixels, size_text, to_channels
 from medseg.data.patches import Border, origins
 
 Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
@@ -83,11 +84,17 @@ def fit(image: Pixels, geometry: Geometry) -> Pixels:
     The only way from an image to the network: training and validation samples, evaluation and prediction all take it.
     `Resize` and `Scale` change the size; with `keep`, 0 is padded below and right. `Patchify` keeps the size, and
     patches or tiles are then cut from the result. It takes whole images: what is annotated of a new image is not known.
+    Raises `UserError` where the result of `Scale` would have more than `MAX_PIXELS`.
     """
     image = to_channels(image, geometry.channels)
     if isinstance(geometry, Patchify):
         return image
     size = fitted_size(image.shape[0], image.shape[1], geometry)
+    if isinstance(geometry, Scale) and size[0] * size[1] > MAX_PIXELS:
+        raise UserError(
+            f"prepare.factor = {geometry.factor}: makes {size[1]}x{size[0]} pixels of an image of {size_text(image)}, "
+            f"more than {MAX_PIXELS} in all; lower it, or cut the image into several"
+        )
     return _pad_to_frame(_resize(image, size).reshape(*size, geometry.channels), geometry)
 
 

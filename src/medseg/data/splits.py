@@ -35,7 +35,7 @@ class Folds(Section):
     name: Literal["folds"]
     seed: Seed
     folds: int = Field(ge=2, le=100)
-    fold: int = Field(ge=0)
+    fold: int = Field(ge=0, lt=100)
     val: float = Field(gt=0, lt=1)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from medseg.core.parallel import MachineParams, run_parallel
+from medseg.core.params import Seed
 from medseg.datasets.busi import LABELS, scan_busi_layout
 from medseg.datasets.record import Record
 from medseg.datasets.source import SourceParams
@@ -19,7 +20,7 @@ from medseg.datasets.ultrasound import Kind, simulate
 
 TOP_FOLDER = "Dataset_BUSI_with_GT"  # the name that BUSI ships with
 
-Count = Annotated[int, Field(ge=1)]  # a label without an image would not be BUSI's layout
+Count = Annotated[int, Field(ge=1, le=100_000)]  # a label without an image would not be BUSI's layout
 Width = Annotated[int, Field(ge=64, le=1024)]
 Decibels = Annotated[float, Field(ge=0, le=40)]
 
@@ -30,7 +31,7 @@ class PhantomParams(SourceParams):
     name: Literal["phantom"]
     title = "simulated breast ultrasound"
     simulated = True
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     benign: Count
     malignant: Count
     normal: Count

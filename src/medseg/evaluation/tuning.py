@@ -25,7 +25,7 @@ from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, Scoring, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.tta import predict_augmented
-from medseg.metrics.counting import CountingChoice, CountingParams, count_objects, counting_errors
+from medseg.metrics.counting import CountingChoice, CountingParams, Size, count_objects, counting_errors
 from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
 from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Description
@@ -57,7 +57,7 @@ class ChoiceParams(Section):
     test_time_augmentation: Augmentation | Literal["val"]
     crf: CrfSettings
     fill_holes: Use
-    smallest_object: Annotated[int, Field(ge=0)] | Literal["val"]  # pixels
+    smallest_object: Size | Literal["val"]  # pixels
     largest_component: Use
 
 
@@ -68,7 +68,7 @@ class EvaluateParams(ChoiceParams):
     tolerance: Tolerance
     uncertainty: Augmentation  # the orientations over which the map of uncertainty is computed
     overlap: float = Field(ge=0, lt=0.95)  # of neighbouring tiles, as a share of their side
-    batch_size: int = Field(ge=1)  # tiles at a time
+    batch_size: int = Field(ge=1, le=65_536)  # tiles at a time
 
 
 @dataclass(frozen=True)

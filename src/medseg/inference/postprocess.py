@@ -7,6 +7,7 @@ from pydantic import Field
 
 from medseg.core.params import Section
 from medseg.data.image_io import Pixels
+from medseg.metrics.counting import Size
 
 Probabilities = NDArray[np.float32]
 
@@ -18,7 +19,7 @@ class Postprocess(Section):
 
     threshold: float = Field(gt=0, lt=1)  # a pixel is foreground where its probability is at least this
     fill_holes: bool
-    smallest_object: int = Field(ge=0)  # pixels; smaller objects are dropped
+    smallest_object: Size  # pixels; smaller objects are dropped
     largest_component: bool  # keep the largest object alone
 
 

@@ -22,11 +22,12 @@ from pydantic import Field
 from scipy import ndimage
 
 from medseg.core.params import Section
+from medseg.data.image_io import MAX_PIXELS
 from medseg.metrics.distances import distance_to_background
 from medseg.metrics.overlap import Mask
 
 Labels = NDArray[np.int32]
-Size = Annotated[int, Field(ge=0)]  # pixels
+Size = Annotated[int, Field(ge=0, le=MAX_PIXELS)]  # pixels
 Depth = Annotated[float, Field(gt=0, le=100)]  # pixels
 
 _EIGHT = ndimage.generate_binary_structure(2, 2)

@@ -29,7 +29,7 @@ _LENGTHS = np.array(
 class Tolerance(Section):
     """The tolerances of the normalised surface Dice."""
 
-    pixels: float = Field(ge=0)
+    pixels: float = Field(ge=0, le=10_000)
     diagonal: float = Field(ge=0, le=1)  # as a share of the diagonal of the masks
 
 

@@ -85,8 +85,6 @@ def build_model(params: ModelParams, channels: int, classes: int) -> Network:
     not fit the channels.
     """
     mean, std = (_per_channel(params, key, channels) for key in ("input_mean", "input_std"))
-    if min(std) <= 0:
-        raise UserError(f"params.yaml: model.input_std = {params.input_std}: must be greater than 0")
     core, divisor, smallest = _build_core(params, channels, classes)
     return Network(core, divisor, mean, std, smallest)
 

@@ -7,17 +7,19 @@ from pydantic import Field, field_validator
 from medseg.core.params import Section
 
 EncoderWeights = Literal["auto", "imagenet", "none"]
-PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
+Means = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=1, max_length=3)]
+Deviations = Annotated[list[Annotated[float, Field(ge=1e-3, le=100)]], Field(min_length=1, max_length=3)]
 Width = Annotated[int, Field(ge=1, le=4096)]  # feature maps
 Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability
+FirstWidth = Annotated[int, Field(ge=1, le=256)]  # feature maps of the first level, where deeper ones have multiples
 FiveWidths = Annotated[list[Width], Field(min_length=5, max_length=5)]
 
 
 class Network(Section):
     """Base of all networks: how the input is normalised."""
 
-    input_mean: PerChannel  # of pixels scaled to 0..1
-    input_std: PerChannel
+    input_mean: Means  # of pixels scaled to 0..1, for each channel, or one for all
+    input_std: Deviations
 
 
 class Encoded(Network):
@@ -55,21 +57,21 @@ class UnetPlain(Network):
     """Ronneberger's U-Net with batch normalisation."""
 
     name: Literal["unet_plain"]
-    init_features: Width  # of the first level; each level below has twice as many
+    init_features: FirstWidth  # of the first level; each level below has twice as many
 
 
 class Segnet(Network):
     """SegNet: unpooling by the encoder's max-pooling indices."""
 
     name: Literal["segnet"]
-    init_features: Width  # of the first level; the deeper ones have 2, 4, 8 and 8 times as many
+    init_features: FirstWidth  # of the first level; the deeper ones have 2, 4, 8 and 8 times as many
 
 
 class ImprovedUnet(Network):
     """Isensee's U-Net of BraTS 2017 in two dimensions."""
 
     name: Literal["improved_unet"]
-    init_features: Width  # of the first level; each level below has twice as many
+    init_features: FirstWidth  # of the first level; each level below has twice as many
     dropout: Dropout  # in the context modules
 
 

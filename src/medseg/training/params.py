@@ -11,11 +11,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from medseg.core.params import Section, Word
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+LEAST_WEIGHT = 1e-3
+PixelCount = Annotated[float, Field(ge=0, le=1e6)]
 L = TypeVar("L", bound="Loss")
 Decay = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]  # of the previous step that is added to the next
-Divisor = Annotated[float, Field(ge=1)]
+Divisor = Annotated[float, Field(ge=1, le=1e9)]
 Fused = bool  # torch's fused kernel: faster, equal but for rounding
 
 
@@ -31,8 +33,8 @@ class Loss(Section):
     @field_validator("head_weights")
     @classmethod
     def _weigh_an_output(cls, weights: list[float]) -> list[float]:
-        if sum(weights) == 0:
-            raise ValueError("at least one weight must be greater than 0")
+        if sum(weights) < LEAST_WEIGHT:  # their mean would be one of numbers that single precision does not hold
+            raise ValueError(f"at least one weight must be greater than 0, their sum at least {LEAST_WEIGHT}")
         return weights
 
 
@@ -63,7 +65,7 @@ class Dice(Loss):
     """
 
     name: Literal["dice"]
-    smooth: float = Field(ge=0)  # pixels added to both parts of the fraction
+    smooth: PixelCount  # pixels added to both parts of the fraction
 
 
 class BCEDice(Loss):
@@ -72,7 +74,7 @@ class BCEDice(Loss):
     name: Literal["bce_dice"]
     bce_weight: Weight
     dice_weight: Weight
-    smooth: float = Field(ge=0)
+    smooth: PixelCount
 
     @model_validator(mode="after")
     def _weigh_a_part(self) -> Self:
@@ -85,7 +87,7 @@ class CEDice(Loss):
     name: Literal["ce_dice"]
     ce_weight: Weight
     dice_weight: Weight
-    smooth: float = Field(ge=0)
+    smooth: PixelCount
 
     @model_validator(mode="after")
     def _weigh_a_part(self) -> Self:
@@ -216,14 +218,14 @@ class Plateau(Section):
     name: Literal["plateau"]
     monitor: Literal["train/loss", "val/loss", "val/dice"]
     factor: float = Field(gt=0, lt=1)
-    patience: int = Field(ge=0)  # epochs
+    patience: int = Field(ge=0, le=100_000)  # epochs
 
 
 class Cosine(Section):
     """A linear warm-up (Goyal et al. 2017, section 2.2), then half a cosine (Loshchilov and Hutter, ICLR 2017)."""
 
     name: Literal["cosine"]
-    warmup_epochs: float = Field(ge=0)
+    warmup_epochs: float = Field(ge=0, le=100_000)
     final_share: float = Field(ge=0, le=1)  # of learning_rate, at the end
 
 
@@ -231,7 +233,7 @@ class Poly(Section):
     """The rate falls as (1 - progress)^power (DeepLab, Chen et al., TPAMI 2018, section 4.1)."""
 
     name: Literal["poly"]
-    power: float = Field(gt=0)
+    power: float = Field(gt=0, le=100)
 
 
 class OneCycle(Section):
@@ -286,16 +288,17 @@ class TrainParams(Section):
 
     init_from: Word | None  # a network in weights/ whose weights are taken; the optimiser starts anew
     continue_from: Word | None  # a network in weights/ that is trained further, with its optimiser and scheduler
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # of all ranks together
-    patience: int = Field(ge=1)  # epochs without a better val/dice before training ends, once the network has learned
-    gradient_clip: float = Field(ge=0)  # largest norm of the gradient; 0: not clipped
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=65_536)  # of all ranks together
+    # Epochs without a better val/dice before training ends, once the network has learned.
+    patience: int = Field(ge=1, le=100_000)
+    gradient_clip: float = Field(ge=0, le=1e6)  # largest norm of the gradient; 0: not clipped
     precision: Literal["32-true", "16-mixed", "bf16-mixed"]
     deterministic: bool
     channels_last: bool  # memory format of the weights; batches are so in any case
     compile: bool  # torch.compile
-    devices: int = Field(ge=1)  # ranks per machine, each with a GPU of its own, or on the CPU
-    num_nodes: int = Field(ge=1)  # machines
+    devices: int = Field(ge=1, le=64)  # ranks per machine, each with a GPU of its own, or on the CPU
+    num_nodes: int = Field(ge=1, le=1024)  # machines
     strategy: Literal["auto", "ddp"]  # Lightning's words
     ema_decay: float = Field(ge=0, lt=1)  # of the running mean of the weights that is kept; 0: the weights themselves
 
