@@ -155,3 +155,71 @@ def test_no_stage_depends_on_a_part_of_an_output() -> None:
     made = set().union(*(outputs(stage) for stage in STAGES.values()))
     parts = [(dep, out) for stage in STAGES.values() for dep in stage["deps"] for out in made if dep != out]
     assert [pair for pair in parts if lies_in(*pair)] == []
+
+
+READERS = {  # of image files, by module: each opens more formats than are to be opened, some by starting a program
+    "PIL.Image": {"open"},
+    "cv2": {"imread", "imreadmulti", "imdecode", "imdecodemulti", "VideoCapture"},
+    "matplotlib": {"image"},
+    "matplotlib.pyplot": {"imread"},
+    "skimage": {"io"},
+    "torchvision": {"io", "datasets"},
+}
+READING_PACKAGES = {"imageio", "tifffile", "skimage.io", "torchvision.io", "torchvision.datasets", "matplotlib.image"}
+THE_READER = "src/medseg/data/image_io.py"
+AS_OTHERS_DO = {  # benchmarks of what a script of one's own does, on PNG files that they wrote themselves
+    *("benchmarks/data_stages.py", "benchmarks/peers/smp_script.py", "benchmarks/peers/older.py"),
+}
+
+
+def opened_images(source: str) -> list[str]:
+    """Where a module reads image files by a library: the names, as written or imported."""
+    aliases: dict[str, str] = {}  # names here to what they stand for
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                known_as = name.asname or name.name.partition(".")[0]
+                aliases[known_as] = name.name if name.asname else known_as
+                found += [name.name] if name.name in READING_PACKAGES else []
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                whole = f"{node.module}.{name.name}"
+                aliases[name.asname or name.name] = whole
+                is_reader = name.name in READERS.get(node.module or "", ())
+                found += [whole] if is_reader or {whole, node.module} & READING_PACKAGES else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            first, *others = ast.unparse(node.value).split(".")
+            module = ".".join([aliases.get(first, first), *others])
+            found += [f"{module}.{node.attr}"] if node.attr in READERS.get(module, ()) else []
+    return found
+
+
+def test_images_are_opened_in_one_module_alone() -> None:
+    """Elsewhere a file named .tif could be PostScript, for which Pillow starts Ghostscript."""
+    parts = ("src", "stages", "benchmarks", "docs", ".ci")
+    modules = {path.relative_to(PROJECT).as_posix(): path for part in parts for path in (PROJECT / part).rglob("*.py")}
+    opening = {name for name, path in modules.items() if opened_images(path.read_text(encoding="utf-8"))}
+    assert opening == {THE_READER} | AS_OTHERS_DO
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from PIL import Image\nImage.open(path)",
+        "from PIL import Image as PilImage\nread = PilImage.open",
+        "import PIL.Image\nPIL.Image.open(path)",
+        "from PIL.Image import open as read",
+        "import cv2\ncv2.imread(path)",
+        "import cv2 as cv\ncv.imdecode(buffer, 1)",
+        "def f():\n    from cv2 import imread",
+        "import tifffile",
+        "from skimage import io",
+        "import imageio as iio",
+        "import matplotlib.pyplot as plt\nplt.imread(path)",
+    ],
+)
+def test_the_look_for_readers_of_images_finds_each_way_to_write_one(source: str) -> None:
+    assert opened_images(source) != []
+    assert opened_images("from pathlib import Path\nfrom PIL import Image\nPath(x).open()\nImage.fromarray(a)") == []
