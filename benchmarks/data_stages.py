@@ -96,6 +96,9 @@ def draw_images(raw: Path, count: int) -> list[Image]:
             width=SIDE,
             region=Region(0, 0, SIDE, SIDE),
             foreground=0.5,
+            sha256="0" * 64,
+            phash="0" * 16,
+            patient="",
         )
         for number in range(count)
     ]

@@ -165,7 +165,8 @@ def noise(folder: Path, count: int, side: int) -> Packed:
     for image, mask in zip(images, masks, strict=True):
         image[:] = rng.integers(0, 256, image.shape, np.uint8)
         mask[:] = rng.integers(0, 2, mask.shape, np.uint8)
-    columns = {"file": "none.png", "label": "a", "group": "a", "top": 0, "left": 0, "variant": 0}
+    columns: dict[str, str | int] = {"file": "none.png", "label": "a", "group": "a"}
+    columns |= {"sha256": "0" * 64, "phash": "0" * 16, "patient": "", "top": 0, "left": 0, "variant": 0}
     geometry = Resize(name="resize", channels=1, height=side, width=side, aspect="squash", small_objects="drop")
     describe_arrays(folder, pd.DataFrame(columns, index=range(count)), geometry)
     return open_packed(folder)

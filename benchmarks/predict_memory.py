@@ -103,6 +103,7 @@ def write_models(folder: Path) -> None:
     import torch
     from torch.nn import functional
 
+    from medseg.data.training_images import no_images, write_training_images
     from medseg.inference.onnx_export import export
     from medseg.models.checkpoint import save_bundle
     from medseg.models.network import build_model
@@ -120,6 +121,7 @@ def write_models(folder: Path) -> None:
         optimizer.step()
     for number, values in enumerate(described):
         save_bundle(folder / f"model{number}", network, values)
+        write_training_images(no_images(), folder / f"model{number}")
         export(folder / f"model{number}", folder / f"model{number}.onnx")
 
 

@@ -23,6 +23,7 @@ from benchmarks.measuring import Row, report, row, seconds
 from benchmarks.predict_memory import GEOMETRIES, description
 from medseg.core.params import read_yaml, validate
 from medseg.data.image_io import Pixels
+from medseg.data.training_images import no_images, write_training_images
 from medseg.inference.backends import INPUT, OUTPUT, Accelerator, Runtime, open_model
 from medseg.inference.onnx_export import export
 from medseg.inference.predict import BATCH_SIZE
@@ -72,6 +73,7 @@ def write_model(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     save_bundle(folder, build_model(described.model, channels=1, classes=1), described)
+    write_training_images(no_images(), folder)
     export(folder, folder / "segmenter.onnx")
     return folder
 

@@ -29,6 +29,7 @@ def main(
     from medseg.core.params import read_section
     from medseg.data.image import images_of, of_split
     from medseg.data.manifest import read_manifest
+    from medseg.data.training_images import read_training_images, write_training_images
     from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.model_card import write_card
     from medseg.evaluation.plots import write_plots
@@ -53,6 +54,7 @@ def main(
         write_plots(found, thresholds, means, images, predictions, partial)
     with atomic_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
+        write_training_images(read_training_images(network), partial)
         write_card(partial, description, audited, summary, means)
     record_environment(environment, "evaluate")
 

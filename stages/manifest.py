@@ -5,11 +5,15 @@ from pathlib import Path
 from medseg.core.app import run_stage
 
 
-def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, audit_file: Path) -> None:
+def main(
+    params: Path, raw: Path, lists: Path, weights: Path, manifest: Path, splits: Path, overlap: Path, audit_file: Path
+) -> None:
     """Tabulate the images and masks under RAW, draw the split, and audit the data.
 
-    Example: `python -m stages.manifest params.yaml data/raw conf/lists data/manifest.csv data/splits
-    metrics/manifest.json`
+    OVERLAP tells which images of val and test the networks in WEIGHTS have seen.
+
+    Example: `python -m stages.manifest params.yaml data/raw conf/lists weights data/manifest.csv data/splits
+    data/initial_overlap.csv metrics/manifest.json`
     """
     import json
 
@@ -20,6 +24,7 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     from medseg.data.manifest import ManifestParams, measure, write_manifest
     from medseg.data.splits import SplitParams, assign, write_lists
     from medseg.data.task import TaskParams
+    from medseg.data.training_images import overlap_of_networks
     from medseg.datasets import DataParams
     from medseg.datasets.changes import told_where_changed
     from medseg.previews.audit import audit, inverted_masks, turned_images
@@ -31,6 +36,8 @@ def main(params: Path, raw: Path, lists: Path, manifest: Path, splits: Path, aud
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     read_section(params, "task", TaskParams).check_manifest(table)
     write_manifest(table, manifest)
+    seen = overlap_of_networks(table, weights, settings.duplicate_distance)
+    write_text(overlap, seen.to_csv(index=False, lineterminator="\n"))
     images = images_of(table, raw)
     audited = audit(data.name, table, faults, inverted_masks(images), turned_images(images))
     for warning in audited["warnings"]:

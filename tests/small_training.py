@@ -17,6 +17,7 @@ from medseg.training.trainer import NO_LOGGER, Folders, Recipe, Trained, fit
 TRAIN = TrainParams(
     init_from=None,
     continue_from=None,
+    initial_overlap="fail",
     epochs=3,
     batch_size=2,
     patience=10,

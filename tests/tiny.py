@@ -17,18 +17,22 @@ from medseg.data.image_io import Pixels, write_png
 from medseg.data.intensity import FULL
 from medseg.data.packed import Packed, create_arrays, describe_arrays, open_packed
 from medseg.data.task import Binary, Multiclass, TaskParams
+from medseg.data.training_images import no_images, write_training_images
 from medseg.datasets.record import Region
 from medseg.inference.postprocess import Postprocess
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Scoring, SegmenterDescription
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.surface import Tolerance
+from medseg.models.checkpoint import save_bundle
 from medseg.models.model_yaml import Description, Training
+from medseg.models.network import Network
 from medseg.models.params import ModelParams, Unet
 
 BINARY = Binary(name="binary")
 LESIONS = Multiclass(name="multiclass", background="normal", labels=["benign", "malignant"])
 SMALL_ENCODER = "timm-mobilenetv3_small_minimal_100"
 CPU = MachineParams(workers=1, backend="threading", accelerator="cpu")
+UNKNOWN = {"sha256": "0" * 64, "phash": "0" * 16, "patient": ""}  # of an image whose file plays no part
 STILL: dict[str, Any] = {
     "horizontal_flip": 0.0,
     "vertical_flip": 0.0,
@@ -121,7 +125,7 @@ def write_packed(
         if label == LESIONS.background:
             masks[number] = 0
         place = {"top": 0, "left": 0, "variant": 0}
-        lines.append({"file": f"{number}.png", "label": label, "group": f"g{number}"} | place)
+        lines.append({"file": f"{number}.png", "label": label, "group": f"g{number}"} | UNKNOWN | place)
     describe_arrays(folder, pd.DataFrame(lines), resize(channels, side))
     return open_packed(folder)
 
@@ -177,6 +181,12 @@ def segmenter(
     )
 
 
+def save_model(folder: Path, network: Network, description: Description, images: pd.DataFrame | None = None) -> None:
+    """A whole model folder: weights, description and the images that trained it, by default none."""
+    save_bundle(folder, network, description)
+    write_training_images(no_images() if images is None else images, folder)
+
+
 def image(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: Any) -> Image:
     """Write an image and its mask under `raw`: an image of the test set, but for `changes` of its fields."""
     write_png(raw / file, pixels)
@@ -196,7 +206,7 @@ def image(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: Any) ->
         "width": width,
         "region": region,
         "foreground": float(region.crop(mask).mean()),
-    }
+    } | UNKNOWN
     return Image(**(fields | changes))
 
 

@@ -15,6 +15,7 @@ SECTIONS: dict[str, Any] = {
     "train": {
         "init_from": None,
         "continue_from": None,
+        "initial_overlap": "fail",
         "epochs": 1,
         "batch_size": 2,
         "patience": 2,
@@ -38,6 +39,7 @@ NAMES = (
     "augmented",
     "val",
     "weights",
+    "overlap.csv",
     "models/network",
     "metrics/train",
     "metrics/train.json",

@@ -96,7 +96,8 @@ def prepared(folder: Path, seed: int, epochs: int) -> Path:
     compose(ROOT / "conf", params, ["experiment=sample_busi", *seeds, *lengths])
     if not raw.exists():
         download(params, raw)
-    tabulate(params, raw, ROOT / "conf" / "lists", manifest, place / "splits", place / "audit.json")
+    made = (manifest, place / "splits", place / "overlap.csv", place / "audit.json")
+    tabulate(params, raw, ROOT / "conf" / "lists", ROOT / "weights", *made)
     rows = read_manifest(manifest)
     workers = read_section(params, "machine", MachineParams)
     geometry: Geometry = read_section(params, "prepare", Geometry)
@@ -123,7 +124,9 @@ def trained(place: Path, train: str, val: str, name: str) -> Path:
 
     network = place / name
     outputs = [place / f"{name} {what}" for what in ("metrics", "train.json", "logs", "environment.json")]
-    train_stage(place / "params.yaml", place / train, place / val, ROOT / "weights", network, *outputs)
+    train_stage(
+        place / "params.yaml", place / train, place / val, ROOT / "weights", place / "overlap.csv", network, *outputs
+    )
     return network
 
 

@@ -10,7 +10,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 medseg params --output "$work/params.yaml" experiment=sample_busi
 python -m stages.download "$work/params.yaml" "$work/raw"
-python -m stages.manifest "$work/params.yaml" "$work/raw" conf/lists "$work/manifest.csv" "$work/splits" "$work/audit.json"
+python -m stages.manifest "$work/params.yaml" "$work/raw" conf/lists weights "$work/manifest.csv" "$work/splits" \
+    "$work/overlap.csv" "$work/audit.json"
 while IFS= read -r file; do
     mkdir -p "$work/test/$(dirname "$file")"
     cp "$work/raw/${file%.png}".png "$work/raw/${file%.png}"_mask*.png "$work/test/$(dirname "$file")"

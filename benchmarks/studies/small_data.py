@@ -80,7 +80,8 @@ def train(folder: Path, overrides: Sequence[str]) -> float:
     augmented = "augmented_none" if "augment=none" in overrides else "augmented"
     if not (folder / "raw").exists():
         stage(folder, "download", "raw")
-        stage(folder, "manifest", "raw", str(ROOT / "conf" / "lists"), "manifest.csv", "splits", "manifest.json")
+        inputs = ("raw", str(ROOT / "conf" / "lists"), str(ROOT / "weights"))
+        stage(folder, "manifest", *inputs, "manifest.csv", "splits", "overlap.csv", "manifest.json")
         stage(folder, "prepare", "raw", "manifest.csv", "prepared", "samples.png")
     if not (folder / augmented).exists():
         stage(folder, "augment", "prepared/train", augmented, "variants.png")
@@ -91,6 +92,7 @@ def train(folder: Path, overrides: Sequence[str]) -> float:
         augmented,
         "prepared/val",
         weights,
+        "overlap.csv",
         "network",
         "metrics",
         "train.json",

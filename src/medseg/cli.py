@@ -231,6 +231,12 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option(help="With --images: the label of the images, a word or a field, '{folder}'.")
     ] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            help="With --images: whose images they are, a field, '{folder}'; those of one count as one group."
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that can't be used, and list them.")
     ] = False,
@@ -243,20 +249,20 @@ def evaluate(
     Examples: `medseg evaluate --model models/segmenter --data scans --out scored --images 'images/{name}.png'
     --masks 'masks/{name}.png'`, `medseg evaluate --model models/segmenter --data busi --out scored --layout busi`.
 
-    Patterns are those of conf/data/folder.yaml. Images that the model was trained on are not recognised: leave them
-    out, or the scores are optimistically biased.
+    Patterns are those of conf/data/folder.yaml. Images that trained or tuned the model, near-duplicates of such, and
+    images of the same patients are counted and named: leave them out, or the scores are optimistically biased.
     """
     from medseg.datasets import LAYOUTS
     from medseg.evaluation.external import evaluate_external, folder_data
 
-    if layout is not None and (images, masks, label) == (None, None, None):
+    if layout is not None and (images, masks, label, patient) == (None, None, None, None):
         if layout not in LAYOUTS:
             raise typer.BadParameter(f"'{layout}' is none of {', '.join(LAYOUTS)}", param_hint="--layout")
         source = LAYOUTS[layout]
     elif layout is None and images is not None and masks is not None:
-        source = folder_data(images, masks, label)
+        source = folder_data(images, masks, label, patient)
     else:
-        raise typer.BadParameter("name --images and --masks (--label is optional), or --layout alone")
+        raise typer.BadParameter("name --images and --masks (--label and --patient are optional), or --layout alone")
     typer.echo(evaluate_external(model, source, data, out, skip_bad, accelerator))
 
 

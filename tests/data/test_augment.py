@@ -46,7 +46,8 @@ def prepared(folder: Path, count: int, height: int = 64, width: int = 64) -> Pat
     for number in range(count):
         image, mask = blobs(width, number)
         images[number], masks[number] = image[:height], mask[:height]
-    index = pd.DataFrame({"file": [f"{n}.png" for n in range(count)], "label": "x", "group": "g", "top": 0, "left": 0})
+    columns = {"label": "x", "group": "g", **tiny.UNKNOWN, "top": 0, "left": 0}
+    index = pd.DataFrame({"file": [f"{number}.png" for number in range(count)], **columns})
     geometry = Resize(name="resize", channels=1, height=height, width=width, aspect="squash", small_objects="drop")
     describe_arrays(folder / "prepared", index.assign(variant=0), geometry)
     return folder / "prepared"

@@ -16,7 +16,8 @@ def fill(folder: Path, geometry: Geometry = PATCHES, count: int = 3) -> pd.DataF
     images[1] = 7
     masks[2] = 1
     index = pd.DataFrame(
-        {"file": [f"{number}.png" for number in range(count)], "label": "01", "group": "1e5", "top": 0, "left": 5}
+        {"file": [f"{number}.png" for number in range(count)], "label": "01", "group": "1e5"}
+        | {"sha256": "1" * 64, "phash": "00000000000001e5", "patient": "007", "top": 0, "left": 5}
     )
     index["variant"] = 0
     describe_arrays(folder, index, geometry)

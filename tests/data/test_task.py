@@ -129,6 +129,9 @@ def image(label: str, foreground: float) -> Image:
         width=4,
         region=Region(0, 0, 4, 4),
         foreground=foreground,
+        sha256="0" * 64,
+        phash="0" * 16,
+        patient="",
     )
 
 

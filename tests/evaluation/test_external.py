@@ -1,5 +1,6 @@
 """`medseg evaluate`: a model against images that it knows nothing of."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from medseg.core.params import read_yaml
 from medseg.data.image_io import write_png
 from medseg.data.manifest import read_manifest
 from medseg.data.task import Multiclass
+from medseg.data.training_images import no_images, training_images, write_training_images
 from medseg.datasets import LAYOUTS
 from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.external import (
@@ -34,7 +36,7 @@ from medseg.inference.onnx_export import export
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
 from medseg.inference.torch_backend import network_forward
-from medseg.models.checkpoint import load_bundle, save_bundle
+from medseg.models.checkpoint import load_bundle
 from medseg.models.network import build_model
 
 SIZES = {"a": (40, 50), "b": (33, 35), "c": (64, 48), "d": (50, 60)}
@@ -50,7 +52,7 @@ def write_model(folder: Path, **choices: Any) -> Path:
     """A segmenter with a small network of random weights."""
     torch.manual_seed(0)
     description = tiny.segmenter(uncertainty="flips", **choices)
-    save_bundle(folder, build_model(tiny.unet(), 1, description.task.logits), description)
+    tiny.save_model(folder, build_model(tiny.unet(), 1, description.task.logits), description)
     return folder
 
 
@@ -77,7 +79,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def score(model: Path, data: Path, out: Path, **changes: Any) -> str:
-    source = folder_data(changes.pop("images", IMAGES), changes.pop("masks", MASKS), changes.pop("label", None))
+    images, masks = changes.pop("images", IMAGES), changes.pop("masks", MASKS)
+    source = folder_data(images, masks, changes.pop("label", None), changes.pop("patient", None))
     return evaluate_external(model, source, data, out, changes.pop("skip_bad", False), "cpu")
 
 
@@ -159,7 +162,7 @@ def test_the_summary_tells_groups_empties_and_tolerances(model: Path, data: Path
     assert "| all | 4 | 3 |" in text  # e is a again
     assert "| a\\|b | 4 | 3 |" in text
     assert "Images with nothing annotated: 1." in text
-    assert "Any that the model was trained on were not recognised." in text
+    assert "None of them was recognised" in text
     assert "Left out" not in text
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["groups"].max() == 3
 
@@ -285,6 +288,57 @@ def test_every_layout_finds_the_images_of_its_data_set(samples: Path, layout: st
     assert all(record.masks for record in records)
 
 
+def seen(model: Path, files: list[Path], **patients: str) -> None:
+    """Let `files` have trained the model, and images of `patients` (by the digit of their hash) too."""
+    rows = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest(), "") for file in files]
+    rows += [(digit, digit * 64, patient) for digit, patient in patients.items()]
+    index = pd.DataFrame(rows, columns=["file", "sha256", "patient"]).assign(phash="f" * 16)
+    write_training_images(training_images(index, index.iloc[:0], no_images()), model)
+
+
+@pytest.mark.parametrize("kind", ["folder", "onnx"])
+def test_images_that_trained_the_model_are_counted_and_named(
+    model: Path, data: Path, tmp_path: Path, kind: str
+) -> None:
+    seen(model, [data / "images/b.png"])
+    if kind == "onnx":
+        export(model, tmp_path / "model.onnx")
+    text = score(tmp_path / "model.onnx" if kind == "onnx" else model, data, tmp_path / "out")
+    assert "**Warning.** 1 of the 4 images were recognised" in text
+    assert "(images/b.png: same file)" in text
+    assert (tmp_path / "out/summary.md").read_text() == text + "\n"
+    audited = json.loads((tmp_path / "out/audit.json").read_text())
+    assert audited["seen_in_training"] == {"images/b.png": "same file"}
+
+
+def test_a_near_duplicate_of_a_training_image_is_counted_too(model: Path, data: Path, tmp_path: Path) -> None:
+    score(model, data, tmp_path / "first")
+    known = read_manifest(tmp_path / "first/manifest.csv").iloc[:1].assign(sha256="9" * 64)
+    write_training_images(training_images(known, known.iloc[:0], no_images()), model)
+    assert "images/a.png: near-duplicate" in score(model, data, tmp_path / "out")
+
+
+def test_images_of_one_patient_are_one_group_and_known_patients_are_told(model: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("Ada-1", "Ada-2", "Bo-1", "Cy-1")):
+        pixels, mask = tiny.square(number, 40, 50)
+        write_png(tmp_path / "study/images" / f"{name}.png", pixels)
+        write_png(tmp_path / "study/masks" / f"{name}.png", mask * np.uint8(255))
+    seen(model, [tmp_path / "study/images/Bo-1.png"], e="Cy", f="Di")
+    patterns = {"images": "images/{who}-{scan}.png", "masks": "masks/{who}-{scan}.png", "patient": "{who}"}
+    text = score(model, tmp_path / "study", tmp_path / "out", **patterns)
+    groups = pd.read_csv(tmp_path / "out/per_image.csv").set_index("file")["group"]
+    assert groups["images/Ada-1.png"] == groups["images/Ada-2.png"]
+    assert groups.nunique() == 3
+    assert "2 of the 4 images" in text
+    assert "(images/Bo-1.png: same file, images/Cy-1.png: same patient)" in text
+
+
+def test_a_model_that_does_not_know_its_images_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    (model / "training_images.csv").unlink()
+    with pytest.raises(UserError, match=r"training_images\.csv: no such file"):
+        score(model, data, tmp_path / "out")
+
+
 def test_an_exported_model_is_scored_too(model: Path, data: Path, tmp_path: Path) -> None:
     export(model, tmp_path / "model.onnx")
     score(model, data, tmp_path / "out")
@@ -306,8 +360,14 @@ def test_the_command_prints_the_summary(model: Path, data: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--images", IMAGES), ("--layout", "busi", "--masks", MASKS), ("--layout", "busi", "--label", "x")],
-    ids=["nothing", "half", "both", "label"],
+    [
+        (),
+        ("--images", IMAGES),
+        ("--layout", "busi", "--masks", MASKS),
+        ("--layout", "busi", "--label", "x"),
+        ("--patient", "x"),
+    ],
+    ids=["nothing", "half", "both", "label", "patient"],
 )
 def test_patterns_or_a_layout_are_asked_for(options: tuple[str, ...]) -> None:
     done = medseg("--model", "m", "--data", "d", "--out", "o", *options)

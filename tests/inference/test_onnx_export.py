@@ -23,7 +23,6 @@ from medseg.inference.onnx_export import ExportedNetwork, export
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.settings import SegmenterDescription
 from medseg.inference.torch_backend import load_segmenter
-from medseg.models.checkpoint import save_bundle
 from medseg.models.network import Network, build_model
 from medseg.models.params import Library, ModelParams
 
@@ -50,7 +49,7 @@ def bundle(
     model = validate(KINDS[kind], ModelParams, "model")
     description = tiny.segmenter(geometry, model, task, threshold=0.4)
     network = build_model(model, description.channels, task.logits)
-    save_bundle(folder, taught(network) if kind == "manet" else model_sections.settled(network), description)
+    tiny.save_model(folder, taught(network) if kind == "manet" else model_sections.settled(network), description)
     return folder
 
 

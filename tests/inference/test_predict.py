@@ -422,7 +422,7 @@ def test_no_image_is_one_message(argument: str, tmp_path: Path, monkeypatch: pyt
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder and, beside it, the same as ONNX."""
     root = tmp_path_factory.mktemp("trained")
-    save_bundle(root / "segmenter", build_model(PLAIN, 1, 1).eval(), tiny.segmenter(model=PLAIN))
+    tiny.save_model(root / "segmenter", build_model(PLAIN, 1, 1).eval(), tiny.segmenter(model=PLAIN))
     export(root / "segmenter", root / "segmenter.onnx")
     return root
 

@@ -48,7 +48,7 @@ from medseg.inference.backends import DESCRIPTION_KEY
 from medseg.inference.onnx_export import export
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
-from medseg.models.checkpoint import load_bundle, save_bundle
+from medseg.models.checkpoint import load_bundle
 from medseg.models.model_yaml import DESCRIPTION, WEIGHTS
 from medseg.models.network import build_model
 
@@ -318,8 +318,8 @@ def parameters(folder: Path, **changes: Any) -> Path:
 
 def tabulated(given: Path, out: Path, **changes: Any) -> Call:
     """The stage manifest over what lies in `given`."""
-    outs = [out / name for name in ("manifest.csv", "splits", "manifest.json")]
-    return stage("manifest", parameters(given, **changes), given, given / "lists", *outs)
+    outs = [out / name for name in ("manifest.csv", "splits", "overlap.csv", "manifest.json")]
+    return stage("manifest", parameters(given, **changes), given, given / "lists", given / "weights", *outs)
 
 
 def table_of(out: Path) -> pd.DataFrame:
@@ -763,11 +763,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundles")
     torch.manual_seed(0)
     wider = PLAIN.model_copy(update={"init_features": 3})
-    save_bundle(root / "model", build_model(PLAIN, 1, 1).eval(), tiny.segmenter(model=PLAIN))
-    save_bundle(root / "wider", build_model(wider, 1, 1).eval(), tiny.segmenter(model=wider))
+    tiny.save_model(root / "model", build_model(PLAIN, 1, 1).eval(), tiny.segmenter(model=PLAIN))
+    tiny.save_model(root / "wider", build_model(wider, 1, 1).eval(), tiny.segmenter(model=wider))
     lesions = tiny.segmenter(model=PLAIN, task=tiny.LESIONS)
-    save_bundle(root / "classes", build_model(PLAIN, 1, 3).eval(), lesions)
-    save_bundle(root / "network", build_model(PLAIN, 1, 1).eval(), tiny.description(model=PLAIN))
+    tiny.save_model(root / "classes", build_model(PLAIN, 1, 3).eval(), lesions)
+    tiny.save_model(root / "network", build_model(PLAIN, 1, 1).eval(), tiny.description(model=PLAIN))
     return root
 
 
@@ -977,7 +977,7 @@ def test_bent_arrays_stop_the_next_stage(what: str, door: str, knock: Knock, giv
     bend(given / "train")
     if door == "train":
         outs = (out / "network", out / "metrics", out / "train.json", out / "logs", out / "environment.json")
-        call = stage("train", path, given / "train", given / "val", given / "weights", *outs)
+        call = stage("train", path, given / "train", given / "val", given / "weights", given / "overlap.csv", *outs)
     else:
         call = stage("augment", path, given / "train", out / "augmented", out / "sheet.png")
     assert str(given / "train") in knock(f"{door}: arrays", what, call, told)

@@ -216,6 +216,7 @@ def test_the_model_can_be_had_as_an_artifact(clone: Clone, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "got").iterdir()) == [
         "README.md",
         "model.yaml",
+        "training_images.csv",
         "weights.safetensors",
     ]
     image = next((clone.folder / "data/raw").rglob("*.png"))

@@ -255,11 +255,11 @@ class Run:
 
     def tabulate(self) -> None:
         (self.folder / "lists").mkdir(exist_ok=True)
-        self.stage("manifest", "raw", "lists", "manifest.csv", "splits", "audit.json")
+        self.stage("manifest", "raw", "lists", "weights", "manifest.csv", "splits", "overlap.csv", "audit.json")
 
     def train(self) -> None:
-        names = ("augmented", "prepared/val", "weights", "network", "metrics", "train.json", "logs", "environment.json")
-        self.stage("train", *names)
+        made = ("network", "metrics", "train.json", "logs", "environment.json")
+        self.stage("train", "augmented", "prepared/val", "weights", "overlap.csv", *made)
 
     def finish(self) -> None:
         """All from the manifest on."""

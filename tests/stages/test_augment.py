@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import yaml
 from sections import whole
 
@@ -25,7 +26,8 @@ def place(tmp_path: Path, project: Path) -> Path:
     images, masks = create_arrays(tmp_path / "train", 6, 24, 32, 1)
     images[:] = np.random.default_rng(0).integers(0, 256, images.shape)
     masks[:] = images[..., 0] > 127
-    index = pd.DataFrame({"file": [f"{number}.png" for number in range(6)], "label": "x", "group": "g"})
+    files = {"file": [f"{number}.png" for number in range(6)]}
+    index = pd.DataFrame(files | {"label": "x", "group": "g"} | tiny.UNKNOWN)
     geometry = Resize(name="resize", channels=1, height=24, width=32, aspect="squash", small_objects="drop")
     describe_arrays(tmp_path / "train", index.assign(top=0, left=0, variant=0), geometry)
     write_params(tmp_path, project)

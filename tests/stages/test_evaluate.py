@@ -19,7 +19,7 @@ from medseg.data.mask_io import read_codes
 from medseg.data.task import Multiclass
 from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.inference.settings import SegmenterDescription
-from medseg.models.checkpoint import load_bundle, save_bundle
+from medseg.models.checkpoint import load_bundle
 from medseg.models.model_yaml import WEIGHTS, Description
 from medseg.models.network import build_model
 from medseg.previews.audit import audit
@@ -41,7 +41,7 @@ def paths(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / name for name in (*INPUTS, *OUTPUTS)]
     paths[0].write_text(yaml.safe_dump(SECTIONS))
     torch.manual_seed(0)
-    save_bundle(paths[4], build_model(tiny.unet(), 1, 1), tiny.description())
+    tiny.save_model(paths[4], build_model(tiny.unet(), 1, 1), tiny.description())
     sizes = {"a (1).png": (40, 50), "b.png": (33, 35), "c.png": (64, 48)}
     rows = [tiny.row(paths[1], file, *tiny.square(number, *size)) for number, (file, size) in enumerate(sizes.items())]
     rows += [
@@ -86,7 +86,7 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
 def test_a_network_of_classes_leaves_codes_and_labels(paths: list[Path]) -> None:
     task = Multiclass(name="multiclass", background="normal", labels=["a", "b", "c"])
     torch.manual_seed(0)
-    save_bundle(paths[4], build_model(tiny.unet(), 1, 4), tiny.description(task=task))
+    tiny.save_model(paths[4], build_model(tiny.unet(), 1, 4), tiny.description(task=task))
     main(*paths)
     *_, predictions, metrics, plots, _ = paths
     summary = json.loads((predictions / "summary.json").read_text())
@@ -105,7 +105,7 @@ def test_equal_inputs_give_equal_bytes(paths: list[Path]) -> None:
         files = [file for path in outputs for file in ([path] if path.is_file() else sorted(path.rglob("*.*")))]
         contents.append({file: file.read_bytes() for file in files if file.is_file()})
     assert contents[0] == contents[1]
-    segmenter, predictions, metrics, plots = 3, 4 + 2 * 3, 1, 2 + len(PLOTS)
+    segmenter, predictions, metrics, plots = 4, 4 + 2 * 3, 1, 2 + len(PLOTS)
     assert len(contents[0]) == segmenter + predictions + metrics + plots
 
 

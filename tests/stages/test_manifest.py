@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sections import whole
 
 from medseg.core.errors import UserError
 from medseg.data.manifest import read_manifest
+from medseg.data.training_images import no_images, training_images, write_training_images
 from stages.manifest import main
 
 SECTIONS: dict[str, Any] = {
@@ -51,8 +53,9 @@ def write_params(folder: Path, **changes: dict[str, Any]) -> None:
 
 
 def arguments(folder: Path) -> list[Path]:
-    names = ("params.yaml", "raw", "lists", "out/manifest.csv", "out/splits", "out/metrics/manifest.json")
-    return [folder / name for name in names]
+    inputs = ("params.yaml", "raw", "lists", "weights")
+    outputs = ("manifest.csv", "splits", "overlap.csv", "metrics/manifest.json")
+    return [*(folder / name for name in inputs), *(folder / "out" / name for name in outputs)]
 
 
 def written(folder: Path) -> list[str]:
@@ -68,6 +71,7 @@ def test_it_writes_table_lists_and_audit(place: Path) -> None:
     assert written(place) == [
         "out/manifest.csv",
         "out/metrics/manifest.json",
+        "out/overlap.csv",
         *(f"out/splits/{split}.txt" for split in ("test", "train", "val")),
     ]
     table = read_manifest(place / "out" / "manifest.csv")
@@ -124,7 +128,7 @@ def run(project: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_as_a_command_it_is_silent_when_all_is_well(project: Path, place: Path) -> None:
     done = run(project, place)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert len(written(place)) == 5
+    assert len(written(place)) == 6
 
 
 def test_a_mistake_leaves_nothing(place: Path) -> None:
@@ -140,3 +144,22 @@ def test_a_task_that_does_not_fit_the_data_is_told_before_any_sample_is_made(pla
     with pytest.raises(UserError, match=r"task\.labels = .*the data also hold the label"):
         main(*arguments(place))
     assert not (place / "out").exists()
+
+
+def test_images_of_val_and_test_that_a_placed_network_has_seen_are_told(place: Path) -> None:
+    """Whatever split that network had: here it was trained on all images but one."""
+    main(*arguments(place))
+    table = read_manifest(place / "out/manifest.csv")
+    assert (place / "out/overlap.csv").read_text() == "network,file,split,reason\n"
+    held_out = table["split"] == "test"
+    left_out = table[held_out].head(1)
+    known = training_images(table.drop(left_out.index), left_out.iloc[:0], no_images())
+    write_training_images(known, place / "weights/first")
+    main(*arguments(place))
+    told = pd.read_csv(place / "out/overlap.csv")
+    expected = table[table["split"].isin(["val", "test"])].drop(left_out.index)
+    assert set(zip(told["file"], told["split"], strict=True)) == set(
+        zip(expected["file"], expected["split"], strict=True)
+    )
+    assert set(told["network"]) == {"first"}
+    assert set(told["reason"]) == {"same file"}

@@ -1,5 +1,7 @@
 """Groups of near-duplicate images (by perceptual hash) and of images of one patient."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -27,6 +29,17 @@ def group_names(table: pd.DataFrame, distance: int) -> list[str]:
         rows, columns = np.nonzero(signs[block] @ signs[first:].T >= 64 - 2 * distance)
         numbers = _joined(numbers, place[rows + first], place[columns + first])
     return [f"g{number:05d}" for number in pd.factorize(numbers)[0]]
+
+
+def near_any(hashes: Sequence[str], others: Sequence[str], distance: int) -> NDArray[np.bool_]:
+    """Whether each of `hashes` differs in at most `distance` bits from one of `others`; perceptual hashes as above."""
+    signs, known = (
+        np.array([_signs(value) for value in part], np.float32).reshape(-1, 64) for part in (hashes, others)
+    )
+    near = np.zeros(len(signs), bool)
+    for first in range(0, len(known), _BLOCK):
+        near |= (signs @ known[first : first + _BLOCK].T >= 64 - 2 * distance).any(axis=1)
+    return near
 
 
 def _joined(numbers: NDArray[np.intp], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.intp]:

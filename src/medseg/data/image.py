@@ -33,6 +33,9 @@ class Image:
     width: int
     region: Region  # the annotated part
     foreground: float  # share of foreground in the region, 0..1
+    sha256: str  # of its file
+    phash: str  # perceptual hash, 16 hexadecimal digits
+    patient: str  # empty: not known
     intensity: Range = FULL  # of the file's values, which becomes 0..255
 
     def read(self) -> tuple[Pixels, Pixels]:
@@ -88,6 +91,9 @@ def images_of(table: pd.DataFrame, root: Path, intensity: Range = FULL) -> list[
             width=row["width"],
             region=Region.parse(row["region"]),
             foreground=row["foreground"],
+            sha256=row["sha256"],
+            phash=row["phash"],
+            patient=row["patient"],
             intensity=intensity,
         )
         for row in table.to_dict("records")

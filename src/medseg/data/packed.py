@@ -2,7 +2,8 @@
 
 images.npy  (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB)
 masks.npy   (N, H, W) uint8, 0 background, 1 foreground, 255 (`task.UNANNOTATED`) where nothing is known
-index.csv   one row per sample: file, label, group, top, left (of a patch in its region, pixels), variant (0: original)
+index.csv   one row per sample: file, label, group, sha256, phash and patient as in the manifest, top, left (of a patch
+            in its region, pixels), variant (0: original)
 about.yaml  the geometry that made the samples, the range of intensities, and what preparation lost
 
 One large file per split costs DVC's cache and the loader next to nothing, whatever the number of samples, and with
@@ -29,7 +30,7 @@ from medseg.data.intensity import FULL, Range
 
 Write = Callable[[int, Pixels, Pixels], None]
 
-_TEXT = ("file", "label", "group")  # never numbers, though a label may look like one
+_TEXT = ("file", "label", "group", "sha256", "phash", "patient")  # never numbers, though a label may look like one
 
 
 class About(Section):

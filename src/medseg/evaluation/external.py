@@ -1,6 +1,7 @@
 """Score a segmenter on an external data set, with the choices that its bundle holds."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
 from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
+from medseg.data.training_images import find_overlap
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
 from medseg.datasets.source import SourceParams
@@ -21,7 +23,7 @@ from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.model_card import false_positives, stratum_cells
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.summary import write_tables
-from medseg.inference.backends import Accelerator, open_model
+from medseg.inference.backends import Accelerator, model_training_images, open_model
 from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks, turned_images
@@ -32,13 +34,16 @@ BATCH_SIZE = 16  # tiles at a time
 
 LABEL = "image"  # of images in a folder of one's own, where none is given
 METRICS = "metrics.json"
-WRITTEN = {"per_image.csv", "summary.csv", "columns.md", METRICS, "manifest.csv", "audit.json", "masks", "plots"}
+SUMMARY = "summary.md"
+WRITTEN = {
+    *("per_image.csv", "summary.csv", "columns.md", METRICS, SUMMARY, "manifest.csv", "audit.json", "masks", "plots"),
+}
 MAPS = {"uncertainty"}  # written beside them where uncertainty is computed
 THRESHOLDS = pd.DataFrame({"threshold": [], "dice": []})  # an external data set has no val
 
 
-def folder_data(images: str, masks: str, label: str | None) -> FolderParams:
-    """Images and masks paired by patterns, as `datasets.folder` has them; `label` may name fields of `images`.
+def folder_data(images: str, masks: str, label: str | None, patient: str | None) -> FolderParams:
+    """Images and masks paired by patterns, as `datasets.folder` has them; the others may name fields of `images`.
 
     Raises `UserError` where the patterns do not fit each other.
     """
@@ -52,7 +57,10 @@ def folder_data(images: str, masks: str, label: str | None) -> FolderParams:
         "label": named,
         "official": None,
     }
-    data: FolderParams = validate(section | {"patient": None}, FolderParams, "--images, --masks, --label")
+    of_patient = None if patient is None else {"name": "text", "text": patient}
+    data: FolderParams = validate(
+        section | {"patient": of_patient}, FolderParams, "--images, --masks, --label, --patient"
+    )
     return data
 
 
@@ -63,19 +71,20 @@ def evaluate_external(
 
     Threshold and all other choices are the model's. `out` gets the tables of `summary.write_tables` (metrics.json is
     their summary), the masks and maps of `evaluate.evaluate`, plots/ of `plots.write_plots`, manifest.csv with the
-    hashes of the scored files, and its audit.json; it is atomic. A previous evaluation in `out` is replaced. Gives
-    `summary_text`.
+    hashes of the scored files, its audit.json, and summary.md, the text that it gives (`summary_text`); it is atomic.
+    A previous evaluation in `out` is replaced.
 
-    Groups are near-duplicates among these images and known patients. Images of the training set are not recognised:
-    the model does not hold their hashes. Raises `UserError` where the model is incomplete or no segmenter,
-    images can't be used (with `skip_bad` where none can), their labels are no classes of the network, `out` holds
-    anything else, or there is no GPU.
+    Groups are near-duplicates among these images and known patients. Images that trained or tuned the model, are
+    near-duplicates of such, or of patients of such, stand in the audit's `seen_in_training`. Raises `UserError` where
+    the model is incomplete or no segmenter, images can't be used (with `skip_bad` where none can), their labels are no
+    classes of the network, `out` holds anything else, or there is no GPU.
     """
     _check_out(out, root)
     predictor = open_model(model, None, accelerator)
     images, faults = _measured(data, root, skip_bad, accelerator)
     predictor.description.task.check_external(images["label"])
     scored = images_of(images, root, predictor.description.intensity)
+    seen = find_overlap(images, model_training_images(model), DUPLICATE_DISTANCE)
     with atomic_folder(out) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
         means, _ = write_tables(found, partial, partial / METRICS)
@@ -83,14 +92,18 @@ def evaluate_external(
         write_plots(found, THRESHOLDS, means, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
         audited = audit(data.name, images, faults, inverted_masks(scored), turned_images(scored))
+        audited["seen_in_training"] = dict(zip(seen["file"], seen["reason"], strict=True))
+        text = summary_text(means, audited, predictor.description.scoring.tolerance)
+        write_text(partial / SUMMARY, text + "\n")
         write_text(partial / "audit.json", json.dumps(audited, indent=2) + "\n")
-    return summary_text(means, audited, predictor.description.scoring.tolerance)
+    return text
 
 
 def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
     """The scores in short, as Markdown: means with 95 % intervals over all images and by label, and false positives.
 
-    `means` is what `summary.write_tables` writes as summary.csv, `audited` what `audit.audit` gives.
+    `means` is what `summary.write_tables` writes as summary.csv, `audited` what `evaluate_external` writes as
+    audit.json.
     """
     rows = [
         [plain(stratum), *stratum_cells(part.set_index("metric"))]
@@ -103,7 +116,8 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
         "with 95 % intervals over groups:",
         table(["images", "number", "groups", "missed", *titles], rows),
         false_positives(means),
-        "Nothing was chosen on these images. Any that the model was trained on were not recognised.",
+        "Nothing was chosen on these images.",
+        _seen(audited["seen_in_training"], audited["images"]),
     ]
     parts += [f"Warning: {plain(warning)}." for warning in audited["warnings"]]
     if files := audited["inverted_mask_files"]:
@@ -112,6 +126,17 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
     return "\n\n".join(parts)
+
+
+def _seen(seen: Mapping[str, str], images: int) -> str:
+    known = "by its file's bytes, its patient, or as a near-duplicate"
+    if not seen:
+        return f"None of them was recognised, {known}, as one that trained or tuned the model."
+    shown = shortened(f"{plain(file)}: {reason}" for file, reason in seen.items())
+    return (
+        f"**Warning.** {len(seen)} of the {images} images were recognised, {known}, as having trained or tuned the "
+        f"model ({shown}): the scores are optimistically biased. Leave them out."
+    )
 
 
 def _check_out(out: Path, root: Path) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
+from medseg.data.training_images import parse_training_images, read_training_images
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
@@ -20,6 +22,7 @@ Runtime = Literal["torch", "onnx"]
 
 INPUT, OUTPUT = "pixels", "probabilities"  # names in the ONNX graph
 DESCRIPTION_KEY = "description"  # in the ONNX file's metadata: model.yaml as JSON
+IMAGES_KEY = "training_images"  # and training_images.csv
 NO_GPU = "--accelerator gpu: no GPU can be used here; set it to auto or cpu"
 
 
@@ -40,6 +43,19 @@ def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) ->
             raise UserError(f"--model {path}: a file runs with --runtime onnx; torch needs the model's folder")
         return _open_onnx(path, accelerator)
     return _open_onnx(_only_onnx_file(path), accelerator) if runtime == "onnx" else _open_torch(path, accelerator)
+
+
+def model_training_images(path: Path) -> pd.DataFrame:
+    """The images that trained or tuned a model folder or an ONNX file, as `data.training_images` has them.
+
+    Raises `UserError` where that is not recorded.
+    """
+    if not path.is_file():
+        return read_training_images(path)
+    text = _open_session(path, _providers("cpu")).get_modelmeta().custom_metadata_map.get(IMAGES_KEY)
+    if text is None:
+        raise UserError(f"{path}: does not say which images trained the model; write the file with `medseg export`")
+    return parse_training_images(text, f"{path}: {IMAGES_KEY}")
 
 
 def _only_onnx_file(folder: Path) -> Path:

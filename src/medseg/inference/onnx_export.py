@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +21,8 @@ from medseg.core.files import atomic_file
 from medseg.data.geometry import Patchify, Scale
 from medseg.data.intensity import in_words
 from medseg.data.task import Task
-from medseg.inference.backends import DESCRIPTION_KEY, INPUT, OUTPUT
+from medseg.data.training_images import read_training_images, training_images_text
+from medseg.inference.backends import DESCRIPTION_KEY, IMAGES_KEY, INPUT, OUTPUT
 from medseg.inference.torch_backend import load_segmenter, network_forward
 from medseg.models.model_yaml import Description
 from medseg.models.network import Network
@@ -68,8 +70,9 @@ def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
     """Write the network of a model folder to `path` as ONNX; return the only size that it takes, None for any.
 
     Input `pixels` (N, C, H, W) uint8, 0..255, RGB or grey; output `probabilities` (N, K, H, W) float32, 0..1.
-    Normalisation, padding and cropping are inside. The metadata hold the description (`backends.DESCRIPTION_KEY`, JSON)
-    and input, output and size in words. N is dynamic, and so are H and W unless `tile` fixes both.
+    Normalisation, padding and cropping are inside. The metadata hold the description (`backends.DESCRIPTION_KEY`,
+    JSON), which images trained the model (`backends.IMAGES_KEY`), and input, output and size in words. N is dynamic,
+    and so are H and W unless `tile` fixes both.
 
     The file is compared with PyTorch before it gets its name. Raises `UserError` where the model is unreadable, `tile`
     does not fit, or the network can't be exported.
@@ -85,7 +88,7 @@ def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise UserError(f"{folder}: the network can't be written as ONNX: {first_line}") from error
-        _describe(partial, description, size)
+        _describe(partial, description, size, read_training_images(folder))
         _check(network, description, size, partial, folder)
     return size
 
@@ -120,12 +123,13 @@ def _trace(network: ExportedNetwork, description: Description, size: Size | None
         )
 
 
-def _describe(path: Path, description: Description, size: Size | None) -> None:
+def _describe(path: Path, description: Description, size: Size | None, images: pd.DataFrame) -> None:
     task, colours = description.task, "RGB" if description.channels == 3 else "grey"
     channels = task.names if task.has_classes else task.class_names
     model = onnx.load(path)
     entries = {
         DESCRIPTION_KEY: json.dumps(description.model_dump()),
+        IMAGES_KEY: training_images_text(images),
         "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {colours}",
         "intensity": in_words(description.intensity),
         "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {', '.join(channels)}",

@@ -288,6 +288,7 @@ class TrainParams(Section):
 
     init_from: Word | None  # a network in weights/ whose weights are taken; the optimiser starts anew
     continue_from: Word | None  # a network in weights/ that is trained further, with its optimiser and scheduler
+    initial_overlap: Literal["fail", "warn"]  # where that network has seen images of val or test
     epochs: int = Field(ge=1, le=100_000)
     batch_size: int = Field(ge=1, le=65_536)  # of all ranks together
     # Epochs without a better val/dice before training ends, once the network has learned.
@@ -307,6 +308,11 @@ class TrainParams(Section):
         if self.init_from and self.continue_from:
             raise ValueError("init_from and continue_from exclude each other: set one of them to null")
         return self
+
+    @property
+    def initial_network(self) -> str | None:
+        """The network in weights/ from which training starts, if any."""
+        return self.init_from or self.continue_from
 
 
 class NoLogger(Section):

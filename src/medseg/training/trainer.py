@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,19 +116,21 @@ def fit(
     folders: Folders,
     machine: MachineParams,
     logger: LoggerParams = NO_LOGGER,
+    data_warnings: Sequence[str] = (),
 ) -> Trained | None:
     """Train a network on packed arrays and return it as it was at its best epoch on the validation set.
 
-    Equal inputs, seed, versions and kind of device give bit-equal weights where `train.deterministic` is on. Of several
-    ranks the first alone writes and returns the result, the others return None. Raises `UserError` where the sections
-    do not fit each other, the data, or the initial network.
+    `data_warnings` are said beforehand and kept in the description. Equal inputs, seed, versions and kind of device
+    give bit-equal weights where `train.deterministic` is on. Of several ranks the first alone writes and returns the
+    result, the others return None. Raises `UserError` where the sections do not fit each other, the data, or the
+    initial network.
     """
     pl.seed_everything(recipe.seed, verbose=False)
     recipe.task.check_training(_labels(train), _labels(val))
     _check_background(train)
     logits = recipe.task.logits
     network = build_model(recipe.model, train.geometry.channels, logits)
-    start = _initialise(network, recipe, folders.weights)
+    start = _initialise(network, recipe, folders.weights, data_warnings)
     with _run_folder(folders, start) as folder, _quiet():
         checkpoints = Checkpoints(folder, folders.metrics, recipe.train.patience)
         trainer = _trainer(recipe, machine, folders, logger, checkpoints, val)
@@ -213,19 +215,18 @@ def _check_scaling(recipe: Recipe) -> None:
         )
 
 
-def _initialise(network: Network, recipe: Recipe, placed: Path) -> _InitialWeights:
-    name = recipe.train.init_from or recipe.train.continue_from
-    if name:
+def _initialise(network: Network, recipe: Recipe, placed: Path, data_warnings: Sequence[str]) -> _InitialWeights:
+    if name := recipe.train.initial_network:
         initial_network = load_initial_network(network, name, placed, continued=recipe.train.continue_from is not None)
-        return _InitialWeights("initial_network", initial_network, [])
+        return _InitialWeights("initial_network", initial_network, [*data_warnings])
     if not isinstance(recipe.model, Encoded):
-        return _InitialWeights("random", None, [])
+        return _InitialWeights("random", None, [*data_warnings])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         encoder = network.core.get_submodule("encoder")
         origin = load_encoder_weights(encoder, recipe.model.encoder, recipe.model.encoder_weights, placed)
     notes = [str(warning.message) for warning in caught if warning.category is RandomWeightsWarning]
-    return _InitialWeights(origin, None, notes)
+    return _InitialWeights(origin, None, [*data_warnings, *notes])
 
 
 def _announce(
