@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from medpy.metric import binary as medpy
 
 from medseg.data.image_io import Pixels
-from medseg.metrics.overlap import Mask
+from medseg.metrics.overlap import Mask, count_pixels, overlap_scores
 from medseg.metrics.surface import SURFACE_SCORES, Tolerance, surface_scores
 
 SIDES = st.integers(1, 9)
@@ -43,6 +43,7 @@ def blobs(draw: st.DrawFn) -> Pixels:
 
 MASKS = arrays(np.uint8, SHAPES, elements=st.integers(0, 1)) | blobs()
 ANNOTATED = MASKS.filter(lambda image: bool(image.any()))
+OVERLAPPING = st.tuples(MASKS, MASKS).filter(lambda pair: bool((pair[0] & pair[1]).any()))
 
 FULL = np.ones((5, 5), np.uint8)
 ONE = mask("00000", "00000", "00100", "00000", "00000")
@@ -50,32 +51,39 @@ CORNER = mask("10000", "00000", "00000", "00000", "00000")
 HOLE = mask("11111", "11111", "11011", "11111", "11111")
 
 
-@given(ANNOTATED, ANNOTATED)
-@example(FULL, FULL)
-@example(FULL, ONE)
-@example(CORNER, HOLE)
-def test_hd95_and_assd_are_those_of_medpy(prediction: Pixels, truth: Pixels) -> None:
+@given(OVERLAPPING)
+@example((FULL, FULL))
+@example((FULL, ONE))
+@example((CORNER, HOLE))
+def test_hd95_and_assd_are_those_of_medpy(pair: tuple[Pixels, Pixels]) -> None:
+    prediction, truth = pair
     scores = scores_at(prediction, truth, 1)
     assert scores["hd95"] == pytest.approx(medpy.hd95(prediction, truth), abs=1e-12)
     assert scores["assd"] == pytest.approx(medpy.assd(prediction, truth), abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:surface_distance")
-@given(ANNOTATED, ANNOTATED, TOLERANCES)
-@example(FULL, ONE, 2.0)
-@example(CORNER, HOLE, 1.0)
-def test_nsd_is_that_of_surface_distance(prediction: Pixels, truth: Pixels, tolerance: float) -> None:
+@given(OVERLAPPING, TOLERANCES)
+@example((FULL, ONE), 2.0)
+@example((CORNER, HOLE), 1.0)
+def test_nsd_is_that_of_surface_distance(pair: tuple[Pixels, Pixels], tolerance: float) -> None:
+    prediction, truth = pair
     distances = surface_distance.compute_surface_distances(truth.astype(bool), prediction.astype(bool), (1, 1))
     expected = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)
     assert scores_at(prediction, truth, tolerance)["nsd"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_two_pixels_three_apart_by_hand() -> None:
-    first, second = mask("1000"), mask("0001")
-    # The outline of a pixel passes its four corners: two lie 2 from the other pixel's, two lie 3 from them.
-    scores = [scores_at(first, second, tolerance) for tolerance in (1.9, 2, 2.9, 3)]
-    assert [score["nsd"] for score in scores] == pytest.approx([0, 0.5, 0.5, 1])
-    assert [(score["hd95"], score["assd"]) for score in scores] == [(3, 3)] * 4
+def test_a_row_of_pixels_against_its_end_by_hand() -> None:
+    first, second = mask("1111"), mask("0001")
+    # The outline of the row passes ten corners, that of the pixel four, which are its own too. The ends of the row have
+    # slants, as all four corners of the pixel; the others of the row lie 1, 2 and (a slant) 3 from the pixel's.
+    slant = math.sqrt(0.5)
+    row, pixel = 4 * slant + 6, 4 * slant
+    shares = [(near + pixel) / (row + pixel) for near in (2 * slant + 2, 2 * slant + 4, 2 * slant + 6, row)]
+    scores = [scores_at(first, second, tolerance) for tolerance in (0, 1, 2, 3)]
+    assert [score["nsd"] for score in scores] == pytest.approx(shares)
+    # Pixels of the row lie 3, 2, 1 and 0 from the last, that one lies 0 from them.
+    assert [score["assd"] for score in scores] == pytest.approx([6 / 5] * 4)
 
 
 def test_the_distances_of_both_directions_are_pooled() -> None:
@@ -109,10 +117,14 @@ def test_an_empty_truth_leaves_all_undefined(prediction: Pixels) -> None:
     assert all(math.isnan(value) for value in scores.values())
 
 
-def test_a_missed_object_takes_the_diagonal_of_the_image() -> None:
+@pytest.mark.parametrize("found", [(), (3, 5), (29, 39)], ids=["nothing", "beside it", "far away"])
+def test_an_image_of_which_no_annotated_pixel_is_found_takes_the_diagonal(found: tuple[int, ...]) -> None:
     truth = np.zeros((30, 40), np.uint8)
     truth[3, 4] = 1
-    scores = surface_scores(np.zeros_like(truth), truth, Tolerance(pixels=1000, diagonal=1))
+    prediction = np.zeros_like(truth)
+    if found:
+        prediction[found] = 1
+    scores = surface_scores(prediction, truth, Tolerance(pixels=1000, diagonal=1))
     assert scores == {"hd95": 50, "assd": 50, "nsd": 0, "nsd_relative": 0}
 
 
@@ -122,12 +134,13 @@ def test_the_relative_tolerance_is_a_share_of_the_diagonal(prediction: Pixels, t
     assert relative["nsd_relative"] == scores_at(prediction, truth, share * math.hypot(*truth.shape))["nsd"]
 
 
-@given(ANNOTATED, ANNOTATED)
-def test_nothing_predicted_is_worse_than_anything_predicted(prediction: Pixels, truth: Pixels) -> None:
-    found, missed = scores_at(prediction, truth, 1), scores_at(np.zeros_like(truth), truth, 1)
-    assert found["hd95"] < missed["hd95"]
-    assert found["assd"] < missed["assd"]
-    assert found["nsd"] >= missed["nsd"]
+@given(MASKS, ANNOTATED)
+def test_distances_are_the_diagonal_just_where_recall_is_0(prediction: Pixels, truth: Pixels) -> None:
+    scores, diagonal = scores_at(prediction, truth, 1), math.hypot(*truth.shape)
+    missed = overlap_scores(count_pixels(prediction, truth))["recall"] == 0
+    assert (scores["hd95"] == diagonal) == (scores["assd"] == diagonal) == missed
+    assert scores["hd95"] <= diagonal
+    assert not missed or scores["nsd"] == 0
 
 
 @pytest.mark.parametrize("value", [2, 255])

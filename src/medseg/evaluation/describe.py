@@ -74,8 +74,8 @@ CHOICES_ON_VAL = (
     "These Dice are optimistically biased: they are of the images that chose."
 )
 MISSED = (
-    "Missed: images in which something is annotated and no pixel of it was found. They stay in every mean: overlap 0, "
-    "distances the diagonal of the region."
+    "Missed: images in which something is annotated and no pixel of it was found, whatever else was. They stay in "
+    "every mean: overlap and normalised surface Dice 0, distances the diagonal of the region."
 )
 SIZE_STRATA = "Small, medium and large are thirds of the scored images by the annotated share of their area."
 

@@ -133,24 +133,25 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "hd95", "HD95", "pixels", "lower", "surface",
         "95th percentile of the distances between both outlines, pixels, as medpy; the region's diagonal where "
-        "nothing is predicted; undefined where the truth is empty",
+        "no annotated pixel is found; undefined where the truth is empty",
         lambda pair: pair.surface["hd95"], brief=True,
     ),
     Metric(
         "assd", "ASSD", "pixels", "lower", "surface",
-        "mean distance between both outlines, pixels, as medpy; the region's diagonal where nothing is predicted; "
-        "undefined where the truth is empty",
+        "mean distance between both outlines, pixels, as medpy; the region's diagonal where no annotated pixel is "
+        "found; undefined where the truth is empty",
         lambda pair: pair.surface["assd"],
     ),
     Metric(
         "nsd", "NSD at {pixels} px", "score", "higher", "surface",
         "normalised surface Dice: share of both outlines within that distance of the other, 0..1, as DeepMind's "
-        "surface-distance; undefined where the truth is empty",
+        "surface-distance; 0 where no annotated pixel is found; undefined where the truth is empty",
         lambda pair: pair.surface["nsd"], brief=True,
     ),
     Metric(
         "nsd_relative", "NSD at {percent} % of the diagonal", "score", "higher", "surface",
-        "normalised surface Dice within that share of the region's diagonal, 0..1; undefined where the truth is empty",
+        "normalised surface Dice within that share of the region's diagonal, 0..1; 0 where no annotated pixel is "
+        "found; undefined where the truth is empty",
         lambda pair: pair.surface["nsd_relative"], brief=True,
     ),
     Metric(

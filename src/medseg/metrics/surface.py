@@ -4,6 +4,13 @@ Definitions differ between tools, and so do their numbers (Podobnik and Vrtovec,
 of distance-based metrics for image segmentation", arXiv:2410.02630). To be comparable with published scores, each
 equals that of one widely used tool: HD95 and ASSD are those of medpy, NSD that of DeepMind's surface-distance. Both
 take everything beyond the edge of an image as background, so an object that the edge cuts has a boundary there.
+
+A missed image, in which no annotated pixel was found, has the worst value of each: the diagonal and 0. Neither tool has
+a number where nothing is predicted (medpy raises an error), and "Metrics reloaded" (Maier-Hein et al., Nature Methods
+2024) takes the worst possible value there. The same holds here where all that is predicted lies beside the truth, much
+as a missed lesion takes the diagonal of the volume, 374, in BraTS 2023 (Moawad et al., arXiv:2306.00838): else one
+stray pixel would score better than an empty prediction. So a prediction beside a thin truth, however near, is a miss
+too, and there alone the numbers differ from those tools'.
 """
 
 import math
@@ -46,13 +53,14 @@ def surface_scores(prediction: Mask, truth: Mask, tolerance: Tolerance) -> dict[
       arXiv:1809.04430).
     - nsd_relative: the same with `tolerance.diagonal` times sqrt(H^2 + W^2) pixels.
 
-    Where the truth is empty, all are NaN. Where only the prediction is empty, hd95 and assd are the diagonal of the
-    masks, sqrt(H^2 + W^2), which exceeds every distance between two pixels, and both nsd are 0.
+    Where the truth is empty, all are NaN. Where the masks share no pixel, the prediction being empty or not, hd95 and
+    assd are the diagonal of the masks, sqrt(H^2 + W^2), which exceeds every distance between two pixels, and both nsd
+    are 0.
     """
     if not truth.any():
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
     diagonal = math.hypot(*truth.shape)
-    if not prediction.any():
+    if not ((prediction != 0) & (truth != 0)).any():
         return {"hd95": diagonal, "assd": diagonal, "nsd": 0.0, "nsd_relative": 0.0}
     predicted, true = _crop(prediction, truth)
     distances = np.concatenate(_both_ways(_boundary(predicted), _boundary(true)))
