@@ -2,13 +2,12 @@
 
 Reads the finished run in the project's folder and writes nothing there. Nothing is chosen by what this shows: the
 choices were made on val. Every row is the plain prediction (threshold 0.5, nothing after it) with one thing done, and
-its difference to the plain one on the same images, with a 95 % interval by the bootstrap over groups.
+its difference to the plain one on the same images, with a 95 % interval over groups, or their range.
 
 Run in the project's root after a run: `python -m benchmarks.studies.after_the_network`.
 """
 
 import json
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from medseg.core.markdown import table as table_text
 from medseg.core.params import read_record, read_section
 from medseg.data.image import Image, images_of
 from medseg.data.manifest import read_manifest
+from medseg.evaluation.describe import ENDS_BRIEFLY
 from medseg.evaluation.evaluate import evaluate
-from medseg.evaluation.formatting import ABSENT, score
+from medseg.evaluation.formatting import ABSENT, ends, score
 from medseg.evaluation.tuning import EvaluateParams
 from medseg.inference.crf import CrfParams
 from medseg.inference.postprocess import Postprocess
@@ -29,8 +29,8 @@ from medseg.inference.predictor import Predictor
 from medseg.inference.settings import Choices, Counting, SegmenterDescription
 from medseg.inference.sliding_window import Forward
 from medseg.inference.torch_backend import choose_device, network_forward
-from medseg.metrics.bootstrap import RESAMPLES, SEED, paired_bootstrap
 from medseg.metrics.counting import CountingParams
+from medseg.metrics.intervals import estimate
 from medseg.models.checkpoint import load_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -89,14 +89,13 @@ def dice_row(name: str, scores: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Mean Dice of a variant, and its difference to the plain one."""
     full = scores["plain"]["truth_pixels"] > 0
     dice, plain = (scores[variant]["dice"][full] for variant in (name, "plain"))
-    found = paired_bootstrap(dice - plain, scores["plain"]["group"][full].tolist(), RESAMPLES, SEED)
-    low, high = found.interval.low, found.interval.high
+    found = estimate(dice - plain, scores["plain"]["group"][full].tolist(), "-1 to 1")
     return {
         "after the network": name,
         "images": len(dice),
         "Dice": f"{dice.mean():.3f}",
-        "difference": ABSENT if name == "plain" else score(found.interval.mean, "+.3f"),
-        "95 % interval": ABSENT if name == "plain" or math.isnan(low) else f"{low:+.3f} to {high:+.3f}",
+        "difference": ABSENT if name == "plain" else score(found.mean, "+.3f"),
+        ENDS_BRIEFLY: ABSENT if name == "plain" else ends(found, form="+.3f"),
     }
 
 

@@ -8,14 +8,16 @@ import pytest
 import tiny
 
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
-from medseg.evaluation import describe
-from medseg.evaluation.formatting import ABSENT, MINUS, TO, counted, interval, measured, percent, score, signed, spread
+from medseg.evaluation import describe, estimates
+from medseg.evaluation.formatting import ABSENT, MINUS, TO, counted, ends, measured, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Option
 from medseg.metrics.counting import CountingParams
+from medseg.metrics.intervals import Ends, Estimate
 from medseg.metrics.registry import METRICS, Unit
 from medseg.models.model_yaml import InitialNetwork, InitialWeights, Training
 from medseg.models.params import Encoded, Library
 
+NAN = float("nan")
 AUDIT: dict[str, Any] = {"data": "busi", "straddling_groups": 0}
 
 
@@ -101,9 +103,12 @@ def test_decisions_tell_what_val_chose_and_what_was_set() -> None:
 def test_limits_follow_from_the_run() -> None:
     usual = list(describe.limits(AUDIT, "test", 100))
     assert describe.SCORED_ON_VAL in describe.limits(AUDIT, "val", 100)
-    cases: list[tuple[dict[str, Any], int]] = [({"data": "phantom"}, 100), ({"straddling_groups": 2}, 100), ({}, 19)]
-    for changed, groups in cases:
-        assert len(set(describe.limits(AUDIT | changed, "test", groups)) - set(usual)) == 1
+    for changed in ({"data": "phantom"}, {"straddling_groups": 2}):
+        assert len(set(describe.limits(AUDIT | changed, "test", 100)) - set(usual)) == 1
+    assert not [limit for limit in describe.limits(AUDIT, "test", 30) if "too few" in limit]
+    assert [limit for limit in describe.limits(AUDIT, "test", 29) if "29 groups: too few for an interval" in limit]
+    # With a chance of 0.05 none of 100 groups shows a failure that strikes 2.95 % of them: 0.9705^100 = 0.05.
+    assert [limit for limit in usual if limit.startswith("A failure that strikes fewer than 3.0 % of groups")]
 
 
 def test_every_metric_with_a_mean_is_defined() -> None:
@@ -142,18 +147,42 @@ def test_a_rule_of_counting_in_words(smallest: int, split: bool, words: str) -> 
 
 @pytest.mark.parametrize("undefined", [None, float("nan"), np.float64("nan")])
 def test_what_is_not_defined_is_a_dash(undefined: float | None) -> None:
-    assert {score(undefined), percent(undefined), interval(undefined, 1), interval(0, undefined)} == {ABSENT}
+    assert {score(undefined), percent(undefined)} == {ABSENT}
     assert {measured(undefined, unit) for unit in get_args(Unit)} == {ABSENT}
 
 
 def test_values_bear_their_units_and_intervals_do_not() -> None:
     units: tuple[Unit, ...] = ("score", "pixels", "share", "number")
     assert [measured(0.5, unit) for unit in units] == ["0.500", "0.5 px", "50.0 %", "0.50"]
-    assert [interval(-0.25, 1.0, unit) for unit in ("share", "pixels")] == [
-        f"{MINUS}25.0 to 100.0",
-        f"{MINUS}0.2 to 1.0",
-    ]
-    assert spread(0.5, 0.25, 0.75) == f"0.500 (0.250{TO}0.750)"
+    found = Estimate(0.5, NAN, -0.25, 1.0, "interval")
+    assert [ends(found, unit) for unit in ("share", "pixels")] == [f"{MINUS}25.0 to 100.0", f"{MINUS}0.2 to 1.0"]
+    assert ends(found, form="+.3f") == "-0.250 to +1.000"
+
+
+def test_a_mean_says_what_stands_beside_it() -> None:
+    assert spread(Estimate(0.5, NAN, 0.25, 0.75, "interval")) == f"0.500 (0.250{TO}0.750)"
+    assert spread(Estimate(0.5, NAN, 0.25, 0.75, "range")) == f"0.500 (range 0.250{TO}0.750)"
+    assert spread(Estimate(9.0, 5.0, 2.0, 7.0, "interval of median"), "pixels") == f"9.0 px (median 5.0, 2.0{TO}7.0)"
+    assert spread(Estimate(9.0, 5.0, 2.0, 7.0, "range"), "pixels") == f"9.0 px (median 5.0, range 2.0{TO}7.0)"
+    assert spread(Estimate(0.5, NAN, NAN, NAN, "none")) == f"0.500 ({ABSENT})"
+    assert spread(Estimate(9.0, 9.0, NAN, NAN, "none"), "pixels") == "9.0 px (median 9.0)"
+
+
+def test_every_kind_of_ends_is_explained() -> None:
+    sentences = [describe.ends_made(kind) for kind in get_args(Ends)]
+    assert len(set(sentences)) == len(sentences)
+    assert [sentence for sentence in sentences if "95 %" in sentence] == sentences[:2]
+    assert "it is no interval" in describe.ends_made("range")
+
+
+def test_keys_tell_an_interval_from_a_range() -> None:
+    for found, keys in (
+        (Estimate(0.5, NAN, 0.25, 0.75, "interval"), {"dice": 0.5, "dice_low": 0.25, "dice_high": 0.75}),
+        (Estimate(0.5, NAN, 0.25, 0.75, "range"), {"dice": 0.5, "dice_range_low": 0.25, "dice_range_high": 0.75}),
+        (Estimate(NAN, NAN, NAN, NAN, "none"), {"dice": None}),
+    ):
+        assert estimates.to_keys("dice", found) == keys
+        assert repr(estimates.of_keys(keys, "dice")) == repr(found)  # NaN is no equal of itself
 
 
 def test_small_values_never_look_like_nothing() -> None:

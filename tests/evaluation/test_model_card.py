@@ -107,20 +107,20 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     card = run.card()
     scores = section(card, "Scores")
     # Half of one lesion is found, all of the other: Dice 2/3 and 1, IoU 1/2 and 1.
-    assert cells(scores, "Dice") == ["Dice", "0.833", f"0.667{TO}1.000", "2", "2"]
-    assert cells(scores, "IoU") == ["IoU", "0.750", f"0.500{TO}1.000", "2", "2"]
+    assert cells(scores, "Dice") == ["Dice", "0.833", f"range 0.667{TO}1.000", "2", "2"]
+    assert cells(scores, "IoU") == ["IoU", "0.750", f"range 0.500{TO}1.000", "2", "2"]
     assert cells(scores, "Area error, signed")[1] == f"{MINUS}25.0 %"
-    assert f"Dice 0.833 (0.667{TO}1.000) and IoU 0.750 (0.500{TO}1.000)" in card
+    assert f"Dice 0.833 (range 0.667{TO}1.000) and IoU 0.750 (range 0.500{TO}1.000)" in card
     # IoU of 0.5 is no match, so one object is missed and two are false.
     assert "1 detected, 1 missed, 2 false" in scores
     assert "Dice 0.750, IoU 0.600" in scores  # 300 of 400 + 400 pixels, with the false ones of the empty image
     assert "2 of 3 images (66.7 %)" in scores
-    assert "found in 100.0 % (" in scores  # of the images with nothing annotated
+    assert f"found in 100.0 % (2.5{TO}100.0) of them" in scores  # of the images with nothing annotated
 
 
 def test_every_stratum_has_its_row(tmp_path: Path) -> None:
     scores = section(scored(tmp_path, label="a|b").card(), "Scores")
-    expected = ["2", "2", "0", f"0.833 (0.667{TO}1.000)", f"0.750 (0.500{TO}1.000)"]
+    expected = ["2", "2", "0", f"0.833 (range 0.667{TO}1.000)", f"0.750 (range 0.500{TO}1.000)"]
     assert [row for row in scores.splitlines() if row.startswith("| a\\|b | 2 | 2 | 0 |")]
     assert cells(scores, "small")[1:6] == expected
     assert not [line for line in scores.splitlines() if line.startswith("| large")]
@@ -141,7 +141,7 @@ def test_every_metric_with_a_mean_is_shown_and_defined(tmp_path: Path, monkeypat
     assert cells(section(card, "How scores are computed"), "Trial score")[1] == "what it is"
 
 
-def test_a_mean_without_an_interval_has_a_dash(tmp_path: Path) -> None:
+def test_a_mean_of_one_group_has_a_dash(tmp_path: Path) -> None:
     scores = section(scored(tmp_path, group="same").card(), "Scores")
     assert cells(scores, "Dice") == ["Dice", "0.833", ABSENT, "2", "1"]
 

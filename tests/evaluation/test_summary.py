@@ -18,7 +18,7 @@ from medseg.evaluation.evaluate import Evaluation
 from medseg.evaluation.per_image import columns
 from medseg.evaluation.summary import confusion, summarise, summary_table, write_metrics, write_tables
 from medseg.metrics import registry
-from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_interval
+from medseg.metrics.intervals import estimate
 from medseg.metrics.registry import Metric
 from medseg.metrics.surface import Tolerance
 
@@ -82,16 +82,23 @@ def scored_table(**given: list[Any]) -> pd.DataFrame:
     return pd.DataFrame({**numbers, **words, **sizes, **groups, **given})[list(columns())]
 
 
-def test_intervals_are_those_of_the_bootstrap_over_groups() -> None:
+def test_ends_are_over_groups_and_their_kind_is_that_of_the_metric() -> None:
     rng = np.random.default_rng(0)
-    dice, groups = rng.uniform(size=12).tolist(), [f"g{number // 2}" for number in range(12)]
-    found = mean(scored_table(dice=dice, group=groups), "dice")
-    expected = bootstrap_interval(dice, groups, RESAMPLES, SEED)
-    assert (found["images"], found["groups"], found["undefined"]) == (12, 6, 0)
-    assert [found["mean"], found["low"], found["high"]] == [
+    given = {name: rng.uniform(size=72).tolist() for name in ("dice", "hd95", "false_positive_area")}
+    groups = [f"g{number // 2}" for number in range(72)]
+    table = scored_table(group=groups, false_positive=[1.0, 0.0] * 36, **given)
+    found = mean(table, "dice")
+    expected = estimate(given["dice"], groups, "0 to 1")
+    assert (found["images"], found["groups"], found["undefined"]) == (72, 36, 0)
+    assert [found[key] for key in ("mean", "low", "high")] == [
         round(value, 6) for value in (expected.mean, expected.low, expected.high)
     ]
-    assert found["low"] < found["mean"] < found["high"]
+    assert (found["ends"], mean(table, "hd95")["ends"]) == ("interval", "interval of median")
+    assert mean(table.assign(group=groups[:36] * 2), "dice")["ends"] == "range"
+    empty = table.assign(truth_pixels=0)
+    for name, kind in (("false_positive", "none"), ("false_positive_area", "interval of median")):
+        assert mean(empty, name, "empty", "empty")["ends"] == kind
+    assert mean(empty.assign(group=empty["file"]), "false_positive", "empty", "empty")["ends"] == "interval"
 
 
 def test_undefined_scores_are_left_out_and_counted() -> None:
@@ -106,6 +113,7 @@ def test_one_group_has_a_mean_and_no_interval() -> None:
     found = mean(scored_table(dice=[0.4, 0.8], group=["g", "g"]), "dice")
     assert found["mean"] == pytest.approx(0.6)
     assert np.isnan([found["low"], found["high"]]).all()
+    assert found["ends"] == "none"
 
 
 def test_strata_are_labels_and_sizes_and_the_empty(evaluation: Evaluation) -> None:
@@ -161,7 +169,7 @@ def test_the_rank_correlation_is_spearmans() -> None:
 def test_only_empty_images_give_no_mean(tmp_path: Path) -> None:
     nothing = np.zeros((16, 16), np.uint8)
     summary = summary_of(run(tmp_path, [tiny.image(tmp_path / "raw", "a.png", drawn(nothing), nothing)]))
-    assert (summary["images"], summary["dice"], summary["dice_low"], summary["pooled"]["dice"]) == (0, None, None, None)
+    assert (summary["images"], summary["dice"], summary["pooled"]["dice"]) == (0, None, None)
     assert summary["empty"] == {"images": 1, "with_false_positives": 0.0, "false_positive_area": 0.0}
     assert (summary["calibration"]["ece"], summary["hd95"], summary["labels"]) == (None, None, {})
 
@@ -176,7 +184,16 @@ def compared(summary: dict[str, Any], folder: Path) -> dict[str, float]:
 def test_dvc_compares_few_defined_numbers(evaluation: Evaluation, classes: Evaluation, tmp_path: Path) -> None:
     summary = summary_of(evaluation)
     flat = compared(summary, tmp_path)
-    assert list(flat) == ["dice", "dice_low", "dice_high", "iou", "hd95", "nsd", "f1", "false_positive_images"]
+    assert list(flat) == [
+        "dice",
+        "dice_range_low",
+        "dice_range_high",
+        "iou",
+        "hd95",
+        "nsd",
+        "f1",
+        "false_positive_images",
+    ]
     assert (flat["dice"], flat["f1"], flat["false_positive_images"]) == (summary["dice"], summary["objects"]["f1"], 1.0)
     by_class = compared(summary_of(classes), tmp_path)
     assert {name: by_class[name] for name in by_class if "/" in name} == {

@@ -28,8 +28,9 @@ from medseg.experiments.compare import (
     summary_text,
 )
 from medseg.inference.settings import Counting, Scoring
-from medseg.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 from medseg.metrics.counting import CountingParams
+from medseg.metrics.intervals import Estimate, estimate
+from medseg.metrics.paired import sign_flip_test
 from medseg.metrics.surface import Tolerance
 
 NAN = float("nan")
@@ -65,38 +66,41 @@ def test_means_and_differences_by_hand() -> None:
     assert comparison.mean == pytest.approx(0.675)
     (tried,) = comparison.differences
     assert tried.mean == pytest.approx(0.7)
-    assert tried.paired == paired_bootstrap([0.1, 0, -0.1, 0.1], "abce", 10_000, seed=0)
-    assert tried.paired.interval.mean == pytest.approx(0.025)
-    # Of the signs of three equal ranks, 2 or more of one kind always come about.
-    assert tried.wilcoxon > 0.5
+    assert tried.difference.mean == pytest.approx(0.025)
+    assert (tried.difference.low, tried.difference.high, tried.difference.ends) == (-0.1, 0.1, "range")
+    assert np.isnan(tried.p_value)  # of four groups
     assert [(row.file, row.first, row.later, row.difference) for row in tried.fell] == [("c", 0.7, 0.6, -0.1)]
     assert [row.file for row in tried.rose] == ["e", "a"]
 
 
 def test_images_are_paired_by_file_and_not_by_place() -> None:
     turned = scored(LATER)[::-1]
-    assert compare({"main": scored(FIRST), "tried": turned}, "dice") == compare(
-        {"main": scored(FIRST), "tried": scored(LATER)}, "dice"
+    assert result_json(compare({"main": scored(FIRST), "tried": turned}, "dice")) == result_json(
+        compare({"main": scored(FIRST), "tried": scored(LATER)}, "dice")
     )
 
 
-def test_the_interval_is_that_of_groups_of_the_first_run() -> None:
-    files = [f"{number:02}" for number in range(24)]
-    changes = np.repeat([0.1, -0.1, 0.2, 0.05, -0.02, 0.1], 4)
+def test_interval_and_p_are_those_of_groups_of_the_first_run() -> None:
+    files = [f"{number:03}" for number in range(128)]
+    changes = np.repeat(np.random.default_rng(0).normal(0.05, 0.1, 32), 4).round(6)
     first, later = dict.fromkeys(files, 0.5), dict(zip(files, 0.5 + changes, strict=True))
-    groups = "".join(letter * 4 for letter in "uvwxyz")
+    groups = "".join(chr(65 + number) * 4 for number in range(32))
     comparison = compare({"main": scored(first, groups), "tried": scored(later)}, "dice")
-    assert comparison.over.groups == 6
-    assert comparison.differences[0].paired == paired_bootstrap(changes.round(9), groups, 10_000, seed=0)
+    assert comparison.over.groups == 32
+    (tried,) = comparison.differences
+    expected = estimate(changes, groups, "-1 to 1")
+    assert (tried.difference.low, tried.difference.high) == pytest.approx((expected.low, expected.high))
+    assert tried.difference.ends == "interval"
+    assert tried.p_value == sign_flip_test(changes, groups)
 
 
-def test_wilcoxon_takes_a_group_for_one_observation() -> None:
-    files = [f"{number:02}" for number in range(20)]
-    rise = np.repeat([0.1, 0.2, 0.3, 0.4, 0.5], 4)
-    first, later = dict.fromkeys(files, 0.2), dict(zip(files, 0.2 + rise, strict=True))
-    groups = "".join(letter * 4 for letter in "vwxyz")
-    comparison = compare({"main": scored(first, groups), "tried": scored(later)}, "dice")
-    assert comparison.differences[0].wilcoxon == pytest.approx(2 / 2**5)
+def test_a_difference_of_distances_has_the_median_of_groups() -> None:
+    first = scored(dict.fromkeys("abcdefg", 0.5), hd95=10.0)
+    later = scored(dict.fromkeys("abcdefg", 0.5), hd95=[11.0, 12, 13, 14, 15, 16, 400])
+    (tried,) = compare({"main": first, "tried": later}, "hd95").differences
+    assert tried.difference == Estimate(411 / 7, 4, 1, 390, "interval of median")
+    text = comparison_text(compare({"main": first, "tried": later}, "hd95"))
+    assert "| +58.714 | median +4.000, +1.000 to +390.000 | 0.016 |" in text
 
 
 def test_several_runs_are_corrected_together() -> None:
@@ -105,12 +109,11 @@ def test_several_runs_are_corrected_together() -> None:
     up = {file: 0.5 + 0.01 * (place + 1) for place, file in enumerate(files)}
     tables = {"main": scored(base), "up": scored(up), "same": scored(base)}
     up_again, same = compare(tables, "dice").differences
-    assert up_again.wilcoxon == pytest.approx(2 / 2**6)
-    assert up_again.holm_wilcoxon == pytest.approx(2 * 2 / 2**6)
-    assert up_again.holm_bootstrap == pytest.approx(2 * up_again.paired.p_value)
-    assert (same.wilcoxon, same.holm_wilcoxon, same.holm_bootstrap) == (1, 1, 1)
+    assert up_again.p_value == pytest.approx(2 / 2**6)
+    assert up_again.holm == pytest.approx(2 * 2 / 2**6)
+    assert (same.p_value, same.holm) == (1, 1)
     (alone,) = compare({name: tables[name] for name in ("main", "up")}, "dice").differences
-    assert alone.holm_wilcoxon == alone.wilcoxon
+    assert alone.holm == alone.p_value
 
 
 def test_at_most_five_images_each_way_are_told_the_largest_change_first() -> None:
@@ -210,20 +213,27 @@ def test_the_text_tells_runs_way_and_changes() -> None:
     tables = {"main": scored(FIRST), "a|b": scored(LATER), "same": scored(FIRST)}
     lines = comparison_text(compare(tables, "dice")).splitlines()
     assert lines[0] == "dice, mean over 4 images of 4 groups (left out: 1 with an empty truth)"
-    assert lines[4] == "| main | 0.675 |" + " \N{EN DASH} |" * 6
-    assert lines[5].startswith("| a\\|b | 0.700 | +0.025 | -0.050 to +0.100 | ")
-    assert lines[6] == "| same | 0.675 | +0.000 | +0.000 to +0.000 | 1.000 | 1.000 | 1.000 | 1.000 |"
-    assert "10000 resamples of whole groups, seed 0; of fewer than 20 groups it is too narrow." in lines[8]
+    assert lines[4] == "| main | 0.675 |" + " \N{EN DASH} |" * 4
+    assert lines[5] == "| a\\|b | 0.700 | +0.025 | range -0.100 to +0.100 | \N{EN DASH} | \N{EN DASH} |"
+    assert lines[6] == "| same | 0.675 | +0.000 | range +0.000 to +0.000 | \N{EN DASH} | \N{EN DASH} |"
+    assert "Range: the least and the greatest mean of a group; it is no interval" in lines[8]
+    assert "No p: it takes 6 groups" in lines[8]
     assert lines[8].endswith("Holm: corrected for 2 comparisons.")
     assert "| c | 0.700 | 0.600 | -0.100 |" in lines
     assert lines[-1] == "Changed most from main to same: no image changed."
 
 
-def test_a_single_comparison_is_not_corrected_and_enough_groups_are_not_warned_of() -> None:
-    first = {f"{number:02}": 0.5 for number in range(20)}
-    text = comparison_text(compare({"main": scored(first), "tried": scored(first)}, "dice"))
+def test_a_single_comparison_is_not_corrected_and_its_null_hypothesis_is_told() -> None:
+    changes = np.random.default_rng(0).normal(0, 0.1, 40)
+    first = {f"{number:02}": 0.5 for number in range(40)}
+    later = {f"{number:02}": 0.5 + change for number, change in enumerate(changes)}
+    text = comparison_text(compare({"main": scored(first), "tried": scored(later)}, "dice"))
     assert "Holm" not in text
-    assert "too narrow" not in text
+    assert "95 % interval: the wider of Student's t and bootstrap-t at each end, over groups" in text
+    assert "both runs are exchangeable within a group" in text
+    assert "16384 random ways, seed 0" in text
+    few = {name: first[name] for name in list(first)[:8]}
+    assert "all 256 ways" in comparison_text(compare({"main": scored(few), "tried": scored(few)}, "dice"))
 
 
 def test_json_holds_what_the_comparison_holds_and_null_for_what_is_undefined() -> None:
@@ -231,11 +241,12 @@ def test_json_holds_what_the_comparison_holds_and_null_for_what_is_undefined() -
     content = json.loads(result_json(compare(tables, "dice")))
     assert content["resamples"] == 10_000
     assert content["over"] == {"images": 4, "groups": 1, "empty": 1, "undefined": 0}
-    paired = content["differences"][0]["paired"]
-    assert paired["interval"] == {"mean": pytest.approx(0.025), "low": None, "high": None}
-    assert paired["p_value"] is None
+    found = content["differences"][0]
+    nothing = {"median": None, "low": None, "high": None, "ends": "none"}
+    assert found["difference"] == {"mean": pytest.approx(0.025)} | nothing
+    assert found["p_value"] is None
     text = comparison_text(compare(tables, "dice"))
-    assert "| tried | 0.700 | +0.025 | \N{EN DASH} | \N{EN DASH} | 1.000 |" in text
+    assert "| tried | 0.700 | +0.025 | \N{EN DASH} | \N{EN DASH} |" in text
 
 
 def test_seeds_are_pooled_as_the_means_of_images() -> None:
@@ -247,8 +258,9 @@ def test_seeds_are_pooled_as_the_means_of_images() -> None:
     assert summary.deviation == pytest.approx(0.025 / np.sqrt(3))
     assert summary.over == Images(4, 3, empty=1, undefined=0)
     means = [(2 * FIRST[file] + LATER[file]) / 3 for file in "abce"]
-    expected = bootstrap_interval(means, "ppqr", 10_000, seed=0)
-    assert vars(summary.pooled) == pytest.approx(vars(expected))
+    assert summary.pooled.mean == pytest.approx(np.mean(means))
+    assert (summary.pooled.low, summary.pooled.high) == pytest.approx((np.mean(means[:2]), means[3]))
+    assert summary.pooled.ends == "range"
 
 
 def test_folds_are_pooled_as_all_their_images() -> None:
@@ -261,8 +273,15 @@ def test_folds_are_pooled_as_all_their_images() -> None:
     assert summary.deviation == pytest.approx(0.5 / np.sqrt(2))
     # The image e belongs to the group q of a, which the other fold scored.
     assert summary.over == Images(5, 4, empty=1, undefined=0)
-    expected = bootstrap_interval([0.2, 0.4, 0.6, 0.8, 1.0], "pqrqs", 10_000, seed=0)
-    assert vars(summary.pooled) == pytest.approx(vars(expected))
+    assert summary.pooled.mean == pytest.approx(0.6)
+    assert (summary.pooled.low, summary.pooled.high) == (0.2, 1.0)
+    twice = {"0": scored({f"{number:02}": number / 20 for number in range(20)}, "abcdefghijklmnopqrst")}
+    twice["1"] = scored({f"{number}": number / 40 for number in range(20, 40)}, "abcdefghijABCDEFGHIJ")
+    joined = summarise_runs(twice, "dice")
+    values = [*(number / 20 for number in range(20)), *(number / 40 for number in range(20, 40))]
+    expected = estimate(values, "abcdefghijklmnopqrstabcdefghijABCDEFGHIJ", "0 to 1")
+    assert (joined.over.groups, joined.pooled.ends) == (30, "interval")
+    assert (joined.pooled.low, joined.pooled.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_runs_that_are_neither_folds_nor_seeds_are_refused() -> None:
@@ -279,8 +298,22 @@ def test_seeds_on_another_truth_are_refused() -> None:
 def test_the_summary_is_a_table() -> None:
     text = summary_text(summarise_runs({"one": scored(FIRST), "two": scored(LATER)}, "dice"))
     assert "| one | 4 | 0.675 |\n| two | 4 | 0.700 |\n| mean of runs |  | 0.688 |\n" in text
-    assert "| standard deviation of runs |  | 0.018 |\n| pooled over images (95 % interval) | 4 | 0.688 (0." in text
+    assert "| standard deviation of runs |  | 0.018 |\n" in text
+    both = "0.688 (range 0.550\N{EN DASH}0.950); over seeds \N{PLUS-MINUS SIGN} 0.018"
+    assert f"| over images, for these networks | 4 | {both} |" in text
     assert "Seeds: all runs have one test set" in text
+
+
+def test_seeds_that_differ_more_than_images_are_not_hidden_in_the_interval() -> None:
+    files = [f"{number:02}" for number in range(40)]
+    nothing = scored(dict.fromkeys(files, 0.0))
+    last = scored(dict(zip(files, np.random.default_rng(0).normal(0.259, 0.05, 40), strict=True)))
+    summary = summarise_runs({"one": nothing, "two": nothing, "three": last}, "dice")
+    assert summary.pooled.high - summary.pooled.low < 0.02
+    assert summary.deviation > 0.14
+    text = summary_text(summary)
+    assert "); over seeds \N{PLUS-MINUS SIGN} 0.1" in text
+    assert "for the networks of these runs alone" in text
 
 
 @pytest.fixture(scope="module")

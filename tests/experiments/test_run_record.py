@@ -97,12 +97,15 @@ def test_the_table_has_a_row_per_run_by_name(tmp_path: Path) -> None:
     undefined = {"split": "val", "images": 0, "dice": None, "dice_low": None, "dice_high": None, "iou": None}
     write_record(small_record("b", metrics=undefined, data={"splits": {"train": 7, "val": 3}}), tmp_path / "1.json")
     write_record(small_record("a|c"), tmp_path / "2.json")
+    few = {"split": "test", "images": 9, "dice": 0.94, "dice_range_low": 0.5, "dice_range_high": 0.97, "iou": 0.8}
+    write_record(small_record("few", metrics=few), tmp_path / "3.json")
     absent, setting = " | ".join(["\N{EN DASH}"] * 3), "unet resnet18 | bce_dice | 128x96 grey | 8"
     assert runs_table(tmp_path).splitlines() == [
         f"| {' | '.join(COLUMNS)} |",
         "| --- | --- | --- | --- | --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
         f"| a\\|c | busi | 7/2/1 | {setting} | test | 1 | 0.941 | 0.900\N{EN DASH}0.970 | 0.800 |",
         f"| b | busi | 7/3/0 | {setting} | val | 0 | {absent} |",
+        f"| few | busi | 7/2/1 | {setting} | test | 9 | 0.940 | range 0.500\N{EN DASH}0.970 | 0.800 |",
     ]
 
 

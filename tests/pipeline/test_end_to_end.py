@@ -29,7 +29,7 @@ def test_one_command_makes_model_metrics_plots_and_report(clone: Clone) -> None:
         "reports/report.md",
     ):
         assert (clone.folder / made).stat().st_size > 0, made
-    assert {"dice", "dice_low", "dice_high", "iou"} <= set(clone.metrics())
+    assert {"dice", "dice_range_low", "dice_range_high", "iou"} <= set(clone.metrics())
 
 
 def test_the_second_run_does_nothing_and_leaves_git_clean(clone: Clone) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from finished_run import CALIBRATION, CHOSEN, DESCRIPTION, PARAMETERS, SEVERAL, Drawn, Run, run_in, write_run
@@ -166,12 +167,12 @@ def test_the_page_holds_the_scores_of_the_run(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0]).text
     assert "U-Net on BUSI breast ultrasound" in text
     assert "Research software, not a medical device." in text
-    assert f"Mean Dice per image 0.750 95 % interval 0.500{TO}1.000" in text
-    assert f"Dice 0.750 0.500{TO}1.000 2 0 0" in text
-    assert f"IoU 0.667 0.333{TO}1.000 2 0 0" in text
-    assert f"Area error, signed 0.0 % 0.0{TO}0.0 2 0 0" in text
+    assert f"Mean Dice per image 0.750 over groups range 0.500{TO}1.000" in text
+    assert f"Dice 0.750 range 0.500{TO}1.000 2 0 0" in text
+    assert f"IoU 0.667 range 0.333{TO}1.000 2 0 0" in text
+    assert f"Area error, signed 0.0 % median 0.0, range 0.0{TO}0.0 2 0 0" in text
     assert "Objects detected 1 of 2 2 false" in text
-    assert f"Images with any false positive 100.0 % {DASH} 1 0 False positive area 8.3 % {DASH} 1 0" in text
+    assert f"Images with any false positive 100.0 % 2.5{TO}100.0 1 0 False positive area 8.3 % median 8.3 1 0" in text
     assert "Dice 0.600, IoU 0.429" in text  # pooled
     assert "NSD at 2 px" in text
     assert "NSD at 1 % of the diagonal" in text
@@ -183,17 +184,30 @@ def test_the_page_holds_the_scores_of_the_run(run: Run, tmp_path: Path) -> None:
 
 def test_strata_have_rows_of_their_own(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0].split('<section id="strata">')[1].split("</section>")[0]).text
-    row = f"2 0 0.750 0.500{TO}1.000 0.667 0.333{TO}1.000 0.750 0.500{TO}1.000 0.750 0.500{TO}1.000"
+    means = (("0.750", "0.500"), ("0.667", "0.333"), ("0.750", "0.500"), ("0.750", "0.500"))
+    row = " ".join(["2 0", *(f"{mean} range {low}{TO}1.000" for mean, low in means)])
     assert f"all {row}" in text
     assert f"Label a|b {row}" in text
     assert f"Size small {row}" in text
+
+
+def test_a_range_is_drawn_otherwise_than_an_interval(run: Run, tmp_path: Path) -> None:
+    strata = 3  # all, the label and the size
+    html = report(run, tmp_path)[0]
+    assert (html.count('<path class="range"'), html.count('<path class="span"')) == (strata, 0)
+    table = pd.read_csv(run.predictions / "summary.csv", keep_default_na=False)
+    table["ends"] = table["ends"].replace("range", "interval")
+    table.to_csv(run.predictions / "summary.csv", index=False)
+    html = report(run, tmp_path)[0]
+    assert (html.count('<path class="range"'), html.count('<path class="span"')) == (0, strata)
+    assert f"95 % interval<br>0.500{TO}1.000" in html
 
 
 def test_metrics_that_are_undefined_for_some_images_say_so(run: Run, tmp_path: Path) -> None:
     text = Page(report(run, tmp_path)[0].split('<section id="counts">')[1].split("</section>")[0]).text
     assert "In the truth Found Detected Missed False 2 3 1 1 2" in text
     assert f"IoU of detected objects 1.000 {DASH} 1 1 0" in text
-    assert f"Object F1 0.500 0.000{TO}1.000 2 0 0" in text
+    assert f"Object F1 0.500 range 0.000{TO}1.000 2 0 0" in text
 
 
 def test_each_choice_shows_what_it_brought_on_val(run: Run, tmp_path: Path) -> None:

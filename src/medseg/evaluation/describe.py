@@ -14,9 +14,9 @@ from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.evaluation.formatting import counted, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Chosen, Counting, Option, SegmenterDescription
 from medseg.metrics import registry
-from medseg.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED
 from medseg.metrics.calibration import RULED_OUT
 from medseg.metrics.counting import CountingParams
+from medseg.metrics.intervals import LEAST_GROUPS, LEAST_GROUPS_OF_MEDIAN, RESAMPLES, SEED, Ends, Estimate
 from medseg.metrics.surface import Tolerance
 from medseg.models.model_yaml import Training
 from medseg.models.params import Encoded, Library, ModelParams
@@ -77,6 +77,13 @@ MISSED = (
     "Missed: images in which something is annotated and no pixel of it was found, whatever else was. They stay in "
     "every mean: overlap and normalised surface Dice 0, distances the diagonal of the region."
 )
+ENDS_BRIEFLY = "95 % interval, or range"  # over the column of `formatting.ends`
+ENDS = (
+    f"Beside a mean stands its 95 % interval; of fewer than {LEAST_GROUPS} groups the range of the groups' means, "
+    "which is called range and is no interval. Beside a distance or an error, which has no bound, stands the median "
+    f"over groups, with its 95 % interval from {LEAST_GROUPS_OF_MEDIAN} groups on."
+)
+NO_EMPTY_IMAGES = "Images with nothing annotated: none among those scored, so false alarms are not measured."
 SIZE_STRATA = "Small, medium and large are thirds of the scored images by the annotated share of their area."
 
 
@@ -223,10 +230,23 @@ def counting(rule: CountingParams) -> str:
     return f"{dropped}, touching ones split by watershed (depth {rule.depth:g} pixels)"
 
 
-def resampling(groups: int) -> str:
-    """How intervals are made, and whether that holds for so few groups."""
-    how = f"percentile bootstrap, {RESAMPLES} resamples of whole groups, seed {SEED}"
-    return f"{how}; of fewer than {FEW_GROUPS} groups it is too narrow" if groups < FEW_GROUPS else how
+def ends_made(ends: Ends) -> str:
+    """How the two ends of an estimate are made, and what a range is not."""
+    match ends:
+        case "interval":
+            return (
+                f"95 % interval: the wider of Student's t and bootstrap-t at each end, over groups, {RESAMPLES} "
+                f"resamples, seed {SEED}."
+            )
+        case "interval of median":
+            return "95 % interval of the median over groups: between two order statistics of the groups' means."
+        case "range":
+            return (
+                "Range: the least and the greatest mean of a group; it is no interval, which takes "
+                f"{LEAST_GROUPS} groups that differ."
+            )
+        case "none":
+            return "One group has neither interval nor range."
 
 
 def definitions(tolerance: Tolerance, task: TaskParams) -> list[tuple[str, str]]:
@@ -252,8 +272,12 @@ def method(description: SegmenterDescription) -> list[str]:
         "with papers that report them.",
         _counting_rules(description.scoring.counting),
         SIZE_STRATA,
-        f"95 % intervals: percentile bootstrap, {RESAMPLES} resamples of whole groups (near-duplicates and images of "
-        "one patient), because images of one group are not independent.",
+        f"95 % intervals of scores: at each end the wider of Student's t and bootstrap-t ({RESAMPLES} resamples), over "
+        "whole groups (near-duplicates and images of one patient), because images of one group are not independent.",
+        "95 % intervals of the median of distances and errors: between two order statistics of the groups' means, "
+        "whatever their distribution.",
+        "95 % interval of the share of images with any false positive: exact (Clopper and Pearson) where every group "
+        "is one image, else none.",
         *(_class_rules(task) if task.has_classes else ()),
         epoch_choice(task, description.training),
     ]
@@ -305,14 +329,11 @@ def objects_found(summary: Mapping[str, Any]) -> str:
     )
 
 
-def false_positives(images: int, any_found: Mapping[Any, Any], area: Mapping[Any, Any]) -> str:
-    """What was found where nothing is annotated; the last two have `mean`, `low`, `high`, shares 0..1."""
-    if not images:
-        return "Images with nothing annotated: none among those scored, so false alarms are not measured."
-    ends = (any_found["mean"], any_found["low"], any_found["high"])
+def false_positives(images: int, any_found: Estimate, area: float) -> str:
+    """What was found in images with nothing annotated: the share with anything, and the mean share of the area."""
     return (
-        f"Images with nothing annotated: {images}. Something was found in {spread(*ends, 'share')} of them, on average "
-        f"{percent(area['mean'])} of the area."
+        f"Images with nothing annotated: {images}. Something was found in {spread(any_found, 'share')} of them, on "
+        f"average {percent(area)} of the area."
     )
 
 
@@ -369,10 +390,16 @@ def limits(audit: Mapping[str, Any], split: str, groups: int) -> Iterator[str]:
             "Groups of near-duplicates or of one patient with images on more than one side of the split: "
             f"{audit['straddling_groups']}. The scores are optimistically biased."
         )
-    if groups < FEW_GROUPS:
-        yield f"Scored on {counted(groups, 'group')}: with fewer than {FEW_GROUPS}, bootstrap intervals are too narrow."
-    else:
-        yield f"Intervals of strata with fewer than {FEW_GROUPS} groups are too narrow."
+    if groups < LEAST_GROUPS:
+        yield (
+            f"Scored on {counted(groups, 'group')}: too few for an interval of a mean. A range tells how groups "
+            "differ, not how far the mean may be off."
+        )
+    if groups:
+        yield (
+            f"A failure that strikes fewer than {percent(1 - 0.05 ** (1 / groups))} of groups may not have shown in "
+            f"{counted(groups, 'group')}, and no interval knows of it."
+        )
     yield "This is one training run: intervals show how scores vary over images, not over seeds."
     yield "All images come from one data set. Images from other devices, sites or patients may score lower."
     yield (

@@ -100,7 +100,7 @@ def evaluate_external(
 
 
 def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolerance) -> str:
-    """The scores in short, as Markdown: means with 95 % intervals over all images and by label, and false positives.
+    """The scores in short, as Markdown: means and how sure they are over all images and by label, and false positives.
 
     `means` is what `summary.write_tables` writes as summary.csv, `audited` what `evaluate_external` writes as
     audit.json.
@@ -112,8 +112,8 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
     ]
     titles = [metric.title(tolerance) for metric in registry.METRICS if metric.brief]
     parts = [
-        f"{plain(audited['data'])}: {audited['images']} images. Means over those in which something is annotated, "
-        "with 95 % intervals over groups:",
+        f"{plain(audited['data'])}: {audited['images']} images. Means over those in which something is annotated. "
+        f"{describe.ENDS}",
         table(["images", "number", "groups", "missed", *titles], rows),
         false_positives(means),
         "Nothing was chosen on these images.",

@@ -2,6 +2,7 @@
 
 import math
 
+from medseg.metrics.intervals import Estimate
 from medseg.metrics.registry import Unit
 
 ABSENT = "\N{EN DASH}"  # for a value that is not defined
@@ -32,19 +33,26 @@ def measured(value: float | None, unit: Unit) -> str:
     return f"{_bare(value, unit)} px" if unit == "pixels" else _bare(value, unit)
 
 
-def interval(low: float | None, high: float | None, unit: Unit = "score") -> str:
-    """Both ends without their unit, `0.923-0.948` with an en dash, or `-0.1 to 0.1` where one may be negative.
+def ends(estimate: Estimate, unit: Unit = "score", form: str | None = None) -> str:
+    """What stands beside a mean, without a unit, and what it is; a dash where nothing is known.
 
-    A dash where they are not defined: None or NaN.
+    `0.923-0.948` with an en dash, or `-0.1 to 0.1` where one may be negative, is the 95 % interval of the mean;
+    `median 7.9, 3.1-14.0` the median over groups with its 95 % interval; and after the word `range` stand the least and
+    the greatest mean of a group. `form` writes the numbers in place of `unit`, such as `+.3f` for differences.
     """
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return ABSENT
-    return f"{_bare(low, unit)}{' to ' if low < 0 else TO}{_bare(high, unit)}"
+    median, low, high = (
+        f"{value:{form}}" if form else _bare(value, unit) for value in (estimate.median, estimate.low, estimate.high)
+    )
+    parts = [] if math.isnan(estimate.median) else [f"median {median}"]
+    if estimate.ends != "none":
+        word = "range " if estimate.ends == "range" else ""
+        parts.append(f"{word}{low}{' to ' if form or estimate.low < 0 else TO}{high}")
+    return ", ".join(parts) or ABSENT
 
 
-def spread(mean: float | None, low: float | None, high: float | None, unit: Unit = "score") -> str:
-    """A mean with its interval: `0.812 (0.790-0.833)`."""
-    return f"{measured(mean, unit)} ({interval(low, high, unit)})"
+def spread(estimate: Estimate, unit: Unit = "score") -> str:
+    """A mean with its `ends`: `0.812 (0.790-0.833)`, `0.812 (range 0.510-0.955)`."""
+    return f"{measured(estimate.mean, unit)} ({ends(estimate, unit)})"
 
 
 def signed(difference: float) -> str:

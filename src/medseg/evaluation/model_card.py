@@ -15,8 +15,8 @@ from medseg.core.files import write_text
 from medseg.core.markdown import plain, table
 from medseg.data.intensity import in_words
 from medseg.datasets import title_of
-from medseg.evaluation import describe
-from medseg.evaluation.formatting import ABSENT, interval, measured, score, spread
+from medseg.evaluation import describe, estimates
+from medseg.evaluation.formatting import ABSENT, ends, measured, score, spread
 from medseg.inference.settings import SegmenterDescription
 from medseg.metrics import registry
 
@@ -71,10 +71,10 @@ def card_text(description: SegmenterDescription, audit: Content, summary: Conten
 
 
 def _in_short(summary: Content) -> str:
-    dice, iou = (spread(*(summary[f"{name}{part}"] for part in ("", "_low", "_high"))) for name in ("dice", "iou"))
+    dice, iou = (estimates.of_keys(summary, name) for name in ("dice", "iou"))
     return (
-        f"In short: Dice {dice} and IoU {iou}, means with 95 % intervals over {describe.means_over(summary)}; missed "
-        f"altogether: {summary['missed']}."
+        f"In short: Dice {spread(dice)} and IoU {spread(iou)} ({describe.ENDS_BRIEFLY} of groups), means over "
+        f"{describe.means_over(summary)}; missed altogether: {summary['missed']}."
     )
 
 
@@ -144,15 +144,15 @@ def _choices(description: SegmenterDescription, split: str) -> list[str]:
 def _scores(description: SegmenterDescription, summary: Content, means: pd.DataFrame) -> Iterator[str]:
     """The section's paragraphs and tables."""
     tolerance = description.scoring.tolerance
-    yield f"Means over {describe.means_over(summary)}, with 95 % intervals. {describe.MISSED}"
+    yield f"Means over {describe.means_over(summary)}. {describe.ENDS} {describe.MISSED}"
     by_metric = {str(row["metric"]): row for row in means[means["by"] == "all"].to_dict("records")}
     yield table(
-        ["metric", "mean", "95 % interval", "images", "groups"],
+        ["metric", "mean", describe.ENDS_BRIEFLY, "images", "groups"],
         [
             [
                 metric.title(tolerance),
                 measured(row["mean"], metric.unit),
-                interval(row["low"], row["high"], metric.unit),
+                ends(estimates.of_row(row), metric.unit),
                 *(str(row[key]) for key in ("images", "groups")),
             ]
             for metric in registry.METRICS
@@ -191,19 +191,18 @@ def _scores(description: SegmenterDescription, summary: Content, means: pd.DataF
 def stratum_cells(rows: pd.DataFrame) -> list[str]:
     """Counts and the brief metrics of one stratum's rows of summary.csv, which `metric` indexes."""
     counts = [str(rows.loc["dice", key]) for key in ("images", "groups", "missed")]
-    means: dict[Any, dict[str, float]] = rows[["mean", "low", "high"]].to_dict("index")  # type: ignore[assignment]
-    return counts + [spread(**means[metric.key], unit=metric.unit) for metric in registry.METRICS if metric.brief]
+    means = rows.to_dict("index")
+    return counts + [
+        spread(estimates.of_row(means[metric.key]), metric.unit) for metric in registry.METRICS if metric.brief
+    ]
 
 
 def false_positives(means: pd.DataFrame) -> str:
     """What was found in images with nothing annotated, from summary.csv."""
-    found, area = (
-        _rows(means, "empty", name)[["images", "mean", "low", "high"]].to_dict("records")
-        for name in ("false_positive", "false_positive_area")
-    )
+    found, area = (_rows(means, "empty", name).to_dict("records") for name in ("false_positive", "false_positive_area"))
     if not found:
-        return describe.false_positives(0, {}, {})
-    return describe.false_positives(int(found[0]["images"]), found[0], area[0])
+        return describe.NO_EMPTY_IMAGES
+    return describe.false_positives(int(found[0]["images"]), estimates.of_row(found[0]), area[0]["mean"])
 
 
 def _further(description: SegmenterDescription, summary: Content, means: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ from medseg.data.task import TaskParams
 from medseg.inference.settings import Scoring
 from medseg.metrics import registry
 from medseg.metrics.calibration import RULED_OUT
+from medseg.metrics.intervals import Values
 from medseg.metrics.overlap import prevailing_class
 
 FILE_COLUMNS = {
@@ -33,6 +34,13 @@ def columns() -> dict[str, str]:
     """What each column of `per_image.csv` means, in their order: facts of the image, metrics, uncertainty."""
     metrics = {metric.key: metric.sentence for metric in registry.METRICS}
     return {**FILE_COLUMNS, **metrics, UNCERTAINTY: UNCERTAINTY_SENTENCE}
+
+
+def values_of(column: str) -> Values:
+    """What a score in the column of `per_image.csv` can be, on which its interval depends."""
+    if column == UNCERTAINTY:
+        return "0 to 1"
+    return next(metric.values for metric in registry.METRICS if metric.key == column)
 
 
 def score_image(

@@ -1,4 +1,4 @@
-"""From the table per image to means with 95 % intervals by stratum (summary.csv) and over all images (summary.json).
+"""From the table per image to means and how sure they are, by stratum (summary.csv) and of all images (summary.json).
 
 `write_metrics` writes the few numbers that DVC compares.
 """
@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 
 from medseg.core.files import write_text
+from medseg.evaluation.estimates import of_keys, of_row, to_keys
 from medseg.evaluation.evaluate import Evaluation
-from medseg.evaluation.per_image import UNCERTAINTY, columns
+from medseg.evaluation.per_image import UNCERTAINTY, columns, values_of
 from medseg.evaluation.strata import EMPTY, SIZES
 from medseg.metrics import registry
-from medseg.metrics.bootstrap import RESAMPLES, SEED, bootstrap_intervals
 from medseg.metrics.calibration import CalibrationErrors
+from medseg.metrics.intervals import Values, estimates
 from medseg.metrics.overlap import overlap_scores
 from medseg.metrics.registry import DECIMALS
 
-WITH_INTERVAL = ("dice", "iou")
+WITH_ENDS = ("dice", "iou")
 TOTALS = ("objects", "objects_found", "objects_detected", "objects_missed", "objects_false")
 
 
@@ -43,12 +44,12 @@ def write_tables(evaluation: Evaluation, folder: Path, summary: Path) -> tuple[p
 
 
 def summary_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The means of a table per image with their 95 % intervals, by the cluster bootstrap over groups.
+    """The means of a table per image and how sure they are.
 
     Columns: by (all, label, size, empty), stratum, metric, images (that the mean is over), undefined (left out of it),
-    missed (of the images, those in which nothing annotated was found: their distances are the diagonal), groups, mean,
-    low, high. Strata but `empty` hold the images in which something is annotated. An interval is NaN where there are
-    fewer than two groups, a mean where all is undefined.
+    missed (of the images, those in which nothing annotated was found: their distances are the diagonal), groups, and
+    those of `intervals.Estimate`: mean, median, low, high, ends. Strata but `empty` hold the images in which something
+    is annotated. What is not defined is NaN.
     """
     rows = []
     for kind, stratum, part in _strata(table):
@@ -75,14 +76,12 @@ def summarise(evaluation: Evaluation, means: pd.DataFrame) -> dict[str, Any]:
         "images": len(annotated),
         "missed": int((annotated["recall"] == 0).sum()),
         **{
-            f"{name}{suffix}": _defined(of_all.loc[name, column])
-            for name in WITH_INTERVAL
-            for suffix, column in (("", "mean"), ("_low", "low"), ("_high", "high"))
+            key: value for name in WITH_ENDS for key, value in to_keys(name, of_row(of_all.loc[name].to_dict())).items()
         },
         **{
             metric.key: _mean(of_all, metric.key)
             for metric in registry.METRICS
-            if metric.kind in ("overlap", "surface") and metric.key in of_all.index and metric.key not in WITH_INTERVAL
+            if metric.kind in ("overlap", "surface") and metric.key in of_all.index and metric.key not in WITH_ENDS
         },
         "objects": {name.removeprefix("objects_"): int(table[name].sum()) for name in TOTALS}
         | {"f1": _mean(of_all, "objects_f1"), "iou": _mean(of_all, "objects_iou")},
@@ -104,11 +103,12 @@ def summarise(evaluation: Evaluation, means: pd.DataFrame) -> dict[str, Any]:
 def write_metrics(summary: dict[str, Any], path: Path) -> None:
     """Write the few numbers of `summarise` by which experiments are compared as flat JSON, without undefined ones.
 
-    Means over the images in which something is annotated: dice with its 95 % interval, iou, hd95 (pixels), nsd, f1 (of
-    objects), and dice/CLASS where there are several classes; false_positive_images is the share of the other images in
-    which anything is found.
+    Means over the images in which something is annotated: dice with the ends of `estimates.to_keys`, iou, hd95
+    (pixels), nsd, f1 (of objects), and dice/CLASS where there are several classes; false_positive_images is the share
+    of the other images in which anything is found.
     """
-    values = {name: summary[name] for name in ("dice", "dice_low", "dice_high", "iou", "hd95", "nsd")}
+    values = to_keys("dice", of_keys(summary, "dice"))
+    values |= {name: summary[name] for name in ("iou", "hd95", "nsd")}
     values |= {"f1": summary["objects"]["f1"], "false_positive_images": summary["empty"]["with_false_positives"]}
     values |= {f"dice/{name}": scores["dice"] for name, scores in summary.get("classes", {}).items()}
     defined = {name: value for name, value in values.items() if value is not None}
@@ -143,22 +143,22 @@ def _strata(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _means(part: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
-    """A row for each column; columns that are defined for the same images share their resamples."""
-    alike: dict[bytes, list[str]] = defaultdict(list)
+    """A row for each column; columns of one kind that are defined for the same images share their resamples."""
+    alike: dict[tuple[bytes, Values], list[str]] = defaultdict(list)
     for name in names:
-        alike[part[name].notna().to_numpy().tobytes()].append(name)
+        alike[part[name].notna().to_numpy().tobytes(), values_of(name)].append(name)
     rows = {}
-    for shared in alike.values():
+    for (_, kind), shared in alike.items():
         defined = part[part[shared[0]].notna()]
-        intervals = bootstrap_intervals(defined[shared].to_numpy(), defined["group"].tolist(), RESAMPLES, SEED)
-        for name, interval in zip(shared, intervals, strict=True):
+        found = estimates(defined[shared].to_numpy(), defined["group"].tolist(), kind)
+        for name, estimate in zip(shared, found, strict=True):
             rows[name] = {
                 "metric": name,
                 "images": len(defined),
                 "undefined": len(part) - len(defined),
                 "missed": int((defined["recall"] == 0).sum()),
                 "groups": defined["group"].nunique(),
-                **{key: round(value, DECIMALS) for key, value in vars(interval).items()},
+                **{key: round(value, DECIMALS) if key != "ends" else value for key, value in vars(estimate).items()},
             }
     return [rows[name] for name in names]
 

@@ -21,20 +21,12 @@ from dvc_data.index import DataIndexDirError
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table as table_text
-from medseg.evaluation.describe import resampling
-from medseg.evaluation.formatting import ABSENT, score, spread
+from medseg.evaluation.describe import ENDS_BRIEFLY, ends_made
+from medseg.evaluation.formatting import ABSENT, ends, score, spread
+from medseg.evaluation.per_image import values_of
 from medseg.experiments.commands import run
-from medseg.metrics.bootstrap import (
-    RESAMPLES,
-    SEED,
-    Interval,
-    PairedResult,
-    bootstrap_interval,
-    group_means,
-    holm,
-    paired_bootstrap,
-    wilcoxon,
-)
+from medseg.metrics.intervals import RESAMPLES, SEED, Estimate, Values, estimate
+from medseg.metrics.paired import FLIPS, LEAST_GROUPS_OF_TEST, holm, sign_flip_test
 
 PER_IMAGE = "data/predictions/per_image.csv"
 WORKSPACE = "workspace"
@@ -43,6 +35,10 @@ SIZES = ["truth_pixels", "region_pixels"]
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
 NAMED = 3  # images that an error names
+CONDITIONAL = (
+    "It is of images, for the networks of these runs alone, and says nothing of others: how a score varies from one "
+    "training to the next is the standard deviation of runs."
+)
 
 
 @dataclass(frozen=True)
@@ -69,16 +65,16 @@ class Change:
 class Difference:
     """A later run against the first, over the same images.
 
-    `paired` is the bootstrap over groups. The p-values are two-sided; `holm_*` are corrected for all later runs of one
-    comparison. `fell` and `rose` hold the images that changed most, the largest change first.
+    `difference` is its mean, later less first. `p_value` is that of `paired.sign_flip_test`, NaN where groups are too
+    few for it; `holm` is corrected for all later runs of one comparison. `fell` and `rose` hold the images that changed
+    most, the largest change first.
     """
 
     run: str
     mean: float
-    paired: PairedResult
-    wilcoxon: float  # signed-rank test on the mean differences of groups
-    holm_bootstrap: float
-    holm_wilcoxon: float
+    difference: Estimate
+    p_value: float
+    holm: float
     fell: list[Change]
     rose: list[Change]
 
@@ -109,7 +105,8 @@ class Summary:
 
     `mean` and `deviation` are those of the runs' means (sample standard deviation, n - 1). `pooled` is over images: for
     folds over all of them, each scored by its own run; for seeds over the test set, each image with its mean over the
-    runs. It says how the score varies over images (groups), `deviation` how it varies over runs.
+    runs. It says how the score varies over images (groups) for the networks of these runs; `deviation` says how it
+    varies over runs, of which `pooled` knows nothing.
     """
 
     metric: str
@@ -118,7 +115,7 @@ class Summary:
     mean: float
     deviation: float
     over: Images
-    pooled: Interval
+    pooled: Estimate
 
 
 def read_tables(revisions: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -143,7 +140,8 @@ def compare(tables: Mapping[str, pd.DataFrame], metric: str) -> Comparison:
         _refuse_other_test_set(first, tables[first], name, tables[name])
     scores, over = _paired_scores(tables, metric)
     groups = tables[first].loc[scores.index, "group"].tolist()
-    differences = [_difference(name, scores[first], scores[name], groups) for name in later]
+    values = values_of(metric)
+    differences = [_difference(name, scores[first], scores[name], groups, values) for name in later]
     return Comparison(metric, first, float(scores[first].mean()), over, _corrected(differences))
 
 
@@ -160,20 +158,19 @@ def summarise_runs(tables: Mapping[str, pd.DataFrame], metric: str) -> Summary:
     groups = groups[~groups.index.duplicated()].loc[scores.index]
     runs = [RunMean(name, int(scores[name].count()), float(scores[name].mean())) for name in tables]
     means = pd.Series([run.mean for run in runs])
-    pooled = bootstrap_interval(scores.mean(axis=1).to_numpy(), groups.tolist(), RESAMPLES, SEED)
+    pooled = estimate(scores.mean(axis=1).to_numpy(), groups.tolist(), values_of(metric))
     return Summary(metric, kind, runs, float(means.mean()), float(means.std()), over, pooled)
 
 
 def comparison_text(comparison: Comparison) -> str:
     """A comparison as Markdown: the table of runs, how it was made, and the images that changed most."""
     several = len(comparison.differences) > 1
-    columns = ["run", "mean", "difference", "95 % interval", "bootstrap p", "Wilcoxon p"]
-    columns += ["bootstrap p, Holm", "Wilcoxon p, Holm"] if several else []
+    columns = ["run", "mean", "difference", ENDS_BRIEFLY, "p"] + (["p, Holm"] if several else [])
     first = [comparison.first, score(comparison.mean), *[ABSENT] * (len(columns) - 2)]
     later = [_difference_cells(difference)[: len(columns)] for difference in comparison.differences]
     note = f"Differences are to {comparison.first}, over the same images. "
-    note += f"Interval and bootstrap p: {resampling(comparison.over.groups)}. "
-    note += "Wilcoxon: signed-rank test on the mean differences of groups."
+    note += " ".join(dict.fromkeys(ends_made(difference.difference.ends) for difference in comparison.differences))
+    note += f" {_test_made(comparison.over.groups)}"
     if several:
         note += f" Holm: corrected for {len(comparison.differences)} comparisons."
     heading = _heading(comparison.metric, comparison.over)
@@ -182,17 +179,17 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """A summary as Markdown: a row per run, their mean and standard deviation, and the pooled mean and its interval."""
+    """A summary as Markdown: a row per run, their mean and spread, and the pooled mean with both spreads."""
     rows = [[run.run, str(run.images), score(run.mean)] for run in summary.runs]
     rows.append(["mean of runs", "", score(summary.mean)])
     rows.append(["standard deviation of runs", "", score(summary.deviation)])
-    pooled = spread(summary.pooled.mean, summary.pooled.low, summary.pooled.high)
-    rows.append(["pooled over images (95 % interval)", str(summary.over.images), pooled])
+    pooled = f"{spread(summary.pooled)}; over {summary.kind} \N{PLUS-MINUS SIGN} {score(summary.deviation)}"
+    rows.append(["over images, for these networks", str(summary.over.images), pooled])
     how = {
         "folds": "Folds: no two runs share a test image; pooled are all images, each scored by its own run.",
         "seeds": "Seeds: all runs have one test set; pooled are its images, each with its mean over the runs.",
     }
-    note = f"{how[summary.kind]} Interval: {resampling(summary.over.groups)}."
+    note = f"{how[summary.kind]} {ends_made(summary.pooled.ends)} {CONDITIONAL}"
     return "\n\n".join(
         [_heading(summary.metric, summary.over), table_text(["run", "images", summary.metric], rows), note]
     )
@@ -313,27 +310,24 @@ def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tup
     return defined, Images(len(defined), groups, len(table) - len(full), len(full) - len(defined))
 
 
-def _difference(name: str, first: pd.Series, later: pd.Series, groups: Sequence[str]) -> Difference:
+def _difference(name: str, first: pd.Series, later: pd.Series, groups: Sequence[str], values: Values) -> Difference:
     """The run `name`, whose scores are `later`, against the first one, as if it were the only one."""
     changes = (later - first).round(DECIMALS)
-    paired = paired_bootstrap(changes.to_numpy(), groups, RESAMPLES, SEED)
-    p_value = wilcoxon(group_means(changes.to_numpy(), groups).round(DECIMALS))
+    kind: Values = "unbounded" if values == "unbounded" else "-1 to 1"
+    p_value = sign_flip_test(changes.to_numpy(), groups)
     ranked = [
         Change(file, float(first[file]), float(later[file]), float(changes[file]))
         for file in changes.sort_values(kind="stable").index.astype(str)
     ]
     fell = [change for change in ranked if change.difference < 0][:SHOWN]
     rose = [change for change in reversed(ranked) if change.difference > 0][:SHOWN]
-    return Difference(name, float(later.mean()), paired, p_value, paired.p_value, p_value, fell, rose)
+    found = estimate(changes.to_numpy(), groups, kind)
+    return Difference(name, float(later.mean()), found, p_value, p_value, fell, rose)
 
 
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    bootstrap = holm([difference.paired.p_value for difference in differences])
-    signed_rank = holm([difference.wilcoxon for difference in differences])
-    return [
-        replace(difference, holm_bootstrap=resampled, holm_wilcoxon=ranked)
-        for difference, resampled, ranked in zip(differences, bootstrap, signed_rank, strict=True)
-    ]
+    corrected = holm([difference.p_value for difference in differences])
+    return [replace(difference, holm=p_value) for difference, p_value in zip(differences, corrected, strict=True)]
 
 
 def _heading(metric: str, over: Images) -> str:
@@ -344,16 +338,25 @@ def _heading(metric: str, over: Images) -> str:
 
 
 def _difference_cells(difference: Difference) -> list[str]:
-    interval = difference.paired.interval
-    low, high = (score(bound, "+.3f") for bound in (interval.low, interval.high))
-    p_values = [difference.paired.p_value, difference.wilcoxon, difference.holm_bootstrap, difference.holm_wilcoxon]
+    found = difference.difference
     return [
         difference.run,
         score(difference.mean),
-        score(interval.mean, "+.3f"),
-        ABSENT if math.isnan(interval.low) else f"{low} to {high}",
-        *map(_p_value, p_values),
+        score(found.mean, "+.3f"),
+        ends(found, form="+.3f"),
+        _p_value(difference.p_value),
+        _p_value(difference.holm),
     ]
+
+
+def _test_made(groups: int) -> str:
+    if groups < LEAST_GROUPS_OF_TEST:
+        return f"No p: it takes {LEAST_GROUPS_OF_TEST} groups to tell anything from chance."
+    ways = f"all {2**groups} ways" if 2**groups <= FLIPS else f"{FLIPS} random ways, seed {SEED},"
+    return (
+        "p: two-sided, by a test whose null hypothesis is that both runs are exchangeable within a group: the sum of "
+        f"differences against those of {ways} to give the groups' differences signs."
+    )
 
 
 def _changes_text(first: str, difference: Difference) -> str:

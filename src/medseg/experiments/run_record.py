@@ -13,8 +13,9 @@ from medseg.core.environment import code_sha256, package_versions
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes, read_json, write_text
 from medseg.core.markdown import table
-from medseg.evaluation.describe import SPLITS, network_briefly, samples_briefly
-from medseg.evaluation.formatting import interval, score
+from medseg.evaluation import estimates
+from medseg.evaluation.describe import ENDS_BRIEFLY, SPLITS, network_briefly, samples_briefly
+from medseg.evaluation.formatting import ends, score
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.model_yaml import read_description
 
@@ -31,10 +32,10 @@ COLUMNS = (
     "scored on",
     "images",
     "Dice",
-    "95 % interval",
+    ENDS_BRIEFLY,
     "IoU",
 )
-NUMBERS = {"epochs", "images", "Dice", "95 % interval", "IoU"}  # aligned to the right
+NUMBERS = {"epochs", "images", "Dice", ENDS_BRIEFLY, "IoU"}  # aligned to the right
 
 
 def run_record(
@@ -109,6 +110,6 @@ def _cells(record: dict[str, Any]) -> list[Any]:
         metrics["split"],
         metrics["images"],
         score(metrics["dice"]),
-        interval(metrics["dice_low"], metrics["dice_high"]),
+        ends(estimates.of_keys(metrics, "dice")),
         score(metrics["iou"]),
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from medseg.core.errors import UserError
 from medseg.core.files import read_json
 from medseg.datasets.changes import AGAIN, changed_source
+from medseg.evaluation import estimates
 from medseg.evaluation.formatting import measured, score, spread
 from medseg.experiments.commands import attempt
 
@@ -23,7 +24,7 @@ def status_lines() -> list[str]:
     if stages := _changed_stages():
         lines.append(f"out of date: {', '.join(stages)} (`dvc status` tells why); what follows is of the run before")
     metrics = read_json(METRICS)
-    dice = spread(metrics.get("dice"), metrics.get("dice_low"), metrics.get("dice_high"))
+    dice = spread(estimates.of_keys(metrics, "dice"))
     lines.append(f"Dice {dice}, IoU {score(metrics.get('iou'))}, HD95 {measured(metrics.get('hd95'), 'pixels')}")
     return [*lines, f"report: {REPORT.resolve()}"] if REPORT.is_file() else lines
 

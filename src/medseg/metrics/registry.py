@@ -13,6 +13,7 @@ import numpy as np
 
 from medseg.data.image_io import Pixels
 from medseg.metrics.counting import CountingParams, count_scores
+from medseg.metrics.intervals import Values
 from medseg.metrics.objects import object_scores
 from medseg.metrics.overlap import Counts, count_pixels, overlap_scores
 from medseg.metrics.surface import Tolerance, surface_scores
@@ -85,6 +86,14 @@ class Metric:
     several_classes: bool = False  # whether it exists with several classes alone
     decimals: int = DECIMALS  # of its column
     brief: bool = False  # whether it is shown where there is room for few: by stratum, in short texts
+    yes_or_no: bool = False  # whether it is 0 or 1 of every image
+
+    @property
+    def values(self) -> Values:
+        """What it can be, on which its interval depends."""
+        if self.yes_or_no:
+            return "0 or 1"
+        return "0 to 1" if self.unit == "score" else "unbounded"
 
     def title(self, tolerance: Tolerance) -> str:
         """The label, with the tolerance in it where it depends on one."""
@@ -245,6 +254,7 @@ METRICS: tuple[Metric, ...] = (
         "false_positive", "Images with any false positive", "share", "lower", "overlap",
         "1 where any pixel is predicted, else 0; of images with an empty truth",
         lambda pair: float(pair.counts.false_positives + pair.counts.true_positives > 0), over="empty",
+        yes_or_no=True,
     ),
     Metric(
         "false_positive_area", "False positive area", "share", "lower", "overlap",

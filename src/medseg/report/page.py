@@ -62,14 +62,14 @@ def image_metrics() -> list[Metric]:
 
 
 def dice_axis(strata: list[Stratum]) -> Axis:
-    """From the tenth below all intervals of Dice to 1."""
-    lows = [mean.low for stratum in strata if (mean := stratum.means["dice"]).low is not None]
+    """From the tenth below all intervals and ranges of Dice to 1."""
+    lows = [mean.low for stratum in strata if (mean := stratum.means["dice"]).ends != "none"]
     return Axis("Dice", min(0.9, int(10 * min(lows, default=0)) / 10), 1)
 
 
 def whisker(mean: Mean, axis: Axis) -> Interval | None:
-    """Where mean and interval lie along an axis; None where they are not defined."""
-    if mean.mean is None or mean.low is None or mean.high is None:
+    """Where a mean and its interval or range lie along an axis; None where it has neither."""
+    if mean.ends == "none":
         return None
     return interval(mean.low, mean.mean, mean.high, axis)
 
@@ -97,11 +97,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "counted": formatting.counted,
-        "interval": lambda mean, unit: formatting.interval(mean.low, mean.high, unit),
+        "ends": formatting.ends,
         "measured": formatting.measured,
         "percent": formatting.percent,
         "plain": plain,
         "score": formatting.score,
+        "spread": formatting.spread,
         "whisker": whisker,
         "yaml": lambda value: json.dumps(value, ensure_ascii=False),
     }

@@ -10,21 +10,20 @@ import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes
+from medseg.evaluation import estimates
+from medseg.metrics.intervals import Estimate
 
-TEXT = ("file", "label", "group", "size", "predicted_label", "by", "stratum", "metric", "actual", "predicted")
+TEXT = ("file", "label", "group", "size", "predicted_label", "by", "stratum", "metric", "actual", "predicted", "ends")
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over images with its 95 % interval, as a row of summary.csv; None where it is not defined."""
+class Mean(Estimate):
+    """A mean over images and how sure it is, as a row of summary.csv."""
 
     images: int
     undefined: int
     missed: int
     groups: int
-    mean: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -79,4 +78,4 @@ def defined(value: Any) -> float | None:
 
 def _mean(row: dict[Any, Any]) -> Mean:
     counts = (int(row[key]) for key in ("images", "undefined", "missed", "groups"))
-    return Mean(*counts, *(defined(row[key]) for key in ("mean", "low", "high")))
+    return Mean(*vars(estimates.of_row(row)).values(), *counts)
