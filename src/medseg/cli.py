@@ -120,26 +120,20 @@ def compare(
     Examples: `medseg compare main workspace`, `medseg compare main resnet18 resnet50 --metric iou`,
     `medseg compare --across fold-0 fold-1 fold-2`, `medseg compare main tried --json`.
 
-    Runs have to share their test set. With --across they may be seeds, which share it too, or folds, whose test sets
-    have no image in common.
+    Runs have to share their test set, masks to the byte. With --across they may be seeds, which share it too, or folds
+    of one data set, whose test sets have no image in common; all but seeds and split has to be equal.
     """
-    from medseg.experiments.compare import (
-        compare,
-        comparison_text,
-        read_tables,
-        result_json,
-        summarise_runs,
-        summary_text,
-    )
+    from medseg.experiments.compare import compare, comparison_text, result_json, summarise_runs, summary_text
+    from medseg.experiments.runs import read_runs
 
     if len(revisions) < 2:
         raise typer.BadParameter("name two runs or more", param_hint="REV")
-    tables = read_tables(revisions)
+    runs = read_runs(revisions)
     if across:
-        summary = summarise_runs(tables, metric)
+        summary = summarise_runs(runs, metric)
         typer.echo(result_json(summary) if as_json else summary_text(summary))
     else:
-        comparison = compare(tables, metric)
+        comparison = compare({name: run.table for name, run in runs.items()}, metric)
         typer.echo(result_json(comparison) if as_json else comparison_text(comparison))
 
 

@@ -1,6 +1,7 @@
 """Runs against one another: from tables made by hand, and through git and DVC in a small repository."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
+import yaml
+from dvc.api import DVCFileSystem
 from dvc.repo import Repo
 from typer.testing import CliRunner, Result
 
@@ -17,16 +20,16 @@ from medseg.cli import app
 from medseg.core.errors import UserError
 from medseg.evaluation.per_image import columns, score_image
 from medseg.experiments.compare import (
-    WORDS,
     Images,
     RunMean,
+    Summary,
     compare,
     comparison_text,
-    read_tables,
     result_json,
     summarise_runs,
     summary_text,
 )
+from medseg.experiments.runs import WORDS, Run, read_runs
 from medseg.inference.settings import Counting, Scoring
 from medseg.metrics.counting import CountingParams
 from medseg.metrics.intervals import Estimate, estimate
@@ -34,8 +37,25 @@ from medseg.metrics.paired import sign_flip_test
 from medseg.metrics.surface import Tolerance
 
 NAN = float("nan")
+PARAMETERS: dict[str, Any] = {
+    "name": "first",
+    "seed": 0,
+    "data": {"name": "phantom", "seed": 0},
+    "split": {"name": "folds", "fold": 0},
+    "augment": {"seed": 0, "factor": 7},
+    "model": {"name": "unet", "encoder": "resnet18"},
+    "machine": {"workers": 1},
+}
 PIPELINE = """\
 stages:
+  download:
+    cmd: mkdir -p data/raw && cp raw.txt data/raw/raw.txt
+    deps: [raw.txt]
+    outs: [data/raw]
+  manifest:
+    cmd: cp known.csv data/manifest.csv
+    deps: [known.csv]
+    outs: [data/manifest.csv]
   evaluate:
     cmd: mkdir -p data/predictions && cp scores.csv data/predictions/per_image.csv && touch data/predictions/a.png
     deps: [scores.csv]
@@ -49,7 +69,13 @@ def scored(dice: dict[str, float], groups: str = "", **columns: Any) -> pd.DataF
     table["region_pixels"] = 100
     table["truth_pixels"] = [0 if np.isnan(value) else 10 for value in dice.values()]
     table["dice"] = list(dice.values())
+    table = table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10")
     return table.assign(**columns).set_index("file")
+
+
+def across(tables: dict[str, pd.DataFrame], metric: str = "dice") -> Summary:
+    """The summary of runs that differ in their tables alone."""
+    return summarise_runs({name: Run(table, PARAMETERS, "raw") for name, table in tables.items()}, metric)
 
 
 FIRST = {"a": 0.5, "b": 0.6, "c": 0.7, "d": NAN, "e": 0.9}
@@ -146,17 +172,20 @@ def test_other_images_are_named() -> None:
     assert "only in main: d, e; only in tried: f, g, h and 2 more" in str(error.value)
 
 
-@pytest.mark.parametrize("column", ["truth_pixels", "region_pixels"])
-def test_another_truth_of_the_same_images_is_refused(column: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("truth_pixels", 11), ("region_pixels", 99), ("mask_sha256", "3"), ("sha256", "3"), ("region", "1:0:11:10")],
+)
+def test_another_truth_of_the_same_images_is_refused(column: str, value: Any) -> None:
     other = scored(FIRST)
-    other[column] += other.index == "b"
-    with pytest.raises(UserError, match=r"main and tried were scored against different truths: .* differ in b;"):
+    other.loc["b", column] = value
+    with pytest.raises(UserError, match=f"main and tried were scored on different .*: {column} differ in b;"):
         compare({"main": scored(FIRST), "tried": other}, "dice")
 
 
 def test_without_any_truth_there_is_nothing_to_compare() -> None:
     empty = scored({"a": NAN, "b": NAN})
-    for question in (compare, summarise_runs):
+    for question in (compare, across):
         with pytest.raises(UserError, match="2 of 2 have an empty truth"):
             question({"main": empty, "tried": empty}, "dice")
 
@@ -184,11 +213,10 @@ def per_image() -> pd.DataFrame:
 
 def test_the_columns_of_text_are_those_of_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "predictions").mkdir(parents=True)
     table = per_image()
     assert tuple(name for name in columns() if not pd.api.types.is_numeric_dtype(table[name])) == WORDS
-    table.to_csv("data/predictions/per_image.csv", index=False)
-    read = read_tables(["workspace"])["workspace"]
+    project_with(table.set_index("file"))
+    read = read_runs(["workspace"])["workspace"].table
     for name in set(columns()) - set(WORDS):
         assert pd.api.types.is_float_dtype(read[name]) or pd.api.types.is_integer_dtype(read[name]), name
         if not name.endswith("_pixels"):
@@ -251,7 +279,7 @@ def test_json_holds_what_the_comparison_holds_and_null_for_what_is_undefined() -
 
 def test_seeds_are_pooled_as_the_means_of_images() -> None:
     tables = {"one": scored(FIRST, "ppqqr"), "two": scored(LATER, "ppqqr"), "three": scored(FIRST, "ppqqr")}
-    summary = summarise_runs(tables, "dice")
+    summary = across(tables)
     assert summary.kind == "seeds"
     assert summary.runs == [RunMean("one", 4, 0.675), RunMean("two", 4, 0.7), RunMean("three", 4, 0.675)]
     assert summary.mean == pytest.approx(2.05 / 3)
@@ -265,7 +293,7 @@ def test_seeds_are_pooled_as_the_means_of_images() -> None:
 
 def test_folds_are_pooled_as_all_their_images() -> None:
     tables = {"0": scored({"b": 0.2, "a": 0.4}, "pq"), "1": scored({"d": 0.6, "c": NAN, "e": 0.8, "f": 1.0}, "rrqs")}
-    summary = summarise_runs(tables, "dice")
+    summary = across(tables)
     assert summary.kind == "folds"
     assert [(run.run, run.images) for run in summary.runs] == [("0", 2), ("1", 3)]
     assert [run.mean for run in summary.runs] == pytest.approx([0.3, 0.8])
@@ -277,26 +305,62 @@ def test_folds_are_pooled_as_all_their_images() -> None:
     assert (summary.pooled.low, summary.pooled.high) == (0.2, 1.0)
     twice = {"0": scored({f"{number:02}": number / 20 for number in range(20)}, "abcdefghijklmnopqrst")}
     twice["1"] = scored({f"{number}": number / 40 for number in range(20, 40)}, "abcdefghijABCDEFGHIJ")
-    joined = summarise_runs(twice, "dice")
+    joined = across(twice)
     values = [*(number / 20 for number in range(20)), *(number / 40 for number in range(20, 40))]
     expected = estimate(values, "abcdefghijklmnopqrstabcdefghijABCDEFGHIJ", "0 to 1")
     assert (joined.over.groups, joined.pooled.ends) == (30, "interval")
     assert (joined.pooled.low, joined.pooled.high) == pytest.approx((expected.low, expected.high))
 
 
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """Parameters with one value changed, by its dotted key."""
+    section, _, name = key.rpartition(".")
+    return PARAMETERS | ({section: PARAMETERS[section] | {name: value}} if section else {key: value})
+
+
+FOLDS = {"0": scored({"a": 0.2, "b": 0.4}), "1": scored({"c": 0.6, "d": 0.8})}
+SEEDS = {"0": scored(FIRST), "1": scored(LATER)}
+
+
+@pytest.mark.parametrize("tables", [FOLDS, SEEDS], ids=["folds", "seeds"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.encoder", "resnet50"), ("data.name", "busi"), ("augment.factor", 1), ("loss", "dice")]
+)
+def test_runs_of_other_parameters_are_neither_folds_nor_seeds(
+    tables: dict[str, pd.DataFrame], key: str, value: Any
+) -> None:
+    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], changed(key, value), "raw")}
+    with pytest.raises(UserError, match=rf"^0 and 1 are neither .*: their parameters differ in {key} \(.*, {value}\)"):
+        summarise_runs(runs, "dice")
+
+
+@pytest.mark.parametrize("tables", [FOLDS, SEEDS], ids=["folds", "seeds"])
+@pytest.mark.parametrize("key", ["name", "seed", "split.fold", "augment.seed", "machine.workers"])
+def test_seeds_split_name_and_machine_may_differ(tables: dict[str, pd.DataFrame], key: str) -> None:
+    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], changed(key, 3), "raw")}
+    assert summarise_runs(runs, "dice").runs
+
+
+@pytest.mark.parametrize("tables", [FOLDS, SEEDS], ids=["folds", "seeds"])
+def test_folds_and_seeds_are_of_one_data_set(tables: dict[str, pd.DataFrame]) -> None:
+    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], PARAMETERS, "other")}
+    with pytest.raises(UserError, match="0 and 1 are not of one data set"):
+        summarise_runs(runs, "dice")
+
+
 def test_runs_that_are_neither_folds_nor_seeds_are_refused() -> None:
     tables = {"one": scored({"a": 0.5, "b": 0.5}), "two": scored({"b": 0.5, "c": 0.5})}
     with pytest.raises(UserError, match=r"more than one run has b, but not every run has a, c"):
-        summarise_runs(tables, "dice")
+        across(tables)
 
 
 def test_seeds_on_another_truth_are_refused() -> None:
-    with pytest.raises(UserError, match="different truths"):
-        summarise_runs({"one": scored(FIRST), "two": scored(FIRST, truth_pixels=3)}, "dice")
+    with pytest.raises(UserError, match="different images or truths"):
+        across({"one": scored(FIRST), "two": scored(FIRST, truth_pixels=3)})
 
 
 def test_the_summary_is_a_table() -> None:
-    text = summary_text(summarise_runs({"one": scored(FIRST), "two": scored(LATER)}, "dice"))
+    text = summary_text(across({"one": scored(FIRST), "two": scored(LATER)}))
     assert "| one | 4 | 0.675 |\n| two | 4 | 0.700 |\n| mean of runs |  | 0.688 |\n" in text
     assert "| standard deviation of runs |  | 0.018 |\n" in text
     both = "0.688 (range 0.550\N{EN DASH}0.950); over seeds \N{PLUS-MINUS SIGN} 0.018"
@@ -308,7 +372,7 @@ def test_seeds_that_differ_more_than_images_are_not_hidden_in_the_interval() -> 
     files = [f"{number:02}" for number in range(40)]
     nothing = scored(dict.fromkeys(files, 0.0))
     last = scored(dict(zip(files, np.random.default_rng(0).normal(0.259, 0.05, 40), strict=True)))
-    summary = summarise_runs({"one": nothing, "two": nothing, "three": last}, "dice")
+    summary = across({"one": nothing, "two": nothing, "three": last})
     assert summary.pooled.high - summary.pooled.low < 0.02
     assert summary.deviation > 0.14
     text = summary_text(summary)
@@ -326,25 +390,43 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("DVC_NO_ANALYTICS", "true")
-        for command in ("init -q -b main", "config user.name tester", "config user.email tester@example.org"):
-            subprocess.run(["git", *command.split()], check=True)
-        Repo.init().close()
-        Path(".gitignore").write_text("/data\n")
+        init_project()
         commit("bare")
         Path("dvc.yaml").write_text(PIPELINE)
-        run_pipeline(FIRST)
+        run_pipeline(scored(FIRST))
         commit("first")
-        run_pipeline(LATER)
+        run_pipeline(scored(LATER))
         commit("second")
-        run_pipeline(dict.fromkeys(FIRST, 0.25) | {"d": NAN})
+        run_pipeline(scored(dict.fromkeys(FIRST, 0.25) | {"d": NAN}))
         with Repo() as repo:
             repo.experiments.save(name="tried")
         subprocess.run(["git", "checkout", "-q", "."], check=True)
+        with Repo() as repo:
+            repo.checkout(force=True)
         yield folder
 
 
-def run_pipeline(dice: dict[str, float]) -> None:
-    scored(dice).to_csv("scores.csv")
+def init_project() -> None:
+    for command in ("init -q -b main", "config user.name tester", "config user.email tester@example.org"):
+        subprocess.run(["git", *command.split()], check=True)
+    Repo.init().close()
+    Path(".gitignore").write_text("/data\n")
+    Path("raw.txt").write_text("raw")
+
+
+def project_with(table: pd.DataFrame) -> None:
+    """A project in the working folder whose run wrote this table per image."""
+    init_project()
+    Path("dvc.yaml").write_text(PIPELINE)
+    run_pipeline(table)
+    commit("run")
+
+
+def run_pipeline(table: pd.DataFrame) -> None:
+    facts = ["sha256", "mask_sha256", "region"]
+    table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10")[facts].to_csv("known.csv")
+    table.drop(columns=facts, errors="ignore").to_csv("scores.csv")
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS, sort_keys=False))
     with Repo() as repo:
         repo.reproduce()
 
@@ -360,20 +442,23 @@ def medseg(*arguments: str) -> Result:
 
 @pytest.mark.usefixtures("repository")
 def test_tables_come_from_revisions_experiments_and_the_workspace() -> None:
-    tables = read_tables(["first", "HEAD", "tried", "workspace"])
-    assert {name: table["dice"].to_dict() for name, table in tables.items()} == {
+    runs = read_runs(["first", "HEAD", "tried", "workspace"])
+    assert {name: run.table["dice"].to_dict() for name, run in runs.items()} == {
         "first": pytest.approx(FIRST, nan_ok=True),
         "HEAD": pytest.approx(LATER, nan_ok=True),
         "tried": pytest.approx(dict.fromkeys(FIRST, 0.25) | {"d": NAN}, nan_ok=True),
-        "workspace": pytest.approx(dict.fromkeys(FIRST, 0.25) | {"d": NAN}, nan_ok=True),
+        "workspace": pytest.approx(LATER, nan_ok=True),
     }
+    assert {run.table["mask_sha256"].unique().item() for run in runs.values()} == {"2" * 64}
+    assert [run.parameters for run in runs.values()] == [PARAMETERS] * 4
+    assert len({run.raw_data for run in runs.values()}) == 1
 
 
 @pytest.mark.usefixtures("repository")
 def test_the_command_prints_the_comparison() -> None:
     done = medseg("first", "second", "tried")
     assert done.exit_code == 0, done.output
-    tables = read_tables(["first", "second", "tried"])
+    tables = {name: run.table for name, run in read_runs(["first", "second", "tried"]).items()}
     assert done.stdout == comparison_text(compare(tables, "dice")) + "\n"
     assert json.loads(medseg("first", "tried", "--json").stdout)["differences"][0]["mean"] == 0.25
 
@@ -392,13 +477,13 @@ def test_the_command_summarises_seeds() -> None:
     [
         (["first", "secnod"], r"'secnod' is no git revision and no finished experiment; near it: second; see `dvc exp"),
         (["first", "treid"], "near it: tried"),
-        (["first", "bare"], r"bare: data/predictions/per_image.csv can't be had: .*`dvc exp show --rev bare`"),
+        (["first", "bare"], r"bare: data/predictions/per_image.csv or .* can't be had: .*`dvc exp show --rev bare`"),
         (["first", "first"], "'first' is named twice"),
     ],
 )
 def test_a_run_without_a_table_is_named(names: list[str], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        read_tables(names)
+        read_runs(names)
 
 
 def test_a_table_that_the_cache_lost_is_asked_for(repository: Path) -> None:
@@ -406,29 +491,72 @@ def test_a_table_that_the_cache_lost_is_asked_for(repository: Path) -> None:
     cache.rename(repository / "away")
     try:
         with pytest.raises(UserError, match=r"second: .* not in the cache here: `dvc push`"):
-            read_tables(["workspace", "second"])
+            read_runs(["workspace", "second"])
     finally:
         (repository / "away").rename(cache)
+
+
+def test_a_clone_without_a_cache_is_told_what_to_fetch(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not even the list of the folder's files is there, which DVC tells otherwise than a file that is not.
+    subprocess.run(["git", "clone", "-q", str(repository), str(tmp_path / "clone")], check=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(UserError, match=r"HEAD: .* not in the cache here: `dvc push`"):
+        read_runs(["HEAD"])
+
+
+@pytest.mark.parametrize("file", ["data/predictions/per_image.csv", "data/manifest.csv", "data/predictions"])
+def test_what_the_cache_holds_is_held_against_its_hash(
+    file: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "clone", "-q", str(repository), str(tmp_path / "clone")], check=True)  # DVC knows none of it
+    shutil.copytree(repository / ".dvc" / "cache", tmp_path / "clone" / ".dvc" / "cache")
+    monkeypatch.chdir(repository)
+    files = DVCFileSystem(rev="HEAD")
+    names = (file, "data/predictions/per_image.csv", "data/manifest.csv")
+    stated, table, other = (files.info(name)["dvc_info"]["md5"] for name in names)
+    cached = tmp_path / "clone" / ".dvc" / "cache" / "files" / "md5" / stated[:2] / stated[2:]
+    # Of the folder the list of its files is altered: it names another file as the table, and that one has its hash.
+    text = cached.read_text()
+    altered = text.replace(table, other) if file == "data/predictions" else text + "\n"
+    cached.chmod(0o644)
+    cached.write_text(altered)
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(UserError, match=rf"^HEAD: {file} in DVC's cache is not what its dvc.lock states"):
+        read_runs(["HEAD"])
+
+
+@pytest.mark.parametrize("file", ["data/predictions/per_image.csv", "data/manifest.csv"])
+def test_what_the_workspace_holds_is_held_against_its_hash(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    project_with(scored(FIRST))
+    altered = Path(file).read_text().replace("0.5", "0.9") + "\n"
+    Path(file).unlink()
+    Path(file).write_text(altered)
+    with pytest.raises(UserError, match=f"^workspace: {file} is not what dvc.lock states: .*`dvc checkout`"):
+        read_runs(["workspace"])
+    assert read_runs(["HEAD"])["HEAD"].table["dice"]["a"] == 0.5
 
 
 def test_outside_a_project_and_before_any_run_the_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"workspace: there is no data/predictions/per_image\.csv: run `dvc repro`"):
-        read_tables(["workspace"])
+        read_runs(["workspace"])
     with pytest.raises(UserError, match="is this the project's root"):
-        read_tables(["main"])
+        read_runs(["main"])
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "predictions").mkdir(parents=True)
-    (tmp_path / "data" / "predictions" / "per_image.csv").write_text("file,dice\na,1\n")
+    project_with(scored(FIRST).drop(columns="group"))
     with pytest.raises(UserError, match=r"workspace: .*per_image.csv has no column group"):
-        read_tables(["workspace"])
+        read_runs(["workspace"])
 
 
 def test_names_that_look_like_numbers_stay_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data" / "predictions").mkdir(parents=True)
-    scored({"001": 0.5, "1": 0.6}, "12").to_csv("data/predictions/per_image.csv")
-    assert read_tables(["workspace"])["workspace"].index.tolist() == ["001", "1"]
+    project_with(scored({"001": 0.5, "1": 0.6}, "12"))
+    assert read_runs(["workspace"])["workspace"].table.index.tolist() == ["001", "1"]

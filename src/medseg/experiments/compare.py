@@ -1,40 +1,30 @@
 """Compare runs on the same images, and summarise runs that are folds or seeds of one another.
 
-A run is a git revision, a DVC experiment, or the workspace; its table per image comes out of DVC's cache or remote. As
-everywhere, means are over the images whose truth is not empty, and what is resampled are groups.
+As everywhere, means are over the images whose truth is not empty, and what is resampled are groups.
 """
 
-import difflib
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from dvc.api import DVCFileSystem
-from dvc.exceptions import DvcException
-from dvc.scm import RevError
-from dvc_data.index import DataIndexDirError
 
 from medseg.core.errors import UserError
 from medseg.core.markdown import table as table_text
+from medseg.core.params import FREE_SECTIONS
 from medseg.evaluation.describe import ENDS_BRIEFLY, ends_made
 from medseg.evaluation.formatting import ABSENT, ends, score, spread
 from medseg.evaluation.per_image import values_of
-from medseg.experiments.commands import run
+from medseg.experiments.runs import IDENTITY, PER_IMAGE, SIZES, Run
 from medseg.metrics.intervals import RESAMPLES, SEED, Estimate, Values, estimate
 from medseg.metrics.paired import FLIPS, LEAST_GROUPS_OF_TEST, holm, sign_flip_test
 
-PER_IMAGE = "data/predictions/per_image.csv"
-WORKSPACE = "workspace"
-WORDS = ("file", "label", "group", "size", "predicted_label")  # columns of text, whatever they look like
-SIZES = ["truth_pixels", "region_pixels"]
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
 NAMED = 3  # images that an error names
+MAY_DIFFER = {"name", "split", *FREE_SECTIONS}  # of parameters, between folds or seeds of one another
 CONDITIONAL = (
     "It is of images, for the networks of these runs alone, and says nothing of others: how a score varies from one "
     "training to the next is the standard deviation of runs."
@@ -118,17 +108,6 @@ class Summary:
     pooled: Estimate
 
 
-def read_tables(revisions: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """The tables per image of git revisions, DVC experiments or `workspace`, by their names, with `file` as index.
-
-    To be called in the project's root. Raises `UserError` for a name given twice, an unknown one, and one without a
-    table that can be had.
-    """
-    if twice := [name for name in revisions if revisions.count(name) > 1]:
-        raise UserError(f"'{twice[0]}' is named twice; name different runs")
-    return {name: _read_table(name) for name in revisions}
-
-
 def compare(tables: Mapping[str, pd.DataFrame], metric: str) -> Comparison:
     """Every later run of `tables` (by name, `file` as index) against the first, in the column `metric`.
 
@@ -145,21 +124,24 @@ def compare(tables: Mapping[str, pd.DataFrame], metric: str) -> Comparison:
     return Comparison(metric, first, float(scores[first].mean()), over, _corrected(differences))
 
 
-def summarise_runs(tables: Mapping[str, pd.DataFrame], metric: str) -> Summary:
+def summarise_runs(runs: Mapping[str, Run], metric: str) -> Summary:
     """One score for runs that share their test set (seeds) or have test sets without a common image (folds).
 
-    Groups keep their names over folds, so that a group in two folds is still one. Raises `UserError` where test sets
-    overlap in part, or a table lacks the column `metric`.
+    Groups keep their names over folds, so that a group in two folds is still one. Raises `UserError` where runs differ
+    in data or in parameters other than `MAY_DIFFER` and seeds, where test sets overlap in part, or where a table lacks
+    the column `metric`.
     """
+    _refuse_other_settings(runs)
+    tables = {name: run.table for name, run in runs.items()}
     _check_columns(tables, metric)
     kind = _kind(tables)
     scores, over = _paired_scores(tables, metric) if kind == "seeds" else _joined_scores(tables, metric)
     groups = pd.concat([table["group"] for table in tables.values()])
     groups = groups[~groups.index.duplicated()].loc[scores.index]
-    runs = [RunMean(name, int(scores[name].count()), float(scores[name].mean())) for name in tables]
-    means = pd.Series([run.mean for run in runs])
+    of_runs = [RunMean(name, int(scores[name].count()), float(scores[name].mean())) for name in tables]
+    means = pd.Series([run.mean for run in of_runs])
     pooled = estimate(scores.mean(axis=1).to_numpy(), groups.tolist(), values_of(metric))
-    return Summary(metric, kind, runs, float(means.mean()), float(means.std()), over, pooled)
+    return Summary(metric, kind, of_runs, float(means.mean()), float(means.std()), over, pooled)
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -201,49 +183,6 @@ def result_json(result: Comparison | Summary) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False)
 
 
-def _read_table(revision: str) -> pd.DataFrame:
-    text = _read_workspace() if revision == WORKSPACE else _read_revision(revision)
-    table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(WORDS, str))
-    if missing := [name for name in ("file", "group", *SIZES) if name not in table]:
-        raise UserError(f"{revision}: {PER_IMAGE} has no column {missing[0]}: not a table per image of this project")
-    return table.set_index("file")
-
-
-def _read_workspace() -> str:
-    try:
-        return Path(PER_IMAGE).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{WORKSPACE}: there is no {PER_IMAGE}: run `dvc repro` (or `dvc checkout`), in the project's root"
-        ) from None
-
-
-def _read_revision(revision: str) -> str:
-    try:
-        text: str = DVCFileSystem(rev=revision).read_text(PER_IMAGE, encoding="utf-8")
-    except RevError:
-        raise UserError(
-            f"'{revision}' is no git revision and no finished experiment{_near(revision)}; see `dvc exp show`"
-        ) from None
-    except (FileNotFoundError, DataIndexDirError):
-        raise UserError(
-            f"{revision}: {PER_IMAGE} can't be had: either the run made none (`dvc exp show --rev {revision}` shows "
-            "its metrics), or it is not in the cache here: `dvc push` or `dvc exp push` where the run was made, then "
-            "`dvc fetch` or `dvc exp pull` here"
-        ) from None
-    except DvcException as error:
-        raise UserError(f"{revision}: DVC can't read {PER_IMAGE}: {error}; is this the project's root?") from error
-    return text
-
-
-def _near(revision: str) -> str:
-    """What may have been meant, as the end of a message."""
-    kinds = ("refs/heads", "refs/tags", "refs/exps/??/*/*")
-    names = run("git", "for-each-ref", "--format=%(refname:lstrip=-1)", *kinds)
-    near = difflib.get_close_matches(revision, sorted(set(names.split())))
-    return f"; near it: {', '.join(near)}" if near else ""
-
-
 def _check_columns(tables: Mapping[str, pd.DataFrame], metric: str) -> None:
     for name, table in tables.items():
         numbers = table.select_dtypes("number").columns
@@ -259,12 +198,41 @@ def _refuse_other_test_set(first: str, base: pd.DataFrame, name: str, table: pd.
             f"{first} and {name} were scored on different images ({'; '.join(words)}): compare runs with equal data "
             "and split, or summarise folds with --across"
         )
-    other = base.index[(base[SIZES] != table.loc[base.index, SIZES]).any(axis=1)]
-    if len(other):
+    facts = [*IDENTITY, *SIZES]
+    differs = base[facts] != table.loc[base.index, facts]
+    if differs.any(axis=None):
+        columns, files = differs.columns[differs.any()], base.index[differs.any(axis=1)]
         raise UserError(
-            f"{first} and {name} were scored against different truths: pixels of the truth or of the scored region "
-            f"differ in {_some(other)}; compare runs on the same data"
+            f"{first} and {name} were scored on different images or truths: {', '.join(columns)} differ in "
+            f"{_some(files)}; compare runs on the same data"
         )
+
+
+def _refuse_other_settings(runs: Mapping[str, Run]) -> None:
+    """Raise `UserError` where runs are not of one data set, or differ in more than `MAY_DIFFER` and seeds."""
+    (first, base), *later = runs.items()
+    for name, run in later:
+        if run.raw_data != base.raw_data:
+            raise UserError(
+                f"{first} and {name} are not of one data set: their data/raw differ; folds and seeds share it"
+            )
+        one, other = _settings(base.parameters), _settings(run.parameters)
+        if differing := [key for key in {**one, **other} if one.get(key, ABSENT) != other.get(key, ABSENT)]:
+            words = [f"{key} ({one.get(key, ABSENT)}, {other.get(key, ABSENT)})" for key in differing[:NAMED]]
+            raise UserError(
+                f"{first} and {name} are neither folds nor seeds of one another: their parameters differ in "
+                f"{', '.join(words)}; leave out --across to compare them"
+            )
+
+
+def _settings(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What folds and seeds share, by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if key == "seed" or (not prefix and key in MAY_DIFFER):
+            continue
+        found |= _settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _kind(tables: Mapping[str, pd.DataFrame]) -> Literal["folds", "seeds"]:
