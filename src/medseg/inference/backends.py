@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medseg.core.errors import UserError
+from medseg.core.files import read_bytes
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
 from medseg.data.training_images import parse_training_images, read_training_images
@@ -111,12 +112,33 @@ def _check_graph(session: Any, description: SegmenterDescription, path: Path) ->
         raise UserError(f"{path}: its network is not the one of its description; write the file with `medseg export`")
 
 
+def _checked_graph(path: Path) -> bytes:
+    """The content of an ONNX file. Raises `UserError` where it is none of the kind that `medseg export` writes."""
+    import onnx
+
+    from medseg.inference.onnx_graph import MOST_BYTES, graph_fault
+
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: not readable as ONNX: larger than {MOST_BYTES} bytes")
+    content = read_bytes(path)
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf's DecodeError, whose package comes without types
+        raise UserError(f"{path}: not readable as ONNX: {error}") from error
+    if not model.graph.node:
+        raise UserError(f"{path}: not readable as ONNX: it holds no graph")
+    if fault := graph_fault(model):
+        raise UserError(f"{path}: not run: {fault}; write the file with `medseg export`")
+    return content
+
+
 def _open_session(path: Path, providers: list[str]) -> Any:
     import onnxruntime
 
+    content = _checked_graph(path)
     onnxruntime.set_default_logger_severity(3)  # errors alone; it warns of every dynamic shape
     try:
-        return onnxruntime.InferenceSession(path, providers=providers)
+        return onnxruntime.InferenceSession(content, providers=providers)
     except Exception as error:  # its exceptions share no base class
         raise UserError(f"{path}: not readable as ONNX: {error}") from error
 

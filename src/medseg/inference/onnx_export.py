@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,13 +22,13 @@ from medseg.data.intensity import in_words
 from medseg.data.task import Task
 from medseg.data.training_images import read_training_images, training_images_text
 from medseg.inference.backends import DESCRIPTION_KEY, IMAGES_KEY, INPUT, OUTPUT
+from medseg.inference.onnx_graph import OPSET, graph_fault
 from medseg.inference.torch_backend import load_segmenter, network_forward
 from medseg.models.model_yaml import Description
 from medseg.models.network import Network
 
 Size = tuple[int, int]  # height, width; pixels
 
-OPSET = 17  # ONNX operator set
 TOLERANCE = 1e-4  # the greatest accepted difference in probability between PyTorch and ONNX Runtime
 _DYNAMIC_AXES = {0: "images", 2: "height", 3: "width"}
 _CHECKED_SIZES = ((64, 96), (75, 50))  # pixels, where the file takes any size
@@ -88,7 +87,7 @@ def export(folder: Path, path: Path, tile: int | None = None) -> Size | None:
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise UserError(f"{folder}: the network can't be written as ONNX: {first_line}") from error
-        _describe(partial, description, size, read_training_images(folder))
+        _describe(partial, description, size, folder)
         _check(network, description, size, partial, folder)
     return size
 
@@ -123,13 +122,15 @@ def _trace(network: ExportedNetwork, description: Description, size: Size | None
         )
 
 
-def _describe(path: Path, description: Description, size: Size | None, images: pd.DataFrame) -> None:
+def _describe(path: Path, description: Description, size: Size | None, folder: Path) -> None:
     task, colours = description.task, "RGB" if description.channels == 3 else "grey"
     channels = task.names if task.has_classes else task.class_names
     model = onnx.load(path)
+    if fault := graph_fault(model):
+        raise UserError(f"{folder}: its network can't be exported: {fault}")
     entries = {
         DESCRIPTION_KEY: json.dumps(description.model_dump()),
-        IMAGES_KEY: training_images_text(images),
+        IMAGES_KEY: training_images_text(read_training_images(folder)),
         "input": f"{INPUT}: uint8 0..255, (images, channels, height, width), {colours}",
         "intensity": in_words(description.intensity),
         "output": f"{OUTPUT}: float32 0..1, (images, classes, height, width), {', '.join(channels)}",

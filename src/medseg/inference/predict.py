@@ -130,11 +130,12 @@ def _matches(argument: str) -> Iterable[Path]:
         if argument and path.exists():
             return [path]
         matches = [Path(match) for match in glob.glob(argument, recursive=True)]  # noqa: PTH207  # Path's follows no links
+        found = [match for match in matches if match.exists()]
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise UserError(f"{argument}: {error}") from error
-    if not matches:
+    if not found:
         raise UserError(f"{argument}: no such image, folder or pattern of images")
-    return [match for match in matches if match.is_file()]
+    return [match for match in found if match.is_file()]
 
 
 def _absolute(path: Path) -> Path:
