@@ -14,7 +14,7 @@ from medseg.core.parallel import MachineParams
 from medseg.core.params import validate
 from medseg.data.image import images_of
 from medseg.data.manifest import Fault, ManifestParams, measure, write_manifest
-from medseg.data.training_images import find_overlap
+from medseg.data.training_images import find_overlap, parse_training_images, read_training_images
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.layout import shortened
 from medseg.datasets.source import SourceParams
@@ -23,7 +23,7 @@ from medseg.evaluation.evaluate import evaluate
 from medseg.evaluation.model_card import false_positives, stratum_cells
 from medseg.evaluation.plots import write_plots
 from medseg.evaluation.summary import write_tables
-from medseg.inference.backends import Accelerator, model_training_images, open_model
+from medseg.inference.backends import IMAGES_KEY, Accelerator, onnx_entry, open_model
 from medseg.metrics import registry
 from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks, turned_images
@@ -84,7 +84,7 @@ def evaluate_external(
     images, faults = _measured(data, root, skip_bad, accelerator)
     predictor.description.task.check_external(images["label"])
     scored = images_of(images, root, predictor.description.intensity)
-    seen = find_overlap(images, model_training_images(model), DUPLICATE_DISTANCE)
+    seen = find_overlap(images, _training_images(model), DUPLICATE_DISTANCE)
     with atomic_folder(out) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
         means, _ = write_tables(found, partial, partial / METRICS)
@@ -126,6 +126,13 @@ def summary_text(means: pd.DataFrame, audited: dict[str, Any], tolerance: Tolera
         lines = [f"- {plain(fault['file'])}: {plain(fault['reason'])}" for fault in faults]
         parts.append("\n".join([f"Left out as unusable: {len(faults)}", "", *lines]))
     return "\n\n".join(parts)
+
+
+def _training_images(model: Path) -> pd.DataFrame:
+    """The images that trained or tuned a model folder or an ONNX file."""
+    if model.is_file():
+        return parse_training_images(onnx_entry(model, IMAGES_KEY), f"{model}: {IMAGES_KEY}")
+    return read_training_images(model)
 
 
 def _seen(seen: Mapping[str, str], images: int) -> str:

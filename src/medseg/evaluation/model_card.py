@@ -31,7 +31,8 @@ medseg export --model FOLDER --out segmenter.onnx      # one file that needs no 
 ```
 
 `medseg evaluate` scores it on images and masks of your own, with what was chosen here. Do that before you believe it
-on images from elsewhere. `model.yaml` rebuilds the model and holds all choices, `weights.safetensors` its weights."""
+on images from elsewhere. `model.yaml` rebuilds the model and holds all choices, `weights.safetensors` its weights, and
+`training_images.csv` hashes of the images that trained and tuned it, by which `medseg evaluate` knows them again."""
 
 Content = Mapping[str, Any]
 

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from medseg.core.errors import UserError
 from medseg.core.files import read_bytes
 from medseg.core.params import validate
 from medseg.data.image_io import Pixels
-from medseg.data.training_images import parse_training_images, read_training_images
 from medseg.inference.postprocess import Probabilities
 from medseg.inference.predictor import Predictor
 from medseg.inference.settings import SegmenterDescription
@@ -46,17 +44,12 @@ def open_model(path: Path, runtime: Runtime | None, accelerator: Accelerator) ->
     return _open_onnx(_only_onnx_file(path), accelerator) if runtime == "onnx" else _open_torch(path, accelerator)
 
 
-def model_training_images(path: Path) -> pd.DataFrame:
-    """The images that trained or tuned a model folder or an ONNX file, as `data.training_images` has them.
-
-    Raises `UserError` where that is not recorded.
-    """
-    if not path.is_file():
-        return read_training_images(path)
-    text = _open_session(path, _providers("cpu")).get_modelmeta().custom_metadata_map.get(IMAGES_KEY)
+def onnx_entry(path: Path, key: str) -> str:
+    """An entry of an ONNX file's metadata. Raises `UserError` where the file is unreadable or has no such entry."""
+    text: str | None = _open_session(path, _providers("cpu")).get_modelmeta().custom_metadata_map.get(key)
     if text is None:
-        raise UserError(f"{path}: does not say which images trained the model; write the file with `medseg export`")
-    return parse_training_images(text, f"{path}: {IMAGES_KEY}")
+        raise UserError(f"{path}: holds no {key.replace('_', ' ')} of the model; write the file with `medseg export`")
+    return text
 
 
 def _only_onnx_file(folder: Path) -> Path:
