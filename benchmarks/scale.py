@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from benchmarks.measuring import RESULTS, machine, peak_anonymous, seconds
 from medseg.core.markdown import table
-from medseg.data.duplicates import group_names
+from medseg.core.parallel import MachineParams
+from medseg.data.duplicates import near_hashes
+from medseg.data.thumbnails import SIDE
 from medseg.experiments.compose import compose
 
 ROOT = Path(__file__).parents[1]
@@ -131,10 +132,10 @@ def keep(costs: list[Cost]) -> None:
 
 
 def grouping(count: int) -> dict[str, float]:
-    """Seconds to compare `count` perceptual hashes, all with all."""
-    hashes = [f"{value:016x}" for value in np.random.default_rng(0).integers(0, 2**63, count)]
-    rows = pd.DataFrame({"phash": hashes, "patient": ""})
-    return {"images": count, "seconds": round(seconds(partial(group_names, rows, 8)), 2)}
+    """Seconds to compare the perceptual hashes of `count` images of noise, all with all."""
+    thumbnails = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE), np.uint8)
+    compare = partial(near_hashes, thumbnails, 14, MachineParams(workers=0, backend="threading", accelerator="cpu"))
+    return {"images": count, "seconds": round(seconds(compare), 2)}
 
 
 def page(results: dict[str, Any]) -> str:

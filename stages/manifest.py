@@ -36,7 +36,7 @@ def main(
     table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
     read_section(params, "task", TaskParams).check_manifest(table)
     write_manifest(table, manifest)
-    seen = overlap_of_networks(table, weights, settings.duplicate_distance)
+    seen = overlap_of_networks(table, weights)
     write_text(overlap, seen.to_csv(index=False, lineterminator="\n"))
     images = images_of(table, raw)
     audited = audit(data.name, table, faults, inverted_masks(images), turned_images(images))

@@ -227,6 +227,7 @@ def row(raw: Path, file: str, pixels: Pixels, mask: Pixels, **changes: str) -> d
         "sha256": "0" * 64,
         "mask_sha256": "0" * 64,
         "phash": "0" * 16,
+        "chained": False,
         "region": f"0:0:{height}:{width}",
         "patient": "",
         "official": "",

@@ -220,7 +220,7 @@ def whole(patches: Pixels, index: pd.DataFrame, height: int, width: int) -> Pixe
 def test_tissue_is_cut_inside_its_annotated_window_alone(samples: Path, tmp_path: Path) -> None:
     root = samples / "ucsb"
     table, _ = measure(
-        UcsbParams.layout().scan(root), root, ManifestParams(bad_files="fail", duplicate_distance=8), MACHINE
+        UcsbParams.layout().scan(root), root, ManifestParams(bad_files="fail", duplicate_distance=14), MACHINE
     )
     geometry = Patchify(name="patchify", channels=3, patch=128, stride=64, border="pad")
     images = images_of(table.assign(split="train").head(2), root)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.data.training_images import (
+    NEAR,
     find_overlap,
     no_images,
     overlap_of_networks,
@@ -37,12 +38,12 @@ def manifest(*rows: tuple[str, str, str, str]) -> pd.DataFrame:
     return index(*(row[1:] for row in rows)).assign(split=[row[0] for row in rows])
 
 
-FAR, NEAR, OTHER = "0" * 16, "0" * 15 + "3", "f" * 16
+FAR, CLOSE, OTHER = "0" * 16, "0" * 15 + "f", "f" * 16
 SEEN = training_images(index(("1", FAR, "Ada"), ("2", FAR, "")), index(("3", OTHER, "Bo")), no_images())
 
 
-def found(*rows: tuple[str, str, str, str], distance: int = 2, seen: pd.DataFrame = SEEN) -> list[tuple[Any, ...]]:
-    overlap = find_overlap(manifest(*rows), seen, distance)
+def found(*rows: tuple[str, str, str, str], seen: pd.DataFrame = SEEN) -> list[tuple[Any, ...]]:
+    overlap = find_overlap(manifest(*rows), seen)
     return list(overlap.itertuples(index=False, name=None))
 
 
@@ -53,12 +54,12 @@ def test_an_image_is_known_by_its_bytes_its_patient_and_its_look() -> None:
     rows = [
         ("test", "1", MIDDLE, ""),
         ("test", "9", MIDDLE, "Ada"),
-        ("test", "9", NEAR, ""),
+        ("test", "9", CLOSE, ""),
+        ("test", "9", "0" * 14 + "1f", ""),
         ("test", "9", MIDDLE, "C"),
     ]
     told = [("0.png", "test", "same file"), ("1.png", "test", "same patient"), ("2.png", "test", "near-duplicate")]
     assert found(*rows) == told
-    assert found(*rows, distance=1) == told[:2]
 
 
 def test_train_may_hold_what_a_network_has_seen_and_val_what_chose_its_epoch_but_test_neither() -> None:
@@ -94,18 +95,16 @@ def test_an_image_of_many_samples_has_one_row() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(HASHES, min_size=1, max_size=8), st.lists(HASHES, max_size=8), st.integers(0, 16), st.data())
-def test_near_duplicates_are_those_within_the_distance(
-    ours: list[str], theirs: list[str], distance: int, data: st.DataObject
-) -> None:
-    theirs += [f"{int(value, 16) ^ data.draw(st.integers(0, 2**20 - 1)):016x}" for value in ours[:2]]
+@given(st.lists(HASHES, min_size=1, max_size=8), st.lists(HASHES, max_size=8), st.data())
+def test_near_duplicates_are_those_within_the_distance(ours: list[str], theirs: list[str], data: st.DataObject) -> None:
+    theirs += [f"{int(value, 16) ^ data.draw(st.integers(0, 2**7 - 1)):016x}" for value in ours[:2]]
     seen = training_images(index(*(("1", phash, "") for phash in theirs)), index(("2", ours[0], "")), no_images())
     seen = seen[seen["use"] == "train"]
-    overlap = find_overlap(manifest(*(("val", "9", phash, "") for phash in ours)), seen, distance)
+    overlap = find_overlap(manifest(*(("val", "9", phash, "") for phash in ours)), seen)
     near = [
         f"{number}.png"
         for number, value in enumerate(ours)
-        if any((int(value, 16) ^ int(other, 16)).bit_count() <= distance for other in theirs)
+        if any((int(value, 16) ^ int(other, 16)).bit_count() <= NEAR for other in theirs)
     ]
     assert overlap["file"].tolist() == near
 
@@ -114,7 +113,7 @@ def test_every_network_in_a_folder_is_looked_at(tmp_path: Path) -> None:
     write_training_images(SEEN, tmp_path / "weights/first")
     write_training_images(no_images(), tmp_path / "weights/clean")
     (tmp_path / "weights/encoder.pth").touch()
-    table = overlap_of_networks(manifest(("test", "1", MIDDLE, "")), tmp_path / "weights", 0)
+    table = overlap_of_networks(manifest(("test", "1", MIDDLE, "")), tmp_path / "weights")
     table.to_csv(tmp_path / "overlap.csv", index=False)
     assert read_overlap(tmp_path / "overlap.csv", "first")["file"].tolist() == ["0.png"]
     assert read_overlap(tmp_path / "overlap.csv", "clean").empty

@@ -106,7 +106,7 @@ def test_manifest(images: list[Image], raw: Path, cluster: Any, tmp_path: Path) 
 
     def work(way: MachineParams, out: Path) -> None:
         table, faults = measure(
-            records, Path(os.path.relpath(raw)), ManifestParams(bad_files="skip", duplicate_distance=8), way
+            records, Path(os.path.relpath(raw)), ManifestParams(bad_files="skip", duplicate_distance=14), way
         )
         out.mkdir(parents=True)
         table.to_csv(out / "manifest.csv")

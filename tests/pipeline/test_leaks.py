@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import read_yaml, validate
-from medseg.data.duplicates import group_names
 from medseg.data.image_io import Pixels, read_image, write_png
-from medseg.data.manifest import write_manifest
+from medseg.data.manifest import ManifestParams, measure, write_manifest
 from medseg.data.packed import Packed, open_packed
 from medseg.data.splits import SplitParams, assign
+from medseg.datasets.record import Record
 from medseg.experiments.compose import compose
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -83,24 +83,17 @@ def test_no_group_spans_two_splits_that_are_drawn_here(table: pd.DataFrame, seed
     assert set(splits) == set(SPLITS)
 
 
-@given(
-    patients=st.lists(st.sampled_from(["", "p", "q", "r"]), min_size=2, max_size=12),
-    hashes=st.data(),
-    distance=st.integers(0, 12),
-)
-@settings(max_examples=30)
-def test_images_of_one_patient_and_near_duplicates_are_of_one_group(
-    patients: list[str], hashes: st.DataObject, distance: int
-) -> None:
-    few_bits = st.integers(0, 2**12 - 1)  # so that they are often near
-    numbers = hashes.draw(st.lists(few_bits, min_size=len(patients), max_size=len(patients)))
-    table = pd.DataFrame({"patient": patients, "phash": [f"{number:016x}" for number in numbers]})
-    groups = group_names(table, distance)
-    for first in range(len(patients)):
-        for second in range(first):
-            same_patient = patients[first] != "" and patients[first] == patients[second]
-            if same_patient or (numbers[first] ^ numbers[second]).bit_count() <= distance:
-                assert groups[first] == groups[second]
+def test_a_mirrored_inverted_copy_never_lies_in_another_split(tmp_path: Path) -> None:
+    records = []
+    for number in range(12):
+        pixels = tiny.noise(40, 50 + number)
+        tiny.image(tmp_path, f"{number}.png", pixels, np.ones(pixels.shape[:2], np.uint8))
+        tiny.image(tmp_path, f"{number} copy.png", 255 - pixels[:, ::-1], np.ones(pixels.shape[:2], np.uint8))
+        records += [Record(f"{name}.png", (f"{name}_mask.png",), "a") for name in (f"{number}", f"{number} copy")]
+    table, _ = measure(records, tmp_path, ManifestParams(bad_files="fail", duplicate_distance=14), tiny.CPU)
+    splits = assign(table, split_params(name="fraction", seed=0, val=0.3, test=0.3), tmp_path)
+    assert list(splits[::2]) == list(splits[1::2])
+    assert table["group"].nunique() == 12
 
 
 @pytest.mark.parametrize("source", ["official", "lists", "pattern"])

@@ -24,13 +24,14 @@ from sections import CONF, SECTIONS
 from medseg.core.errors import UserError
 from medseg.core.params import Seed, read_yaml, validate
 from medseg.data.augment import build_transform, vary
-from medseg.data.duplicates import group_names
+from medseg.data.duplicates import find_groups
 from medseg.data.geometry import Patchify, Resize, Scale, fitted_size, sample_count
 from medseg.data.intensity import Percentiles, to_8_bits
 from medseg.data.percentiles import window_between
 from medseg.data.prepare import samples_of
 from medseg.data.splits import assign
 from medseg.data.task import UNANNOTATED
+from medseg.data.thumbnails import thumbnail
 from medseg.datasets.folder import FolderParams
 from medseg.datasets.record import Region
 from medseg.evaluation.tuning import select
@@ -151,8 +152,8 @@ def use(group: str, section: Any, folder: Path) -> None:
         case "data":
             use_data(section, folder)
         case "manifest":
-            table = pd.DataFrame({"phash": ["0" * 16, "f" * 16], "patient": ["", ""]})
-            assert len(group_names(table, section.duplicate_distance)) == 2
+            pixels = np.stack([thumbnail(tiny.noise(40, width)) for width in (40, 50)])
+            assert len(set(find_groups(pixels, ["", ""], section.duplicate_distance, tiny.CPU).names)) == 2
         case "split":
             assert assign(manifest(), section, folder).isin(["train", "val", "test", "dropped"]).all()
         case "prepare":

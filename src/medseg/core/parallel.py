@@ -35,7 +35,7 @@ _ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 _WORTH_PROCESSES = 10.0  # seconds of work: new processes take seconds to import what they need
 TIMEOUT = 10  # seconds for a scheduler to answer and for its first worker
 # Packages of which another version may give other bytes.
-_COMPUTING = ("numpy", "opencv-python-headless", "pillow", "scipy", "ImageHash", "patchify", "albumentations")
+_COMPUTING = ("numpy", "opencv-python-headless", "pillow", "scipy", "patchify", "albumentations")
 
 
 def _known_backend(value: str) -> str:

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import imagehash
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from PIL import Image
 from pydantic import Field
 
 from medseg.core.cells import is_formula
@@ -18,10 +17,11 @@ from medseg.core.errors import UserError
 from medseg.core.files import atomic_file
 from medseg.core.parallel import MachineParams, run_parallel
 from medseg.core.params import Section
-from medseg.data.duplicates import group_names
+from medseg.data.duplicates import find_groups
 from medseg.data.image import MASK_SEPARATOR
-from medseg.data.image_io import Pixels, is_turned, read_to_show, to_channels
+from medseg.data.image_io import Pixels, is_turned, read_to_show
 from medseg.data.mask_io import read_mask
+from medseg.data.thumbnails import WHOLE, cosines, hashes, thumbnail
 from medseg.datasets.record import Record, Region
 
 SHOWN_FAULTS = 20
@@ -33,7 +33,7 @@ class ManifestParams(Section):
     """The section `manifest`: what to do with bad files, and which images are near-duplicates."""
 
     bad_files: Literal["fail", "skip"]
-    duplicate_distance: int = Field(ge=0, le=16)  # bits of 64; looser thresholds chain unlike images together
+    duplicate_distance: int = Field(ge=0, le=20)  # bits of 63; hashes of unlike images differ in some 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ SCHEMA = pa.DataFrameSchema(
         "foreground": pa.Column(float, pa.Check.in_range(0, 1)),  # share of the region's pixels
         "sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the image's file
         "mask_sha256": pa.Column(str, pa.Check.str_length(64, 64)),  # of the concatenated mask files
-        "phash": pa.Column(str, pa.Check.str_length(16, 16)),  # perceptual hash, 64 bits
+        "phash": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{16}$")),  # `thumbnails.hashes` of the whole image
+        "chained": pa.Column(bool),  # whether near-duplicates of its group are none of each other
         # `top:left:bottom:right` in pixels; the whole image where nothing narrower is known
         "region": pa.Column(str, pa.Check.str_matches(r"^\d+:\d+:\d+:\d+$")),
         "patient": pa.Column(str),  # empty: unknown
@@ -80,11 +81,17 @@ def measure(
     faults = [result for result in results if isinstance(result, Fault)]
     if faults and params.bad_files == "fail":
         raise UserError(_fault_report(faults))
-    rows = [result for result in results if not isinstance(result, Fault)]
-    if not rows:
+    measured = [result for result in results if not isinstance(result, Fault)]
+    if not measured:
         raise UserError(f"{root}: none of its {len(records)} images can be used: {_fault_report(faults)}")
-    table = pd.DataFrame(rows)
-    table.insert(3, "group", group_names(table, params.duplicate_distance))
+    table = pd.DataFrame([row for row, _ in measured])
+    thumbnails = np.stack([small for _, small in measured])
+    groups = find_groups(thumbnails, list(table["patient"]), params.duplicate_distance, machine)
+    phash = [f"{value:016x}" for value in hashes(cosines(thumbnails, WHOLE), 0)]
+    table.insert(3, "group", groups.names)
+    before_region = list(table.columns).index("region")
+    table.insert(before_region, "phash", phash)
+    table.insert(before_region + 1, "chained", groups.chained)
     return table, faults
 
 
@@ -117,7 +124,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a manifest that this project wrote: {error}") from error
 
 
-def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fault:
+def _measure_one(record: Record, root: Path, shown: Path) -> tuple[dict[str, Any], Pixels] | Fault:
+    """A row without what other images decide, and the thumbnail."""
     names = [record.file, *record.masks]
     if not record.masks:
         return Fault(record.file, "has no mask")
@@ -136,7 +144,7 @@ def _measure_one(record: Record, root: Path, shown: Path) -> dict[str, Any] | Fa
     region = Region.around(mask) if record.region == "foreground" else record.region or Region(0, 0, *mask.shape)
     if region is None:
         return Fault(record.file, f"the mask {record.masks[0]} is empty, so nothing says which region is annotated")
-    return _row(record, root, image, mask, region)
+    return _row(record, root, image, mask, region), thumbnail(image)
 
 
 def _is_turned_alone(record: Record, root: Path) -> bool:
@@ -172,7 +180,6 @@ def _row(record: Record, root: Path, image: Pixels, mask: Pixels, region: Region
         "foreground": round(float(region.crop(mask).mean()), 6),
         "sha256": _sha256([root / record.file]),
         "mask_sha256": _sha256([root / name for name in record.masks]),
-        "phash": str(imagehash.phash(Image.fromarray(to_channels(image, 1)[..., 0]))),
         "region": str(region),
         "patient": record.patient or "",
         "official": record.official or "",

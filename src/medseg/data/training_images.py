@@ -5,7 +5,7 @@ nor patients. It has a row an image:
 
 use      train, or val: it chose the epoch and what lies between the network and a mask
 sha256   of the image's file
-phash    perceptual hash, 64 bits, as in the manifest
+phash    perceptual hash, as in the manifest
 patient  `SALT:HASH`, empty where the patient is not known. The hash is scrypt's (RFC 7914), so that names can't be read
          from it and guessing them is slow; whoever knows a name can still ask whether it is there
 """
@@ -26,6 +26,9 @@ from medseg.data.duplicates import near_any
 TRAINING_IMAGES = "training_images.csv"  # in a model folder
 COLUMNS = ["use", "sha256", "phash", "patient"]
 OVERLAP = ["network", "file", "split", "reason"]
+# Bits of the hash. Pixels are not at hand to confirm a pair, so it is narrow: copies of another size, contrast or
+# compression are within it, crops are not, and hardly an unlike image.
+NEAR = 4
 SAME_FILE, SAME_PATIENT, NEAR_DUPLICATE = "same file", "same patient", "near-duplicate"
 
 
@@ -77,11 +80,11 @@ def parse_training_images(text: str, where: str) -> pd.DataFrame:
     return images
 
 
-def find_overlap(table: pd.DataFrame, images: pd.DataFrame, distance: int) -> pd.DataFrame:
+def find_overlap(table: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """The images of a manifest that a network must not have seen and has: columns file, split, reason.
 
     Images of test must be none that trained it or that chose its epoch, images of val none that trained it. An image
-    is known again by its bytes, by its patient, or by a perceptual hash that differs in at most `distance` bits.
+    is known again by its bytes, by its patient, or by a perceptual hash that differs in at most `NEAR` bits.
     Patients of one name are taken for the same, whatever data set they are from.
     """
     found = []
@@ -91,7 +94,7 @@ def find_overlap(table: pd.DataFrame, images: pd.DataFrame, distance: int) -> pd
             [
                 part["sha256"].isin(seen["sha256"]).to_numpy(bool),
                 part["patient"].isin(_known(part["patient"].unique(), seen["patient"].unique())).to_numpy(bool),
-                near_any(part["phash"].tolist(), seen["phash"].tolist(), distance),
+                near_any(part["phash"].tolist(), seen["phash"].tolist(), NEAR),
             ],
             [SAME_FILE, SAME_PATIENT, NEAR_DUPLICATE],
             "",
@@ -101,10 +104,10 @@ def find_overlap(table: pd.DataFrame, images: pd.DataFrame, distance: int) -> pd
     return overlap[overlap["reason"] != ""].reset_index(drop=True)
 
 
-def overlap_of_networks(table: pd.DataFrame, folder: Path, distance: int) -> pd.DataFrame:
+def overlap_of_networks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """`find_overlap` for every network in `folder` that has such a table, by its name in the column network."""
     parts = [
-        find_overlap(table, read_training_images(path.parent), distance).assign(network=path.parent.name)
+        find_overlap(table, read_training_images(path.parent)).assign(network=path.parent.name)
         for path in sorted(folder.glob(f"*/{TRAINING_IMAGES}"))
     ]
     return pd.concat([pd.DataFrame(columns=OVERLAP, dtype=str), *parts], ignore_index=True)[OVERLAP]

@@ -29,7 +29,7 @@ from medseg.metrics.surface import Tolerance
 from medseg.previews.audit import audit, inverted_masks, turned_images
 
 # What the pipeline does by default, in conf/manifest and conf/evaluate.
-DUPLICATE_DISTANCE = 8  # bits of 64
+DUPLICATE_DISTANCE = 14  # bits of 63
 BATCH_SIZE = 16  # tiles at a time
 
 LABEL = "image"  # of images in a folder of one's own, where none is given
@@ -84,7 +84,7 @@ def evaluate_external(
     images, faults = _measured(data, root, skip_bad, accelerator)
     predictor.description.task.check_external(images["label"])
     scored = images_of(images, root, predictor.description.intensity)
-    seen = find_overlap(images, _training_images(model), DUPLICATE_DISTANCE)
+    seen = find_overlap(images, _training_images(model))
     with atomic_folder(out) as partial:
         found = evaluate(predictor, scored, BATCH_SIZE, partial)
         means, _ = write_tables(found, partial, partial / METRICS)
