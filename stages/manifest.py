@@ -22,7 +22,7 @@ def main(
     from medseg.core.params import read_section
     from medseg.data.image import images_of
     from medseg.data.manifest import ManifestParams, measure, write_manifest
-    from medseg.data.splits import SplitParams, assign, write_lists
+    from medseg.data.splits import SplitParams, assign, uneven_shares, write_lists
     from medseg.data.task import TaskParams
     from medseg.data.training_images import overlap_of_networks
     from medseg.datasets import DataParams
@@ -33,13 +33,16 @@ def main(
     settings = read_section(params, "manifest", ManifestParams)
     with told_where_changed():
         table, faults = measure(data.scan(raw), raw, settings, read_section(params, "machine", MachineParams))
-    table.insert(4, "split", assign(table, read_section(params, "split", SplitParams), lists))
+    split = read_section(params, "split", SplitParams)
+    table.insert(4, "split", assign(table, split, lists))
     read_section(params, "task", TaskParams).check_manifest(table)
     write_manifest(table, manifest)
     seen = overlap_of_networks(table, weights)
     write_text(overlap, seen.to_csv(index=False, lineterminator="\n"))
     images = images_of(table, raw)
-    audited = audit(data.name, table, faults, inverted_masks(images), turned_images(images))
+    audited = audit(
+        data.name, table, faults, inverted_masks(images), turned_images(images), uneven_shares(table, split)
+    )
     for warning in audited["warnings"]:
         print(f"warning: {warning}")
     write_text(audit_file, json.dumps(audited, indent=2) + "\n")

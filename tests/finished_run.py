@@ -226,7 +226,7 @@ def _write_data(run: Run, images: Sequence[Drawn], region: Region | None) -> pd.
     table.insert(4, "split", ["train" if file == TRAIN.file else "test" for file in table["file"]])
     write_manifest(table, run.manifest)
     faults = [Fault("broken <b>.png", "is cut off")]
-    found = audit("busi", table, faults, []) | {"contradicting_labels": [["good.png", "twin & sister.png"]]}
+    found = audit("busi", table, faults, [], [], []) | {"contradicting_labels": [["good.png", "twin & sister.png"]]}
     write_text(run.audit, json.dumps(found))
     return table
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
-from medseg.data.splits import SplitParams, assign, expects_test, straddling_groups, write_lists
+from medseg.data.splits import SplitParams, assign, expects_test, straddling_groups, uneven_shares, write_lists
 
 NOWHERE = Path("no-lists")
 
@@ -110,6 +110,27 @@ def test_without_a_test_share_there_is_no_test_set() -> None:
     assert counts(splits) == {"train": 8, "val": 2}
     assert not expects_test(fraction(test=0.0))
     assert expects_test(fraction())
+
+
+def told(groups: Sequence[object], split: Any) -> list[str]:
+    table = table_of(groups)
+    return uneven_shares(table.assign(split=assign(table, split, NOWHERE)), split)
+
+
+def test_folds_that_a_large_group_makes_uneven_are_told() -> None:
+    (sentence,) = told(["large"] * 13 + list(range(7)), folds(0))
+    assert "0 13 where 4 were asked for, 1 2 where 4 were" in sentence
+    for fold in range(5):  # all are told, whichever is run
+        assert told(["large"] * 13 + list(range(7)), folds(fold)) == [sentence]
+    assert told(range(22), folds(0)) == []  # 5, 5, 4, 4 and 4
+
+
+def test_fractions_that_a_large_group_makes_uneven_are_told() -> None:
+    (sentence,) = told(["large"] * 30 + list(range(10)), fraction())
+    assert "test" in sentence
+    assert told(range(40), fraction()) == []
+    given_split = params(name="official", straddling="keep")
+    assert uneven_shares(table_of(range(4), official=["test"] * 4), given_split) == []
 
 
 @given(table=grouped_tables(), seed=st.integers(0, 9))

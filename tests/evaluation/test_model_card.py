@@ -71,7 +71,7 @@ class Scored:
         self.found: Evaluation = evaluate(segmenter, images_of(self.manifest, folder / "raw"), 4, folder)
         self.means = summary_table(self.found.table)
         self.summary = summarise(self.found, self.means)
-        self.audit = audit("busi", self.manifest, [], [])
+        self.audit = audit("busi", self.manifest, [], [], [], [])
 
     def card(self, **changes: Any) -> str:
         description = self.description.model_copy(update=changes)
@@ -184,7 +184,9 @@ def test_choices_are_told_with_what_they_brought(tmp_path: Path) -> None:
 def test_data_and_audit_are_told(tmp_path: Path) -> None:
     run = scored(tmp_path)
     train = run.manifest.assign(split="train", label="c<d").iloc[:2]
-    run.audit = audit("busi", pd.concat([run.manifest, train], ignore_index=True), [Fault("x.png", "is cut off")], [])
+    run.audit = audit(
+        "busi", pd.concat([run.manifest, train], ignore_index=True), [Fault("x.png", "is cut off")], [], [], []
+    )
     card = run.card()
     data = section(card, "Data")
     assert "Data set busi: BUSI breast ultrasound." in data

@@ -50,7 +50,7 @@ def paths(tmp_path: Path) -> list[Path]:
     ]
     table = pd.DataFrame(rows)
     write_manifest(table, paths[2])
-    paths[3].write_text(json.dumps(audit("folder", table, [], [])))
+    paths[3].write_text(json.dumps(audit("folder", table, [], [], [], [])))
     return paths
 
 

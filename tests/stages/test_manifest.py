@@ -27,7 +27,7 @@ SECTIONS: dict[str, Any] = {
         "patient": None,
         "official": None,
     },
-    "manifest": {"bad_files": "fail", "duplicate_distance": 8},
+    "manifest": {"bad_files": "fail", "duplicate_distance": 14},
     "split": {"name": "fraction", "seed": 0, "val": 0.25, "test": 0.25},
     "machine": {"workers": 1, "backend": "threading", "accelerator": "cpu"},
 }
@@ -129,6 +129,16 @@ def test_as_a_command_it_is_silent_when_all_is_well(project: Path, place: Path) 
     done = run(project, place)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(written(place)) == 6
+
+
+def test_a_group_that_holds_a_fifth_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("images", "masks"):
+        (place / "raw" / kind / "7.png").write_bytes((place / "raw" / kind / "0.png").read_bytes())
+    main(*arguments(place))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: one group of near-duplicates or of one patient holds 2 images, 25% of all")
+    audit = json.loads((place / "out" / "metrics" / "manifest.json").read_text())
+    assert audit["large_groups"] == [["images/0.png", "images/7.png"]]
 
 
 def test_a_mistake_leaves_nothing(place: Path) -> None:

@@ -14,6 +14,7 @@ from medseg.core.params import Section, Seed
 from medseg.datasets.layout import composed
 
 SPLITS = ("train", "val", "test")
+_UNEVEN = 0.25  # of the images asked for, by which a share may be missed before it is told
 DROPPED = "dropped"
 
 Straddling = Literal["keep", "drop_from_train", "fail"]
@@ -87,6 +88,31 @@ def assign(table: pd.DataFrame, params: SplitParams, lists: Path) -> pd.Series:
     return splits
 
 
+def uneven_shares(table: pd.DataFrame, params: SplitParams) -> list[str]:
+    """Where groups are so large that shares drawn here miss what was asked for by a quarter, and by over an image.
+
+    `table` is that of `assign`, with the column `split`. Of folds all test sets are looked at, not this run's alone.
+    A sentence for each drawing; none for splits that are given.
+    """
+    count = len(table)
+    match params:
+        case Fraction():
+            asked = {"val": params.val * count, "test": params.test * count}
+            found = {split: int((table["split"] == split).sum()) for split in asked}
+            what = "images by split"
+        case Folds():
+            folds = _dealt_folds(table, params)
+            asked = {str(fold): count / params.folds for fold in range(params.folds)}
+            found = {fold: int((folds == fold).sum()) for fold in asked}
+            what = "test images by fold"
+        case _:
+            return []
+    if all(abs(found[name] - number) <= max(1, _UNEVEN * number) for name, number in asked.items()):
+        return []
+    shares = ", ".join(f"{name} {found[name]} where {number:.0f} were asked for" for name, number in asked.items())
+    return [f"{what}: {shares}; groups are never parted, and some are too large to come out even"]
+
+
 def expects_test(params: SplitParams) -> bool:
     """Whether the parameters ask for a test set; a protocol without one is scored on val, and says so."""
     match params:
@@ -148,9 +174,13 @@ def _folds(table: pd.DataFrame, params: Folds) -> pd.Series:
         raise UserError(f"params.yaml: split.fold = {params.fold}: must be from 0 to folds - 1 = {params.folds - 1}")
     if table["group"].nunique() < params.folds:
         raise UserError(f"params.yaml: split.folds = {params.folds}: there are only {table['group'].nunique()} groups")
-    folds = _deal(table, {str(fold): 1 / params.folds for fold in range(params.folds)}, params.seed)
+    folds = _dealt_folds(table, params)
     splits = _with_train(table[folds != str(params.fold)], {"val": params.val}, params.seed)
     return splits.reindex(table.index, fill_value="test")
+
+
+def _dealt_folds(table: pd.DataFrame, params: Folds) -> pd.Series:
+    return _deal(table, {str(fold): 1 / params.folds for fold in range(params.folds)}, params.seed)
 
 
 def _official(table: pd.DataFrame) -> pd.Series:

@@ -403,8 +403,9 @@ def limits(audit: Mapping[str, Any], split: str, groups: int) -> Iterator[str]:
     yield "This is one training run: intervals show how scores vary over images, not over seeds."
     yield "All images come from one data set. Images from other devices, sites or patients may score lower."
     yield (
-        "Near-duplicates are found by perceptual hash; where the patient is not known, images of one patient may lie "
-        "on more than one side of the split."
+        "Near-duplicates are copies of one picture, also turned, mirrored, inverted, cropped or moved by some 10 %, "
+        "recompressed or written on. Another picture of the same patient or lesion is none, and where the patient is "
+        "not known, it may lie on another side of the split."
     )
     yield (
         "Age, sex, disease and device are not recorded: whether the model serves some patients worse was not measured."
@@ -427,6 +428,8 @@ def audit_rows(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Groups of near-duplicates or of one patient", str(audit["groups_of_several"])),
         ("Of these, on more than one side of the split", str(audit["straddling_groups"])),
         ("Of these, with different labels", str(audit["groups_with_several_labels"])),
+        ("Of these, chained by images that are no near-duplicates of each other", str(len(audit["chained_groups"]))),
+        ("Of these, with a fifth of all images or more", str(len(audit["large_groups"]))),
         ("Width, pixels", f"{width['least']} to {width['most']}"),
         ("Height, pixels", f"{height['least']} to {height['most']}"),
         ("Annotated share of an image", f"mean {percent(foreground['mean'])}, most {percent(foreground['most'])}"),

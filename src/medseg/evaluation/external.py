@@ -91,7 +91,7 @@ def evaluate_external(
         (partial / "plots").mkdir()
         write_plots(found, THRESHOLDS, means, scored, partial, partial / "plots")
         write_manifest(images, partial / "manifest.csv")
-        audited = audit(data.name, images, faults, inverted_masks(scored), turned_images(scored))
+        audited = audit(data.name, images, faults, inverted_masks(scored), turned_images(scored), uneven=[])
         audited["seen_in_training"] = dict(zip(seen["file"], seen["reason"], strict=True))
         text = summary_text(means, audited, predictor.description.scoring.tolerance)
         write_text(partial / SUMMARY, text + "\n")

@@ -13,21 +13,33 @@ from medseg.data.splits import DROPPED, straddling_groups
 from medseg.datasets.layout import shortened
 
 MOST_ANNOTATED = 0.5  # share of foreground above which a mask may be inverted
+LARGE_GROUP = 0.2  # share of the images: no split of such a group comes out as asked for
 BORDER_ANNOTATED = 0.95  # share of the border pixels above which it looks inverted: few lesions reach all borders
 
 
 def audit(
-    data: str, table: pd.DataFrame, faults: list[Fault], inverted: Sequence[str], turned: Sequence[str] = ()
+    data: str,
+    table: pd.DataFrame,
+    faults: list[Fault],
+    inverted: Sequence[str],
+    turned: Sequence[str],
+    uneven: Sequence[str],
 ) -> dict[str, Any]:
-    """Summarise a manifest with splits, the skipped faults, `inverted_masks` and `turned_images`, for JSON.
+    """Summarise a manifest with splits and the skipped faults for JSON.
 
-    `data` is the name of the data set. Groups are those of the column `group`: near-duplicates and known patients.
-    `contradicting_labels` are groups whose images have different labels. `warnings` say what makes a run worth little.
+    `data` is the name of the data set; `inverted` and `turned` are what `inverted_masks` and `turned_images` found,
+    `uneven` what `splits.uneven_shares` tells. Groups are those of the column `group`: near-duplicates and known
+    patients. `contradicting_labels` are groups whose images have different labels, `chained_groups` those with
+    near-duplicates that are none of each other, `large_groups` those of several images that hold a fifth of all.
+    `warnings` say what somebody should look at before a run.
     """
     members = table.groupby("group")["file"].apply(list)
     labels = table.groupby("group")["label"].nunique()
     contradicting = [members[name] for name in labels[labels > 1].index]
     by_split = {str(split): _counts(part, "label") for split, part in table.groupby("split", sort=True)}
+    is_chained = table.groupby("group")["chained"].any()
+    chained = [members[name] for name in is_chained[is_chained].index]
+    large = list(members[(members.str.len() > 1) & (members.str.len() >= LARGE_GROUP * len(table))])
     return {
         "data": data,
         "images": len(table),
@@ -49,9 +61,11 @@ def audit(
         "foreground": {"mean": round(float(table["foreground"].mean()), 6), "most": float(table["foreground"].max())},
         "near_duplicates": [names for names in members if len(names) > 1],
         "contradicting_labels": contradicting,
+        "chained_groups": chained,
+        "large_groups": large,
         "inverted_mask_files": list(inverted),
         "turned_image_files": list(turned),
-        "warnings": list(_warnings(table, by_split, turned)),
+        "warnings": [*_warnings(table, by_split, turned), *_group_warnings(chained, large, len(table)), *uneven],
         "skipped_files": [{"file": fault.file, "reason": fault.reason} for fault in faults],
     }
 
@@ -72,6 +86,19 @@ def _warnings(table: pd.DataFrame, by_split: dict[str, dict[str, int]], turned: 
         yield (
             f"EXIF data turn {len(turned)} of {len(table)} images and not their masks ({shortened(turned)}): look "
             "whether they fit, and save images and masks without EXIF where they do not"
+        )
+
+
+def _group_warnings(chained: Sequence[list[str]], large: Sequence[list[str]], images: int) -> Iterator[str]:
+    if chained:
+        yield (
+            f"in {len(chained)} groups of near-duplicates the two most different images are none of each other: look "
+            "whether they belong together (`chained_groups` in the audit)"
+        )
+    for files in large:
+        yield (
+            f"one group of near-duplicates or of one patient holds {len(files)} images, {len(files) / images:.0%} of "
+            "all, and lies in one split as a whole (`large_groups` in the audit)"
         )
 
 
