@@ -71,6 +71,12 @@ def test_a_binary_prediction_is_red(tmp_path: Path) -> None:
     assert all(pixels_of(drawing, colour) == 0 for colour in CLASSES)
 
 
+def test_the_truth_is_tinted_so_that_an_inverted_one_is_seen(tmp_path: Path) -> None:
+    drawing = drawn(tmp_path, np.zeros((40, 60), np.uint8), tiny.BINARY)
+    assert (drawing[1:-1, 1:29] == np.rint(0.85 * 90 + 0.15 * np.array(TRUTH))).all()
+    assert (drawing[:, 30:] == 90).all()
+
+
 def test_only_the_region_is_drawn(tmp_path: Path) -> None:
     codes = np.zeros((40, 60), np.uint8)
     codes[:, :5] = 2

@@ -12,7 +12,7 @@ from medseg.data.image import Image
 from medseg.data.image_io import Pixels
 from medseg.data.task import TaskParams
 from medseg.inference.prediction_files import MASKS, mask_path, read_prediction
-from medseg.previews.drawing import outlined, within
+from medseg.previews.drawing import filled, outlined, within
 
 
 def read_case(image: Image, predictions: Path, task: TaskParams) -> tuple[Pixels, Pixels, list[Pixels]]:
@@ -26,7 +26,7 @@ def read_case(image: Image, predictions: Path, task: TaskParams) -> tuple[Pixels
 
 
 def draw_case(image: Image, predictions: Path, task: TaskParams, side: int) -> Pixels:
-    """The annotated region of an image with the outlines of truth (green) and of each predicted class on it.
+    """The annotated region of an image with the truth (green, tinted) and the outlines of each predicted class on it.
 
     Gives (H, W, 3) uint8 RGB, at most `side` pixels on the longer side. A binary prediction is red, classes have the
     colours of the task. The outlines are drawn after shrinking, so that they stay one pixel wide.
@@ -35,6 +35,7 @@ def draw_case(image: Image, predictions: Path, task: TaskParams, side: int) -> P
     pixels, truth, found = read_case(image, predictions, task)
     drawn = within(pixels, min(side, max(pixels.shape[:2])))
     drawn = drawn.reshape(*drawn.shape[:2], pixels.shape[2])  # resizing drops the channel axis of grey images
+    drawn = filled(drawn, _shrunk(truth, drawn.shape[0], drawn.shape[1]), TRUTH, opacity=0.15)
     for mask, colour in [(truth, TRUTH), *zip(found, task.colours, strict=True)]:
         drawn = outlined(drawn, _shrunk(mask, drawn.shape[0], drawn.shape[1]), colour)
     return drawn

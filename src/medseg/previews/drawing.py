@@ -9,7 +9,6 @@ from medseg.data.colours import TRUTH, Colour
 from medseg.data.image_io import Pixels, to_channels
 
 _LINE = 1  # pixels
-_OPACITY = 0.4  # of filled masks
 
 
 def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
@@ -20,10 +19,10 @@ def outlined(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
     return canvas
 
 
-def filled(image: Pixels, mask: Pixels, colour: Colour) -> Pixels:
+def filled(image: Pixels, mask: Pixels, colour: Colour, opacity: float = 0.4) -> Pixels:
     """A copy of (H, W, 1 or 3) as RGB, tinted where the mask (H, W) is not 0: outlines would not show which side is."""
     canvas = to_channels(image, 3)
-    tinted = np.rint(canvas * (1 - _OPACITY) + np.array(colour) * _OPACITY).astype(np.uint8)
+    tinted = np.rint(canvas * (1 - opacity) + np.array(colour) * opacity).astype(np.uint8)
     return np.where(mask[..., None] > 0, tinted, canvas)
 
 
