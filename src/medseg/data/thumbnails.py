@@ -163,7 +163,7 @@ def _aligned(first: Floats, second: Floats, start: Floats, side: int, steps: int
     longer, shorter = np.linalg.svd(found[:, :2], compute_uv=False)
     if not _LEAST_SCALE <= shorter <= longer <= min(1 / _LEAST_SCALE, _MOST_STRETCH * shorter):
         return None
-    return _scaled(found, 1 / scale)
+    return _scaled(found.astype(np.float32), 1 / scale)
 
 
 def _scaled(mapped: Floats, scale: float) -> Floats:
