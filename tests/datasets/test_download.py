@@ -161,6 +161,19 @@ class TestUnpack:
             unpack(tmp_path / "bomb.zip", target)
         assert not contents(target)
 
+    @pytest.mark.parametrize("limit", [1, 1000], ids=["64 bits", "32 bits"])  # of members for the shorter end record
+    def test_refuses_too_many_members_before_they_are_listed(
+        self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", limit)
+        (tmp_path / "many.zip").write_bytes(zipped({f"{number}.png": b"x" for number in range(9)}))
+        unpack(tmp_path / "many.zip", target)
+        assert len(contents(target)) == 9
+        monkeypatch.setattr(download, "MAX_MEMBERS", 8)
+        monkeypatch.setattr(zipfile, "ZipFile", None)
+        with pytest.raises(UserError, match=r"many\.zip: refused: it has 9 members, more than 8"):
+            unpack(tmp_path / "many.zip", target)
+
     def test_stops_before_the_disk_is_full(self, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         free = shutil.disk_usage(target)._replace(free=download.SPARE_BYTES + 4)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: free)

@@ -52,6 +52,7 @@ MAX_HEADER = 1 << 24  # bytes of a tar header: names reach 4096; a longer one co
 
 _END, _LONGEST_COMMENT = 22, 0xFFFF  # bytes of the end record of a zip archive, and of the comment behind it
 _ZIP64 = 0xFFFF  # in place of the number of members, where there are as many or more
+_ZIP64_END, _LOCATOR = 76, 20  # bytes of the longer record with its locator, and of the locator alone
 
 _COMPRESSED: dict[bytes, Any] = {  # the first bytes of a file, and what opens it
     b"\x1f\x8b": gzip.open,
@@ -352,6 +353,7 @@ def _require_end(archive: tarfile.TarFile) -> None:
 
 
 def _zip_members(file: Path, destination: Path) -> Iterator[_Member]:
+    _refuse_many(file)
     with zipfile.ZipFile(file) as archive:
         _require_all(file, archive)
         for info in archive.infolist():
@@ -361,6 +363,32 @@ def _zip_members(file: Path, destination: Path) -> Iterator[_Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on another system
             is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
             yield _Member(info.filename, info.file_size, is_plain, partial(archive.extract, info, destination))
+
+
+def _refuse_many(file: Path) -> None:
+    """Raise `UserError` for more than `MAX_MEMBERS`, before `zipfile` makes an object of each, ten times their bytes.
+
+    The format: PKWARE, "APPNOTE.TXT", 4.3.12, 4.3.14 and 4.3.16; the number that it gives need not be true.
+    """
+    length = file.stat().st_size
+    with file.open("rb") as content:
+        content.seek(start := max(0, length - _END - _LONGEST_COMMENT - _ZIP64_END))
+        tail = content.read()
+        record = tail.rfind(b"PK\x05\x06")
+        if record < 0 or len(tail) < record + _END:
+            return  # no zip archive, as `zipfile` will say
+        (size,) = struct.unpack("<I", tail[record + 12 : record + 16])
+        end = start + record
+        if tail[max(0, record - _LOCATOR) :].startswith(b"PK\x06\x07") and record >= _ZIP64_END:
+            (size,) = struct.unpack("<Q", tail[record - 36 : record - 28])
+            end -= _ZIP64_END
+        content.seek(max(0, end - size))
+        count = content.read(min(size, length)).count(b"PK\x01\x02")
+    if count > MAX_MEMBERS:
+        raise UserError(
+            f"{file}: refused: it has {count} members, more than {MAX_MEMBERS}. If it is sound, unpack it by hand and "
+            "name the folder in 'data.path'"
+        )
 
 
 def _require_all(file: Path, archive: zipfile.ZipFile) -> None:
