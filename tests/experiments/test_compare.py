@@ -74,8 +74,9 @@ def scored(dice: dict[str, float], groups: str = "", **columns: Any) -> pd.DataF
 
 
 def across(tables: dict[str, pd.DataFrame], metric: str = "dice") -> Summary:
-    """The summary of runs that differ in their tables alone."""
-    return summarise_runs({name: Run(table, PARAMETERS, "raw") for name, table in tables.items()}, metric)
+    """The summary of runs that differ in their tables and seeds alone."""
+    runs = {name: Run(table, PARAMETERS | {"seed": seed}, "raw") for seed, (name, table) in enumerate(tables.items())}
+    return summarise_runs(runs, metric)
 
 
 FIRST = {"a": 0.5, "b": 0.6, "c": 0.7, "d": NAN, "e": 0.9}
@@ -335,15 +336,23 @@ def test_runs_of_other_parameters_are_neither_folds_nor_seeds(
 
 
 @pytest.mark.parametrize("tables", [FOLDS, SEEDS], ids=["folds", "seeds"])
-@pytest.mark.parametrize("key", ["name", "seed", "split.fold", "augment.seed", "machine.workers"])
+@pytest.mark.parametrize("key", ["seed", "split.fold", "augment.seed"])
 def test_seeds_split_name_and_machine_may_differ(tables: dict[str, pd.DataFrame], key: str) -> None:
-    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], changed(key, 3), "raw")}
+    other = changed(key, 3) | {"name": "other", "machine": {"workers": 2}}
+    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], other, "raw")}
     assert summarise_runs(runs, "dice").runs
+
+
+@pytest.mark.parametrize("key", ["name", "machine.workers"])
+def test_one_training_twice_is_no_two_seeds(key: str) -> None:
+    runs = {"0": Run(SEEDS["0"], PARAMETERS, "raw"), "1": Run(SEEDS["1"], changed(key, 3), "raw")}
+    with pytest.raises(UserError, match="0 and 1 have equal parameters, seeds and split too"):
+        summarise_runs(runs, "dice")
 
 
 @pytest.mark.parametrize("tables", [FOLDS, SEEDS], ids=["folds", "seeds"])
 def test_folds_and_seeds_are_of_one_data_set(tables: dict[str, pd.DataFrame]) -> None:
-    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], PARAMETERS, "other")}
+    runs = {"0": Run(tables["0"], PARAMETERS, "raw"), "1": Run(tables["1"], changed("seed", 1), "other")}
     with pytest.raises(UserError, match="0 and 1 are not of one data set"):
         summarise_runs(runs, "dice")
 
@@ -395,7 +404,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path("dvc.yaml").write_text(PIPELINE)
         run_pipeline(scored(FIRST))
         commit("first")
-        run_pipeline(scored(LATER))
+        run_pipeline(scored(LATER), seed=1)
         commit("second")
         run_pipeline(scored(dict.fromkeys(FIRST, 0.25) | {"d": NAN}))
         with Repo() as repo:
@@ -422,11 +431,11 @@ def project_with(table: pd.DataFrame) -> None:
     commit("run")
 
 
-def run_pipeline(table: pd.DataFrame) -> None:
+def run_pipeline(table: pd.DataFrame, seed: int = 0) -> None:
     facts = ["sha256", "mask_sha256", "region"]
     table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10")[facts].to_csv("known.csv")
     table.drop(columns=facts, errors="ignore").to_csv("scores.csv")
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS, sort_keys=False))
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS | {"seed": seed}, sort_keys=False))
     with Repo() as repo:
         repo.reproduce()
 
@@ -450,7 +459,7 @@ def test_tables_come_from_revisions_experiments_and_the_workspace() -> None:
         "workspace": pytest.approx(LATER, nan_ok=True),
     }
     assert {run.table["mask_sha256"].unique().item() for run in runs.values()} == {"2" * 64}
-    assert [run.parameters for run in runs.values()] == [PARAMETERS] * 4
+    assert [run.parameters for run in runs.values()] == [PARAMETERS | {"seed": seed} for seed in (0, 1, 0, 1)]
     assert len({run.raw_data for run in runs.values()}) == 1
 
 

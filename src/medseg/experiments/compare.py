@@ -3,6 +3,7 @@
 As everywhere, means are over the images whose truth is not empty, and what is resampled are groups.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,8 @@ from medseg.metrics.paired import FLIPS, LEAST_GROUPS_OF_TEST, holm, sign_flip_t
 DECIMALS = 9  # the tables have 6: differences that are equal in them stay equal as binary fractions
 SHOWN = 5  # images that changed most, each way
 NAMED = 3  # images that an error names
-MAY_DIFFER = {"name", "split", *FREE_SECTIONS}  # of parameters, between folds or seeds of one another
+NO_RESULT = {"name", *FREE_SECTIONS}  # parameters that change no score
+MAY_DIFFER = {"split", *NO_RESULT}  # between folds or seeds of one another, beside seeds
 CONDITIONAL = (
     "It is of images, for the networks of these runs alone, and says nothing of others: how a score varies from one "
     "training to the next is the standard deviation of runs."
@@ -209,8 +211,14 @@ def _refuse_other_test_set(first: str, base: pd.DataFrame, name: str, table: pd.
 
 
 def _refuse_other_settings(runs: Mapping[str, Run]) -> None:
-    """Raise `UserError` where runs are not of one data set, or differ in more than `MAY_DIFFER` and seeds."""
+    """Raise `UserError` where runs differ in data, in more than `MAY_DIFFER` and seeds, or in none of these."""
     (first, base), *later = runs.items()
+    for (one, its), (other, theirs) in itertools.combinations(runs.items(), 2):
+        keys = {*its.parameters, *theirs.parameters} - NO_RESULT
+        if all(its.parameters.get(key) == theirs.parameters.get(key) for key in keys):
+            raise UserError(
+                f"{one} and {other} have equal parameters, seeds and split too: one training twice, which has no spread"
+            )
     for name, run in later:
         if run.raw_data != base.raw_data:
             raise UserError(
