@@ -111,6 +111,8 @@ def test_a_changed_parameter_touches_the_stages_that_read_it(clone: Clone, overr
     told = clone.run("medseg", "status")
     assert ("out of date: " in told) == bool(stages)
     assert all(stage in told for stage in stages)
+    assert "Dice 0." in told
+    assert "(range 0." in told  # of few groups
     restore(clone)
 
 
