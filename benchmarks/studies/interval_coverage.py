@@ -3,7 +3,7 @@
 By shape of the scores and number of groups. Means of bounded scores and of differences by several methods, medians by
 order statistics, each with one image a group and with one to six; images of a group are alike in every other case.
 Then the share of p-values up to 0.05 of the sign-flip test on pairs that are exchangeable, beside the paired bootstrap
-and Wilcoxon's test, and on pairs of equal mean that are not. Ten minutes on one core:
+and Wilcoxon's test, and on pairs of equal mean that are not. Six minutes of one core:
 
     OMP_NUM_THREADS=1 python -m benchmarks.studies.interval_coverage
 """

@@ -213,20 +213,21 @@ def _refuse_other_test_set(first: str, base: pd.DataFrame, name: str, table: pd.
 def _refuse_other_settings(runs: Mapping[str, Run]) -> None:
     """Raise `UserError` where runs differ in data, in more than `MAY_DIFFER` and seeds, or in none of these."""
     (first, base), *later = runs.items()
-    for (one, its), (other, theirs) in itertools.combinations(runs.items(), 2):
+    for (one, its), (another, theirs) in itertools.combinations(runs.items(), 2):
         keys = {*its.parameters, *theirs.parameters} - NO_RESULT
         if all(its.parameters.get(key) == theirs.parameters.get(key) for key in keys):
             raise UserError(
-                f"{one} and {other} have equal parameters, seeds and split too: one training twice, which has no spread"
+                f"{one} and {another} have equal parameters, seeds and split too: one training twice, which has no "
+                "spread"
             )
     for name, run in later:
         if run.raw_data != base.raw_data:
             raise UserError(
                 f"{first} and {name} are not of one data set: their data/raw differ; folds and seeds share it"
             )
-        one, other = _settings(base.parameters), _settings(run.parameters)
-        if differing := [key for key in {**one, **other} if one.get(key, ABSENT) != other.get(key, ABSENT)]:
-            words = [f"{key} ({one.get(key, ABSENT)}, {other.get(key, ABSENT)})" for key in differing[:NAMED]]
+        shared, found = _settings(base.parameters), _settings(run.parameters)
+        if differing := [key for key in {**shared, **found} if shared.get(key, ABSENT) != found.get(key, ABSENT)]:
+            words = [f"{key} ({shared.get(key, ABSENT)}, {found.get(key, ABSENT)})" for key in differing[:NAMED]]
             raise UserError(
                 f"{first} and {name} are neither folds nor seeds of one another: their parameters differ in "
                 f"{', '.join(words)}; leave out --across to compare them"
