@@ -171,7 +171,8 @@ def shares(images: list[Pixels], copy: Callable[[Pixels], Pixels]) -> list[int]:
 def alone(thumbnails: Pixels) -> NDArray[np.uint8]:
     """Bits (N, N) in which the hashes of whole, unturned images differ."""
     found = hashes(cosines(thumbnails, WHOLE), 0)
-    return np.bitwise_count(found[:, None] ^ found[None, :])
+    bits: NDArray[np.uint8] = np.bitwise_count(found[:, None] ^ found[None, :])
+    return bits
 
 
 def pairs(images: list[Pixels], names: list[str]) -> dict[str, Any]:
