@@ -1066,8 +1066,9 @@ STUDIES: dict[str, tuple[Bend, tuple[str, ...], str]] = {
 def test_a_bent_study_is_refused(what: str, knock: Knock, given: Path, out: Path, bundles: Path) -> None:
     bend, options, told = STUDIES[what]
     bend(pairs(given, 3))
-    patterns = ("--images", "images/{name}.png", "--masks", "masks/{name}.png")
-    command = invoke(app, "evaluate", "--model", bundles / "model", "--data", given, "--out", out, *patterns, *options)
+    patterns = {"--images": "images/{name}.png", "--masks": "masks/{name}.png"}
+    others = [word for option in patterns.items() if option[0] not in options for word in option]
+    command = invoke(app, "evaluate", "--model", bundles / "model", "--data", given, "--out", out, *others, *options)
     knock("evaluate --data", what, command, told)
     assert not out.exists()
 
