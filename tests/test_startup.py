@@ -67,11 +67,13 @@ def test_data_stages_never_import_pytorch(project: Path, tmp_path: Path) -> None
     sections["machine"] = tiny.CPU.model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
     raw, table, prepared = (str(tmp_path / name) for name in ("raw", "manifest.csv", "prepared"))
-    lists, splits, out = (str(tmp_path / name) for name in ("lists", "splits", "out"))
+    lists, weights, splits, overlap, out = (
+        str(tmp_path / name) for name in ("lists", "weights", "splits", "overlap.csv", "out")
+    )
     params, sheet = str(tmp_path / "params.yaml"), str(tmp_path / "sheet.png")
     commands = [
         ("download", params, raw),
-        ("manifest", params, raw, lists, table, splits, str(tmp_path / "audit.json")),
+        ("manifest", params, raw, lists, weights, table, splits, overlap, str(tmp_path / "audit.json")),
         ("prepare", params, raw, table, prepared, sheet),
         ("augment", params, f"{prepared}/train", out, sheet),
     ]

@@ -9,6 +9,7 @@ import tiny
 
 from medseg.data.geometry import Geometry, Patchify, Resize, Scale
 from medseg.evaluation import describe, estimates
+from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.evaluation.formatting import ABSENT, MINUS, TO, counted, ends, measured, percent, score, signed, spread
 from medseg.inference.settings import Augmentation, Choices, Option
 from medseg.metrics.counting import CountingParams
@@ -98,6 +99,18 @@ def test_decisions_tell_what_val_chose_and_what_was_set() -> None:
     assert decisions["Threshold"].option is None
     assert decisions["Test-time augmentation"].setting == "mean over 4 flips"
     assert decisions["Holes filled"].gain == "+0.1000 ± 0.0123"
+
+
+def test_what_was_kept_although_another_value_scored_higher_is_named() -> None:
+    chosen = tiny.segmenter().chosen
+    values: dict[str, Any] = {"simplest": 0.5, "other": 0.6, "tried": "always", "error": 0.2}
+    kept = Option(option="fill_holes", chosen="never", **values)
+    taken = Option(option="largest_component", chosen="always", **values | {"error": 0.01})
+    worse = Option(option="threshold", chosen="0.5", **values | {"other": 0.4, "tried": "0.45"})
+    told = describe.chosen_on(chosen.model_copy(update={"options": [kept, taken, worse]}), "test")
+    assert "since the lead of another value is within its error: Holes filled. The test" in told
+    few = chosen.model_copy(update={"warnings": ["the images of val are few"]})
+    assert f"Val decided nothing, which takes {MIN_GROUPS} groups" in describe.chosen_on(few, "test")
 
 
 def test_limits_follow_from_the_run() -> None:
