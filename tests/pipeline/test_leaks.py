@@ -336,3 +336,26 @@ def test_val_chooses_the_epoch_but_enters_neither_weights_nor_what_normalises_th
     assert all(found[0][f"network/{name}"] == found[1][f"network/{name}"] for name in names)
     scores = [yaml.safe_load(network["network/model.yaml"])["training"]["val_dice"] for network in found]
     assert scores[0] != scores[1]
+
+
+@pytest.mark.slow
+def test_a_network_of_another_split_is_refused_as_a_start_or_told_in_model_and_card(
+    runs: tuple[Run, Run], tmp_path: Path
+) -> None:
+    """What trained it under one seed of the split is in val and test under the next."""
+    start = "train.init_from=first"
+    run = Run(tmp_path / "other split", [*SMALL, "split.seed=1", start])
+    shutil.copytree(runs[0].folder / "network", run.folder / "weights/first")
+    shutil.copytree(runs[0].folder / "raw", run.folder / "raw")
+    with pytest.raises(UserError, match=r"of test .*same file.*of val .*train\.initial_overlap=warn"):
+        run.finish()
+    assert not (run.folder / "network").exists()
+    compose(CONF, run.folder / "params.yaml", [*SMALL, "split.seed=1", start, "train.initial_overlap=warn"])
+    run.finish()
+    for told in ("network/model.yaml", "segmenter/model.yaml", "segmenter/README.md"):
+        assert "the initial network first has seen" in " ".join((run.folder / told).read_text().split())
+    same = Run(tmp_path / "same split", [*SMALL, start])
+    shutil.copytree(runs[0].folder / "network", same.folder / "weights/first")
+    shutil.copytree(runs[0].folder / "raw", same.folder / "raw")
+    same.finish()
+    assert "has seen" not in (same.folder / "segmenter/README.md").read_text()
