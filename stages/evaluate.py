@@ -29,7 +29,7 @@ def main(
     from medseg.core.params import read_section
     from medseg.data.image import images_of, of_split
     from medseg.data.manifest import read_manifest
-    from medseg.data.training_images import read_training_images, write_training_images
+    from medseg.data.training_images import read_training_images, with_val, write_training_images
     from medseg.evaluation.evaluate import evaluate
     from medseg.evaluation.model_card import write_card
     from medseg.evaluation.plots import write_plots
@@ -43,7 +43,8 @@ def main(
     settings = read_section(params, "evaluate", EvaluateParams)
     machine = read_section(params, "machine", MachineParams)
     trained, described = load_bundle(network, Description)
-    images, audited = images_of(read_manifest(manifest), raw, described.intensity), read_json(audit)
+    table, audited = read_manifest(manifest), read_json(audit)
+    images = images_of(table, raw, described.intensity)
     with own_gpus(machine.accelerator, 1), atomic_folder(predictions) as partial:
         forward = network_forward(trained, described.task, choose_device(machine.accelerator))
         description, thresholds = select(forward, described, of_split(images, "val"), settings)
@@ -54,7 +55,7 @@ def main(
         write_plots(found, thresholds, means, images, predictions, partial)
     with atomic_folder(segmenter) as partial:
         save_bundle(partial, trained, description)
-        write_training_images(read_training_images(network), partial)
+        write_training_images(with_val(read_training_images(network), table), partial)
         write_card(partial, description, audited, summary, means)
     record_environment(environment, "evaluate")
 

@@ -17,6 +17,7 @@ from medseg.data.training_images import (
     read_overlap,
     read_training_images,
     training_images,
+    with_val,
     write_training_images,
 )
 
@@ -87,6 +88,13 @@ def test_no_name_of_a_file_or_patient_is_written_and_equal_inputs_give_equal_byt
     assert images["patient"].nunique() == 2  # one of the two images, and none
     elsewhere = training_images(index(("4", FAR, "Ada Lovelace")), index(("5", FAR, "")), no_images())
     assert not set(elsewhere["patient"]) & set(images["patient"]) - {""}
+
+
+def test_an_image_of_val_that_gave_no_sample_has_tuned_the_segmenter_all_the_same() -> None:
+    table = manifest(("val", "3", OTHER, "Bo"), ("val", "4", OTHER, "Cy"), ("test", "5", OTHER, ""))
+    segmenter = with_val(SEEN, table)
+    assert segmenter.loc[segmenter["use"] == "val", "sha256"].tolist() == ["4" * 64, "3" * 64]
+    pd.testing.assert_frame_equal(with_val(segmenter, table), segmenter)
 
 
 def test_an_image_of_many_samples_has_one_row() -> None:

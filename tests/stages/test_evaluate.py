@@ -17,6 +17,7 @@ from medseg.data.image_io import read_image, write_png
 from medseg.data.manifest import write_manifest
 from medseg.data.mask_io import read_codes
 from medseg.data.task import Multiclass
+from medseg.data.training_images import read_training_images
 from medseg.evaluation.choice_rule import MIN_GROUPS
 from medseg.inference.settings import SegmenterDescription
 from medseg.models.checkpoint import load_bundle
@@ -76,6 +77,7 @@ def test_scores_masks_plots_and_the_bundle_come_out(paths: list[Path]) -> None:
     ]
     network, description = load_bundle(segmenter, SegmenterDescription)
     original, _ = load_bundle(paths[4], Description)
+    assert read_training_images(segmenter)["use"].tolist() == ["val"]  # ten files of equal bytes, says the manifest
     assert description.chosen.choices.postprocess.threshold == 0.35
     assert description.chosen.options[0].option == "test_time_augmentation"
     image = torch.from_numpy(np.zeros((1, 1, 32, 32), np.uint8))

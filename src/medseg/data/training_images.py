@@ -44,6 +44,13 @@ def training_images(train: pd.DataFrame, val: pd.DataFrame, earlier: pd.DataFram
     return pd.concat([own, earlier], ignore_index=True).drop_duplicates(ignore_index=True)
 
 
+def with_val(images: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """The same with all images of val in a manifest: one too small for a sample of its own still tunes a segmenter."""
+    known = images.loc[images["use"] == "val", "sha256"]
+    further = table[(table["split"] == "val") & ~table["sha256"].isin(known)]
+    return training_images(further.iloc[:0], further, images) if len(further) else images
+
+
 def no_images() -> pd.DataFrame:
     """The table of a network that no image has trained."""
     return pd.DataFrame(columns=COLUMNS, dtype=str)
