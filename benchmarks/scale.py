@@ -25,9 +25,6 @@ import yaml
 
 from benchmarks.measuring import RESULTS, machine, peak_anonymous, seconds
 from medseg.core.markdown import table
-from medseg.core.parallel import MachineParams
-from medseg.data.duplicates import near_hashes
-from medseg.data.thumbnails import SIDE
 from medseg.experiments.compose import compose
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +36,6 @@ FEW = 100  # images, of which the width varies
 MILLION = 10**6
 LINKED = ("src", "stages", "conf", "weights")
 NETWORK = ("model=unet_plain", "model.init_features=8", "train.epochs=1", "evaluate=plain", "name=scale")
-HASHES = (10_000, 30_000)  # whose comparison is timed on its own: it alone grows with the square
 
 
 @dataclass(frozen=True)
@@ -127,15 +123,8 @@ def keep(costs: list[Cost]) -> None:
     points = {(cost["images"], cost["width"]) for cost in new}
     others = [cost for cost in known["costs"] if (cost["images"], cost["width"]) not in points]
     together = sorted([*others, *new], key=lambda cost: (cost["width"], cost["images"]))
-    content = {"costs": together, "grouping": [grouping(count) for count in HASHES], "machine": machine()}
+    content = {"costs": together, "machine": machine()}
     RESULT.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def grouping(count: int) -> dict[str, float]:
-    """Seconds to compare the perceptual hashes of `count` images of noise, all with all."""
-    thumbnails = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE), np.uint8)
-    compare = partial(near_hashes, thumbnails, 14, MachineParams(workers=0, backend="threading", accelerator="cpu"))
-    return {"images": count, "seconds": round(seconds(compare), 2)}
 
 
 def page(results: dict[str, Any]) -> str:
@@ -144,8 +133,8 @@ def page(results: dict[str, Any]) -> str:
     width = min(cost.width for cost in costs)
     by_number = [cost for cost in costs if cost.width == width]
     by_size = [cost for cost in costs if cost.images == FEW]
-    largest = results["grouping"][-1]
-    hours = largest["seconds"] * (MILLION / largest["images"]) ** 2 / 3600
+    largest = json.loads((RESULTS / "duplicates.json").read_text())["rows"][-1]
+    hours = largest["processor seconds"] * (MILLION / largest["images"]) ** 2 / 3600
     host = results["machine"]
     disk = sum(fit(by_number, stage, "disk")[1] for stage in stages_of(by_number)) * MILLION / 1024
     values = {
@@ -156,7 +145,8 @@ def page(results: dict[str, Any]) -> str:
         "fit_table": fit_table(by_number),
         "size_table": size_table(by_size),
         "hashes": f"{largest['images']:,}",
-        "hash_seconds": largest["seconds"],
+        "hash_seconds": f"{largest['processor seconds']:.0f}",
+        "confirming": largest["processor ms to confirm one"],
         "hash_hours": f"{hours:.1f}",
         "disk": f"{disk:,.0f}",
         "augmented_share": f"{share_of_augment(by_number):.0%}",
@@ -226,9 +216,9 @@ def share_of_augment(costs: list[Cost]) -> float:
 
 TEMPLATE = """# What it costs to grow
 
-Written by `python -m benchmarks.scale` from `benchmarks/results/scale.json`; measured on {machine}. Every cell is
-seconds of wall-clock time / MiB of anonymous memory at its highest, workers included / MiB of outputs. The commands
-are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the sevenfold
+Written by `python -m benchmarks.scale` from `benchmarks/results/scale.json`; measured on {machine}.
+Every cell is seconds of wall-clock time / MiB of anonymous memory at its highest, workers included / MiB of outputs. The
+commands are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the sevenfold
 augmentation; `download` is the simulation itself. The network is small (plain U-Net, 8 features), one epoch.
 
 ## Number of images
@@ -244,8 +234,10 @@ table above has.
 {fit_table}
 
 Linear: all stages but one part of `manifest`. That compares every perceptual hash with every other one, so its time
-grows with the square (its memory does not: a block at a time): {hash_seconds} s for {hashes} images, and by the
-square {hash_hours} h for a million, to be added to the line.
+grows with the square (its memory does not: a block at a time): {hash_seconds} s of one core for {hashes} images, and by
+the square {hash_hours} h for a million, to be added to the line (`python -m benchmarks.duplicates`). So is
+{confirming} ms for each pair whose hashes are near, of which there are many where images are alike
+([near-duplicates](reliability.md#near-duplicates)).
 
 ## Size of images
 
