@@ -217,9 +217,9 @@ def share_of_augment(costs: list[Cost]) -> float:
 TEMPLATE = """# What it costs to grow
 
 Written by `python -m benchmarks.scale` from `benchmarks/results/scale.json`; measured on {machine}.
-Every cell is seconds of wall-clock time / MiB of anonymous memory at its highest, workers included / MiB of outputs. The
-commands are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the sevenfold
-augmentation; `download` is the simulation itself. The network is small (plain U-Net, 8 features), one epoch.
+Every cell is seconds of wall-clock time / MiB of anonymous memory at its highest, workers included / MiB of outputs.
+The commands are those of `dvc.yaml`, start-up included, on simulated ultrasound, resized to its own width, with the
+sevenfold augmentation; `download` is the simulation itself. The network is small (plain U-Net, 8 features), one epoch.
 
 ## Number of images
 
