@@ -351,7 +351,7 @@ def test_a_model_that_nothing_here_made_is_told(root: Path, tmp_path: Path) -> N
 
 def test_what_is_no_model_is_refused(root: Path) -> None:
     (root / "other").mkdir()
-    with pytest.raises(UserError, match=r"other: no model folder"):
+    with pytest.raises(UserError, match=r"other/model\.yaml: no such file"):
         trace(Path("other"))
 
 

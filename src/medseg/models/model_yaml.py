@@ -57,7 +57,7 @@ Kind = TypeVar("Kind", bound=Description)
 def check_model_folder(folder: Path) -> None:
     """Raise `UserError` where `folder` holds no `model.yaml`."""
     if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder}: no model folder ({DESCRIPTION} is not there); `make repro` trains models/segmenter")
+        raise UserError(f"{folder / DESCRIPTION}: no such file; `make repro` trains models/segmenter")
 
 
 def read_description(folder: Path, kind: type[Kind]) -> Kind:
