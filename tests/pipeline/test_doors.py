@@ -305,6 +305,7 @@ def parameters(folder: Path, **changes: Any) -> Path:
         "data": data | {"label": label, "patient": None, "official": None},
         "manifest": {"bad_files": "fail", "duplicate_distance": 0},
         "split": {"name": "fraction", "seed": 0, "val": 0.2, "test": 0.2},
+        "task": {"name": "binary"},
         "intensity": {"name": "full"},
         "prepare": tiny.resize().model_dump(),
         "machine": MACHINE,

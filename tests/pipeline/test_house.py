@@ -167,8 +167,9 @@ READERS = {  # of image files, by module: each opens more formats than are to be
 }
 READING_PACKAGES = {"imageio", "tifffile", "skimage.io", "torchvision.io", "torchvision.datasets", "matplotlib.image"}
 THE_READER = "src/medseg/data/image_io.py"
-AS_OTHERS_DO = {  # benchmarks of what a script of one's own does, on PNG files that they wrote themselves
+AS_OTHERS_DO = {  # benchmarks of what a script of one's own does, on files that they wrote themselves
     *("benchmarks/data_stages.py", "benchmarks/peers/smp_script.py", "benchmarks/peers/older.py"),
+    "benchmarks/studies/duplicates.py",
 }
 
 

@@ -22,8 +22,8 @@ class Window(Section):
 
     name: Literal["window"]
     bits: Bits  # of the files' values; other files are refused, since the range is none of theirs
-    low: int = Field(ge=0)
-    high: int = Field(ge=1)
+    low: int = Field(ge=0, le=65_534)
+    high: int = Field(ge=1, le=65_535)
 
     @model_validator(mode="after")
     def _lies_in_the_type(self) -> Self:
