@@ -16,12 +16,13 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     from medseg.core.params import read_section
     from medseg.data.geometry import Geometry
     from medseg.data.image import images_of, of_split
-    from medseg.data.image_io import write_png
+    from medseg.data.image_io import check_type, write_png
     from medseg.data.intensity import IntensityParams
     from medseg.data.manifest import read_manifest
     from medseg.data.packed import evenly_spaced, open_packed
     from medseg.data.percentiles import resolve_intensity
     from medseg.data.prepare import prepare
+    from medseg.data.splits import DROPPED
     from medseg.datasets.changes import told_where_changed
     from medseg.previews.drawing import sample_sheet
 
@@ -29,6 +30,9 @@ def main(params: Path, raw: Path, manifest: Path, prepared: Path, sheet: Path) -
     wanted, images = read_section(params, "intensity", IntensityParams), images_of(read_manifest(manifest), raw)
     with told_where_changed(), atomic_folder(prepared) as partial:
         intensity = resolve_intensity(of_split(images, "train"), wanted, machine)
+        for image in images:
+            if image.split != DROPPED:  # those of test, too: or evaluation would find out after training
+                check_type(image.root / image.file, intensity)
         for split in ("train", "val"):
             of_range = [image.reading(intensity) for image in of_split(images, split)]
             for loss in prepare(of_range, geometry, machine, partial / split):

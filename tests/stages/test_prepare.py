@@ -13,6 +13,7 @@ from sections import whole
 from medseg.core.errors import UserError
 from medseg.core.parallel import MachineParams
 from medseg.data.image_io import read_image
+from medseg.data.intensity import Window
 from medseg.data.manifest import ManifestParams, measure, write_manifest
 from medseg.data.packed import open_packed
 from medseg.datasets.record import Record
@@ -106,3 +107,14 @@ def run(project: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stages.prepare", *map(str, arguments(folder))]
     environment = {**os.environ, "PYTHONPATH": "src"}
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_file_of_another_depth_is_refused_before_training_whatever_its_split(place: Path) -> None:
+    params = yaml.safe_load((place / "params.yaml").read_text())
+    params["intensity"] = {"name": "window", "bits": 8, "low": 10, "high": 200}
+    (place / "params.yaml").write_text(yaml.safe_dump(params))
+    main(*arguments(place))
+    assert open_packed(place / "out" / "prepared" / "val").intensity == Window(**params["intensity"])
+    Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(place / "raw" / "2.png")  # of test
+    with pytest.raises(UserError, match=r"2\.png: holds 16-bit values, and the range .* 10 to 200, is of 8-bit files"):
+        main(*arguments(place))

@@ -1,5 +1,7 @@
 """Image and mask files to arrays, and arrays to files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def read_image(path: Path, intensity: Range = FULL) -> Pixels:
     """
     values = read_values(path)
     if isinstance(intensity, Window):
-        _check_type(values, intensity, path)
+        check_type(path, intensity)
     elif values.dtype == np.uint16 and values.min() < (most := values.max()) < 256:
         raise UserError(
             f"{path}: no value of 65535 exceeds {most}, so 8 bits would keep next to nothing; save it in 8, or say "
@@ -67,36 +69,40 @@ def read_values(path: Path) -> NDArray[Any]:
 def holds_16_bits(path: Path) -> bool:
     """Whether the values of an image file, grey or colours, have more than 8 bits. Raises `UserError` as `open_image`.
 
-    Its header alone is read.
+    Like the two functions below, it reads the file's header alone.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.mode in _DEEP_MODES or _is_deep_colour(image)
-    except Exception as error:  # as in `open_image`
-        raise UserError(f"{path}: not readable as an image: {error}") from None
+    with _header(path) as image:
+        return image.mode in _DEEP_MODES or _is_deep_colour(image)
 
 
 def is_turned(path: Path) -> bool:
-    """Whether EXIF data turn or mirror the image of a file. Its header alone is read.
-
-    Raises `UserError` as `open_image`.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
-    except Exception as error:  # as in `open_image`
-        raise UserError(f"{path}: not readable as an image: {error}") from None
+    """Whether EXIF data turn or mirror the image of a file. Raises `UserError` as `open_image`."""
+    with _header(path) as image:
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
 
 
-def _check_type(values: NDArray[Any], intensity: Window, path: Path) -> None:
-    if values.dtype == np.uint8 and intensity.bits == 16 and holds_16_bits(path):
+def check_type(path: Path, intensity: Range) -> None:
+    """Raise `UserError` where a file's values have not the type that `intensity` is for."""
+    if not isinstance(intensity, Window):
+        return
+    with _header(path) as image:
+        bits, has_deep_colours = 16 if image.mode in _DEEP_MODES else 8, _is_deep_colour(image)
+    if has_deep_colours:
         raise UserError(f"{path}: 16-bit colours are read at full range alone; convert it to 8 bits, or to grey")
-    bits = 8 * values.dtype.itemsize
     if bits != intensity.bits:
         raise UserError(
             f"{path}: holds {bits}-bit values, and the range of intensities, {intensity.low} to {intensity.high}, is "
             f"of {intensity.bits}-bit files; give images of one device, or take intensity=full"
         )
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[ImageFile.ImageFile]:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except Exception as error:  # as in `open_image`
+        raise UserError(f"{path}: not readable as an image: {error}") from None
 
 
 def to_channels(image: Pixels, channels: int) -> Pixels:

@@ -63,14 +63,19 @@ class SegmentationModule(pl.LightningModule):
         pixels, truth = batch
         heads = self._heads(pixels) if self.supervised > 1 else [self._forward(pixels)]
         loss = self.loss_of_heads(heads, truth)
+        if self.trainer.world_size > 1:
+            loss = loss * self._share(truth)
+        # Sizes of batches are nearly equal, so each counts as one: Lightning averages uneven sizes as whole numbers.
         settings: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
-        self.log("train/loss", loss, batch_size=len(pixels), **settings)
-        return loss if self.trainer.world_size == 1 else loss * self._share(truth)
+        self.log("train/loss", loss, batch_size=1, **settings)
+        return loss
 
     def _share(self, truth: Tensor) -> Tensor:
         """Return the weight with which the mean over ranks is that over all annotated pixels of the batch."""
         own = (truth != UNANNOTATED).sum().float()
-        return own * self.trainer.world_size / self._sum_over_ranks(own).clamp_min(1)
+        total = own.clone()
+        torch.distributed.all_reduce(total)  # the strategy's sum would wait for all ranks beforehand
+        return own * self.trainer.world_size / total.clamp_min(1)
 
     def on_train_epoch_start(self) -> None:
         """Log the learning rate at the start of the epoch."""
