@@ -1,7 +1,7 @@
 """How many annotated objects leave no pixel in the samples, by data set and size of the samples.
 
 Run in the project's root, some two minutes: `python -m benchmarks.studies.objects_lost DATA`, where DATA holds the
-folders of `SETS`. Prints the table of docs/explanation/choices.md and writes results/objects_lost.json beside this file.
+folders of `SETS`. Prints the table of docs/explanation/pipeline.md and writes results/objects_lost.json.
 """
 
 import argparse
