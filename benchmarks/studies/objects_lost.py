@@ -7,6 +7,7 @@ folders of `SETS`. Prints the table of docs/explanation/pipeline.md and writes r
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from medseg.data.geometry import Resize
 from medseg.data.mask_io import read_mask
@@ -33,7 +34,7 @@ def main() -> None:
     result.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def lost_of(name: str, folder: Path) -> dict[str, object]:
+def lost_of(name: str, folder: Path) -> dict[str, Any]:
     """Annotated images and objects, and by side of the samples: objects lost, and images that lose all of theirs."""
     counted = {side: [_counted(record, folder, side) for record in LAYOUTS[name].scan(folder)] for side in SIDES}
     first = counted[SIDES[0]]

@@ -1,20 +1,23 @@
 """Files of predictions: masks and maps of uncertainty, their names and formats."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg.data.image import Image
 from medseg.data.image_io import Pixels, write_png
 from medseg.data.mask_io import read_codes, read_mask, write_codes
 from medseg.data.task import TaskParams
+
+if TYPE_CHECKING:  # prediction loads no pandas, on which tables of images stand
+    from medseg.data.image import Image
 
 MASKS, UNCERTAINTY = "masks", "uncertainty"  # folders with one file per scored image
 _MAX_DEVIATION = 0.5  # the greatest standard deviation of values in 0..1: half of them are 0, half are 1
 
 
-def mask_path(folder: Path, image: Image) -> Path:
+def mask_path(folder: Path, image: "Image") -> Path:
     """The mask or uncertainty map of an image in `folder`."""
     return folder / f"{image.name}.png"
 
