@@ -2,6 +2,7 @@
 
 import sys
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from medseg.core.errors import UserError
 from medseg.core.params import validate
-from medseg.data.image_io import Pixels
+from medseg.data.image_io import Pixels, read_image, write_png
 from medseg.inference.crf import CrfParams, apply_crf
 from medseg.inference.postprocess import Probabilities, foreground_probability
 
@@ -107,6 +108,16 @@ def test_an_image_too_long_for_the_kernels_is_refused(
 
 
 @needs_crf
+def test_an_image_as_it_is_read_from_a_file_is_taken(tmp_path: Path) -> None:
+    grey, probabilities, _ = noisy_disc()
+    for name, pixels in (("grey", grey), ("colour", np.repeat(grey, 3, axis=2))):
+        write_png(tmp_path / f"{name}.png", pixels)
+        image = read_image(tmp_path / f"{name}.png")
+        assert np.array_equal(
+            apply_crf(probabilities, image, params()), apply_crf(probabilities, pixels.copy(), params())
+        )
+
+
 def test_one_probability_is_that_of_two_labels() -> None:
     image, probabilities, _ = noisy_disc()
     two = apply_crf(np.concatenate([1 - probabilities, probabilities]), image, params())

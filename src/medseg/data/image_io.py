@@ -185,7 +185,8 @@ def pixel_values(image: Image.Image, path: Path) -> NDArray[np.integer[Any]]:
         raise UserError(f"{path}: floating-point images are not read; convert it to 8 or 16 bits")
     if image.mode in _DEEP_MODES:
         return _as_16_bit(np.asarray(image), path)
-    values: Pixels = np.asarray(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
+    # A copy: libraries behind (the CRF) refuse Pillow's own memory, which is read-only.
+    values: Pixels = np.array(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
     return values
 
 
