@@ -207,3 +207,14 @@ def test_names_pair_whatever_the_normal_form_of_their_letters(tmp_path: Path) ->
     touch(tmp_path, f"images/{together}.png")
     with pytest.raises(UserError, match="normal form alone"):
         params("images/{s}.png", "masks/{s}.png").scan(tmp_path)
+
+
+def test_a_mask_that_a_wildcard_gives_to_several_images_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{name}.png" for folder in ("images", "masks") for name in ("1", "10", "2")))
+    with pytest.raises(UserError, match=r"masks/10\.png to images/1\.png and images/10\.png"):
+        params("images/{stem}.png", "masks/{stem}*.png").scan(tmp_path)
+    touch(tmp_path, "views/1_left.png", "views/1_right.png", "shared/1.png")  # as the pattern means it
+    assert masks_of(params("views/{case}_{view}.png", "shared/{case}.png"), tmp_path) == {
+        "views/1_left.png": ("shared/1.png",),
+        "views/1_right.png": ("shared/1.png",),
+    }

@@ -69,7 +69,7 @@ def scored(dice: dict[str, float], groups: str = "", **columns: Any) -> pd.DataF
     table["region_pixels"] = 100
     table["truth_pixels"] = [0 if np.isnan(value) else 10 for value in dice.values()]
     table["dice"] = list(dice.values())
-    table = table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10")
+    table = table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10", split="test")
     return table.assign(**columns).set_index("file")
 
 
@@ -175,7 +175,14 @@ def test_other_images_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("truth_pixels", 11), ("region_pixels", 99), ("mask_sha256", "3"), ("sha256", "3"), ("region", "1:0:11:10")],
+    [
+        ("truth_pixels", 11),
+        ("region_pixels", 99),
+        ("mask_sha256", "3"),
+        ("sha256", "3"),
+        ("region", "1:0:11:10"),
+        ("split", "val"),
+    ],
 )
 def test_another_truth_of_the_same_images_is_refused(column: str, value: Any) -> None:
     other = scored(FIRST)
@@ -364,7 +371,7 @@ def test_runs_that_are_neither_folds_nor_seeds_are_refused() -> None:
 
 
 def test_seeds_on_another_truth_are_refused() -> None:
-    with pytest.raises(UserError, match="different images or truths"):
+    with pytest.raises(UserError, match="different images, truths or splits"):
         across({"one": scored(FIRST), "two": scored(FIRST, truth_pixels=3)})
 
 
@@ -432,8 +439,8 @@ def project_with(table: pd.DataFrame) -> None:
 
 
 def run_pipeline(table: pd.DataFrame, seed: int = 0) -> None:
-    facts = ["sha256", "mask_sha256", "region"]
-    table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10")[facts].to_csv("known.csv")
+    facts = ["sha256", "mask_sha256", "region", "split"]
+    table.assign(sha256="1" * 64, mask_sha256="2" * 64, region="0:0:10:10", split="test")[facts].to_csv("known.csv")
     table.drop(columns=facts, errors="ignore").to_csv("scores.csv")
     Path("params.yaml").write_text(yaml.safe_dump(PARAMETERS | {"seed": seed}, sort_keys=False))
     with Repo() as repo:
@@ -569,3 +576,11 @@ def test_names_that_look_like_numbers_stay_words(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     project_with(scored({"001": 0.5, "1": 0.6}, "12"))
     assert read_runs(["workspace"])["workspace"].table.index.tolist() == ["001", "1"]
+
+
+def test_false_positives_are_compared_over_the_images_in_which_nothing_is_annotated() -> None:
+    first = scored({"a": 0.5, "b": NAN, "c": NAN}, false_positive_area=[0.5, 0.1, 0.2])
+    tried = first.assign(false_positive_area=[0.0, 0.2, 0.4])
+    comparison = compare({"main": first, "tried": tried}, "false_positive_area")
+    assert (comparison.over.images, comparison.mean) == (2, pytest.approx(0.15))
+    assert comparison.differences[0].difference.mean == pytest.approx(0.15)

@@ -196,3 +196,10 @@ def test_a_share_of_images_has_the_exact_interval_where_every_group_is_one() -> 
 
 def test_means_of_groups_by_hand() -> None:
     assert group_means([1, 2, 6], ["b", "a", "b"]).tolist() == [2, 3.5]
+
+
+def test_groups_of_which_one_holds_most_images_have_a_range() -> None:
+    values = [*np.linspace(0.6, 0.8, 100), *np.linspace(0.3, 0.9, 29)]
+    groups = ["most"] * 100 + [f"{number}" for number in range(29)]
+    assert estimate(values, groups, "0 to 1").ends == "range"
+    assert estimate(values, [f"{number // 3}" for number in range(129)], "0 to 1").ends == "interval"

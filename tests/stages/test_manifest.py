@@ -173,3 +173,13 @@ def test_images_of_val_and_test_that_a_placed_network_has_seen_are_told(place: P
     )
     assert set(told["network"]) == {"first"}
     assert set(told["reason"]) == {"same file"}
+
+
+def test_a_pixel_of_a_large_image_is_annotated(place: Path) -> None:
+    mask = np.zeros((1500, 1500), np.uint8)
+    mask[7, 9] = 255
+    Image.fromarray(mask).save(place / "raw/masks/0.png")
+    Image.fromarray(np.full_like(mask, 90)).save(place / "raw/images/0.png")
+    main(*arguments(place))
+    row = read_manifest(place / "out/manifest.csv").set_index("file").loc["images/0.png"]
+    assert 0 < row["foreground"] < 1e-6

@@ -177,13 +177,19 @@ def _row(record: Record, root: Path, image: Pixels, mask: Pixels, region: Region
         "height": image.shape[0],
         "width": image.shape[1],
         "channels": image.shape[2],
-        "foreground": round(float(region.crop(mask).mean()), 6),
+        "foreground": _share(region.crop(mask)),
         "sha256": _sha256([root / record.file]),
         "mask_sha256": _sha256([root / name for name in record.masks]),
         "region": str(region),
         "patient": record.patient or "",
         "official": record.official or "",
     }
+
+
+def _share(mask: Pixels) -> float:
+    """The share of foreground, rounded, but 0 and 1 only where it is: a pixel of a large image is annotated, too."""
+    share = float(mask.mean())
+    return round(share, 6) if round(share, 6) not in (0, 1) else share
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -109,6 +109,7 @@ class FolderParams(ArchiveParams):
             raise UserError(
                 f"{root}: no file matches 'data.images', {self.images}; files here: {shortened(files) or 'none'}"
             )
+        self._refuse_shared_masks(images, masks, root)
         labels = _values(self.label, root, images)
         patients = _values(self.patient, root, images) if self.patient else {}
         return [
@@ -121,6 +122,20 @@ class FolderParams(ArchiveParams):
             )
             for file, fields in images.items()
         ]
+
+    def _refuse_shared_masks(self, images: dict[str, Fields], masks: dict[str, tuple[str, ...]], root: Path) -> None:
+        """Raise `UserError` where `*` gives a file to images of other names, as `{stem}*` gives 10.png to 1 and 10."""
+        owners: dict[str, dict[str, str]] = defaultdict(dict)  # of each mask: images by what they fill into the pattern
+        for image, fields in images.items():
+            for mask in masks[image]:
+                owners[mask].setdefault(_fill(self.masks, fields), image)
+        shared = {mask: list(found.values()) for mask, found in owners.items() if len(found) > 1}
+        if shared:
+            mask, found = next(iter(shared.items()))
+            raise UserError(
+                f"{root}: 'data.masks', {self.masks}, gives {len(shared)} masks to several images, such as {mask} to "
+                f"{' and '.join(found[:2])}: put a character between the field and *, or name the masks otherwise"
+            )
 
     def _official(self, file: str, fields: Fields) -> Split | None:
         if self.official is None:

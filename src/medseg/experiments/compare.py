@@ -19,6 +19,7 @@ from medseg.evaluation.describe import ENDS_BRIEFLY, ends_made
 from medseg.evaluation.formatting import ABSENT, ends, score, spread
 from medseg.evaluation.per_image import values_of
 from medseg.experiments.runs import IDENTITY, PER_IMAGE, SIZES, Run
+from medseg.metrics import registry
 from medseg.metrics.intervals import RESAMPLES, SEED, Estimate, Values, estimate
 from medseg.metrics.paired import FLIPS, LEAST_GROUPS_OF_TEST, holm, sign_flip_test
 
@@ -205,7 +206,7 @@ def _refuse_other_test_set(first: str, base: pd.DataFrame, name: str, table: pd.
     if differs.any(axis=None):
         columns, files = differs.columns[differs.any()], base.index[differs.any(axis=1)]
         raise UserError(
-            f"{first} and {name} were scored on different images or truths: {', '.join(columns)} differ in "
+            f"{first} and {name} were scored on different images, truths or splits: {', '.join(columns)} differ in "
             f"{_some(files)}; compare runs on the same data"
         )
 
@@ -265,23 +266,34 @@ def _paired_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.
     """The column `metric` of runs on one test set: a row per image that is defined in all, a column per run."""
     base = next(iter(tables.values()))
     scores = pd.DataFrame({name: table[metric] for name, table in tables.items()}).loc[base.index]
-    full = scores[base["truth_pixels"] > 0]
-    return _kept(full, full.dropna(), base)
+    full = scores[_counts(base, metric)]
+    return _kept(full, full.dropna(), base, metric)
 
 
 def _joined_scores(tables: Mapping[str, pd.DataFrame], metric: str) -> tuple[pd.DataFrame, Images]:
     """The column `metric` of runs on disjoint test sets: a row per image, a column per run, one of them not NaN."""
     joined = pd.concat(list(tables.values()))
     scores = pd.DataFrame({name: table[metric] for name, table in tables.items()}).loc[joined.index]
-    full = scores[joined["truth_pixels"] > 0]
-    return _kept(full, full.dropna(how="all"), joined)
+    full = scores[_counts(joined, metric)]
+    return _kept(full, full.dropna(how="all"), joined, metric)
 
 
-def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, Images]:
+def _counts(table: pd.DataFrame, metric: str) -> "pd.Series[bool]":
+    """Which images a mean of `metric` is over: those in which something is annotated, or, of false positives, not."""
+    annotated = table["truth_pixels"] > 0
+    return ~annotated if _is_of_empty(metric) else annotated
+
+
+def _is_of_empty(metric: str) -> bool:
+    return metric in registry.BY_KEY and registry.BY_KEY[metric].over == "empty"
+
+
+def _kept(full: pd.DataFrame, defined: pd.DataFrame, table: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, Images]:
     if defined.empty:
         undefined = f", and the score is undefined in {len(full)}" if len(full) else ""
+        truth = "a truth that is not empty" if _is_of_empty(metric) else "an empty truth"
         raise UserError(
-            f"no image is left to compare: {len(table) - len(full)} of {len(table)} have an empty truth{undefined}"
+            f"no image is left to compare: {len(table) - len(full)} of {len(table)} have {truth}{undefined}"
         )
     groups = table.loc[defined.index, "group"].nunique()
     return defined, Images(len(defined), groups, len(table) - len(full), len(full) - len(defined))
@@ -308,7 +320,8 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def _heading(metric: str, over: Images) -> str:
-    left_out = [f"{over.empty} with an empty truth"] if over.empty else []
+    why = "something annotated" if _is_of_empty(metric) else "an empty truth"
+    left_out = [f"{over.empty} with {why}"] if over.empty else []
     left_out += [f"{over.undefined} undefined in some run"] if over.undefined else []
     ending = f" (left out: {', '.join(left_out)})" if left_out else ""
     return f"{metric}, mean over {over.images} images of {over.groups} groups{ending}"

@@ -31,7 +31,7 @@ PARAMS = "params.yaml"
 WORKSPACE = "workspace"
 WORDS = ("file", "label", "group", "size", "predicted_label")  # columns of text, whatever they look like
 SIZES = ("truth_pixels", "region_pixels")
-IDENTITY = ("sha256", "mask_sha256", "region")  # columns of the manifest that say what was scored against what
+IDENTITY = ("sha256", "mask_sha256", "region", "split")  # columns of the manifest that say what was scored against what
 
 
 @dataclass(frozen=True)
