@@ -531,3 +531,18 @@ def test_a_relative_path_that_leads_nowhere_says_where_it_starts(
 def test_an_archive_s_name_leads_nowhere_else(file: str) -> None:
     with pytest.raises(UserError, match="file = "):
         validate({"file": file, "addresses": []}, Archive, "archive")
+
+
+@pytest.mark.parametrize("second", ["../b.png", "/b.png", "./b.png", "x/../b.png"])
+def test_members_that_come_to_lie_in_one_place_are_refused(tmp_path: Path, second: str) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("b.png", b"first")
+        archive.writestr(second, b"second")
+    (tmp_path / "out").mkdir()
+    if second == "x/../b.png":  # what leads up is left out, so this one is x/b.png
+        unpack(tmp_path / "set.zip", tmp_path / "out")
+        assert (tmp_path / "out/x/b.png").read_bytes() == b"second"
+    else:
+        with pytest.raises(UserError, match="is there already"):
+            unpack(tmp_path / "set.zip", tmp_path / "out")
+    assert (tmp_path / "out/b.png").read_bytes() == b"first"

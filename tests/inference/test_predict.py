@@ -508,3 +508,11 @@ def test_a_failed_image_ends_the_command_with_1(trained: Path, tmp_path: Path) -
     assert "b.png: not readable as an image" in done.stderr
     assert "Traceback" not in done.stderr
     assert [row["name"] for row in table(tmp_path / "out")] == ["a"]
+
+
+def test_a_table_that_no_prediction_wrote_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").write_text("patient,age\n1,50\n")
+    with pytest.raises(UserError, match=r"its predictions\.csv is none that a prediction wrote"):
+        check_out(tmp_path)
+    (tmp_path / "predictions.csv").write_text("")  # of one that did not end
+    check_out(tmp_path)

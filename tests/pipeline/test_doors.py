@@ -897,6 +897,16 @@ def without_end() -> onnx.NodeProto:
     return onnx.helper.make_node("Loop", ["", ""], [], body=body)
 
 
+def sparse() -> onnx.NodeProto:
+    """A constant whose few values lie in another file."""
+    values = onnx.numpy_helper.from_array(np.ones(1, np.float32), "values")
+    onnx.external_data_helper.set_external_data(values, "/etc/hostname")
+    values.ClearField("raw_data")
+    places = onnx.helper.make_tensor("places", onnx.TensorProto.INT64, [1], [0])
+    content = onnx.helper.make_sparse_tensor(values, places, [4])
+    return onnx.helper.make_node("Constant", [], ["few"], sparse_value=content)
+
+
 def lay_weights_elsewhere(model: onnx.ModelProto) -> None:
     weights = model.graph.initializer[0]
     onnx.external_data_helper.set_external_data(weights, "/etc/hostname")
@@ -910,6 +920,7 @@ def add_set(model: onnx.ModelProto) -> None:
 GRAPHS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a loop": (prepend(without_end()), "operators that no network here has: Loop"),
     "weights in another file": (with_graph(lay_weights_elsewhere), "its weights do not lie in the file"),
+    "sparse weights": (prepend(sparse()), "it has sparse tensors"),
     "another set of operators": (with_graph(add_set), "operators beyond those of ONNX's own set 17"),
     "a custom operator": (
         prepend(onnx.helper.make_node("Relu", ["pixels"], ["other"], domain="own")),
@@ -929,6 +940,7 @@ GRAPHS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut by half": (lambda content: content[: len(content) // 2], "not readable as ONNX"),
     "no description": (with_graph(lambda model: model.ClearField("metadata_props")), "holds no description"),
     "a description that is no JSON": (with_text("{"), "not readable as JSON"),
+    "a description without end": (with_text("[" * 200_000), "not readable as JSON"),
     "a description that is none": (with_text("[]"), "model.yaml = []"),
     "a description of something else": (with_text('{"a": 1}'), "is missing"),
     "other names": (with_graph(rename_input), "is not the one of its description"),

@@ -109,19 +109,19 @@ def test_a_label_map_is_refused_by_its_file(tmp_path: Path) -> None:
 
 
 def test_the_two_files_compose_and_validate(project: Path, tmp_path: Path, copied: Callable[[Path], Path]) -> None:
-    place(tmp_path / "it's mine", LAYOUTS["sets as folders"][0])
+    place(tmp_path / "it's ${oc.env:HOME}", LAYOUTS["sets as folders"][0])
     conf = copied(project / "conf")
-    lines = new_data("mine", tmp_path / "it's mine", conf, tmp_path / "sheet.png")
+    lines = new_data("mine", tmp_path / "it's ${oc.env:HOME}", conf, tmp_path / "sheet.png")
     assert any("train 1" in line for line in lines)
     compose(conf, tmp_path / "params.yaml", ["experiment=mine"])
     data = read_section(tmp_path / "params.yaml", "data", DataParams)
-    assert Path(data.path) == tmp_path / "it's mine"
+    assert Path(data.path) == tmp_path / "it's ${oc.env:HOME}"
     assert read_yaml(tmp_path / "params.yaml")["split"]["name"] == "official"
     validate(read_yaml(conf / "data/mine.yaml"), DataParams, "data")
     with pytest.raises(UserError, match="is there already"):
-        new_data("mine", tmp_path / "it's mine", conf, tmp_path / "sheet.png")
+        new_data("mine", tmp_path / "it's ${oc.env:HOME}", conf, tmp_path / "sheet.png")
     with pytest.raises(UserError, match="a word of small letters"):
-        new_data("../x", tmp_path / "it's mine", conf, tmp_path / "sheet.png")
+        new_data("../x", tmp_path / "it's ${oc.env:HOME}", conf, tmp_path / "sheet.png")
 
 
 @pytest.mark.parametrize(("greatest", "high"), [(250, 255), (900, 1023), (3900, 4095), (9000, 16383), (40000, None)])

@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object. Raises `UserError` that names it."""
     try:
         content = json.loads(read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object")

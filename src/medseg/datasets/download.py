@@ -156,7 +156,7 @@ def unpack(file: Path, destination: Path) -> None:
     """
     # Tar first: a tar archive that ends with a zip file looks like a zip file.
     members = _tar_members(file, destination) if _is_tar(file) else _zip_members(file, destination)
-    total = 0
+    total, taken = 0, set[str]()
     try:
         for count, member in enumerate(tqdm(members, desc=f"unpack {file.name}", unit="file", disable=None), 1):
             total += member.size
@@ -164,16 +164,23 @@ def unpack(file: Path, destination: Path) -> None:
             _check_room(file, member, destination)
             if not member.is_plain:
                 raise UserError(f"{file}: refused: its member '{member.name}' is a link or a device, or sparse")
-            if (destination / member.name).is_file():
+            place = _place(member.name)
+            if place in taken or (destination / place).is_file():
                 raise UserError(
                     f"{file}: refused: its member '{member.name}' is there already, from it or another archive of the "
                     "data set"
                 )
+            taken.add(place)
             member.extract()
     except UserError:
         raise
     except Exception as error:  # the readers raise nearly anything on damaged files: IndexError, UnicodeDecodeError ...
         raise UserError(f"{file}: {_fault(error)}: {error}") from error
+
+
+def _place(name: str) -> str:
+    """Where a member comes to lie: both readers leave out what would lead elsewhere, so `b` and `../b` are one file."""
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))
 
 
 def _fault(error: Exception) -> str:

@@ -96,4 +96,5 @@ train:
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    # Hydra would fill in `${...}`, from the environment, too.
+    return "'" + text.replace("'", "''").replace("${", "\\${") + "'"

@@ -77,7 +77,7 @@ def _open_onnx(path: Path, accelerator: Accelerator) -> Predictor:
         raise UserError(f"{path}: holds no description of the model; write the file with `medseg export`")
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its description is not readable as JSON: {error}") from error
     description: SegmenterDescription = validate(values, SegmenterDescription, f"{path}: {DESCRIPTION}")
     _check_graph(session, description, path)

@@ -39,9 +39,11 @@ def graph_fault(model: onnx.ModelProto) -> str:
     if any(attribute.HasField("g") or attribute.graphs for attribute in attributes):
         return "it has graphs inside its graph"
     tensors = [*model.graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))]
-    if model.graph.sparse_initializer or any(
-        tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in tensors
-    ):
+    tensors += [tensor for attribute in attributes for tensor in attribute.tensors]
+    sparse = any(attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in attributes)
+    if sparse or model.graph.sparse_initializer:
+        return "it has sparse tensors, which no network here has"
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in tensors):
         return "its weights do not lie in the file"
     return _memory_fault(model)
 

@@ -35,6 +35,8 @@ from medseg.previews.drawing import outlined, within
 BATCH_SIZE = 64  # tiles, enough to keep a GPU busy; `predict_tiles` takes fewer of large ones
 OVERLAY_SIDE = 1600  # pixels, the greatest length of the longer side
 TABLE = "predictions.csv"
+COLUMNS = ("file", "name", "width", "height")  # of the table, the first ones
+HEAD = ",".join(COLUMNS).encode()
 CONTOURS, OVERLAYS, PROBABILITIES = "contours", "overlays", "probabilities"
 FOLDERS = (MASKS, CONTOURS, OVERLAYS, PROBABILITIES)
 LOCK = f"{PARTIAL_PREFIX}lock"  # in the folder that is written to
@@ -79,7 +81,13 @@ def name_images(images: Sequence[Path]) -> dict[Path, str]:
 def check_out(out: Path) -> None:
     """Raise `UserError` where `out` can't be a folder, or holds masks and the like that no prediction wrote."""
     check_folder(out, "--out")
-    if (out / TABLE).exists() or not out.exists():
+    if not out.exists():
+        return
+    if (out / TABLE).is_file():
+        with (out / TABLE).open("rb") as table:
+            head = table.read(len(HEAD))
+        if head not in (b"", HEAD):  # empty: of a prediction that did not end
+            raise UserError(f"--out {out}: its {TABLE} is none that a prediction wrote; name another folder")
         return
     if foreign := [folder for folder in FOLDERS if os.path.lexists(out / folder)]:
         raise UserError(f"--out {out}: holds {', '.join(foreign)} that no prediction wrote; name another folder")
@@ -233,6 +241,6 @@ def _write_16_bit(path: Path, probability: Probabilities) -> None:
 def _write_table(path: Path, rows: list[dict[str, Any]], task: TaskParams) -> None:
     columns = [f"{name}_{column}" for name in task.class_names for column in CLASS_COLUMNS]
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["file", "name", "width", "height", *columns], lineterminator="\n")
+        writer = csv.DictWriter(file, [*COLUMNS, *columns], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from medseg.core.errors import UserError
-from medseg.core.params import Section, read_yaml, validate
+from medseg.core.params import Section, Word, read_yaml, validate
 from medseg.data.geometry import Geometry
 from medseg.data.intensity import Range
 from medseg.data.task import TaskParams
@@ -21,7 +21,7 @@ InitialWeights = Literal["packaged", "placed", "hub", "random", "initial_network
 class InitialNetwork(Section):
     """The network from which training started."""
 
-    name: str = Field(min_length=1)  # its folder in weights/
+    name: Word  # its folder in weights/
     weights_sha256: str = Field(min_length=64, max_length=64)
     continued: bool  # with its optimiser and scheduler, not only its weights
     epochs_before: int = Field(ge=0)  # after which order and transforms of samples continue; 0: not continued

@@ -25,7 +25,8 @@ class Network(Section):
 class Encoded(Network):
     """A network of segmentation-models-pytorch, over any of its encoders."""
 
-    encoder: str = Field(min_length=1)
+    # A plain name: timm would take `hf-hub:` and `local-dir:` for places to read a model from.
+    encoder: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     encoder_weights: EncoderWeights
 
 
