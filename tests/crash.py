@@ -155,8 +155,8 @@ class Site:
         """What lies in the workspace after a kill and neither is right nor absent."""
         found = {out: digest(self.folder / out) for out in self.right}
         may_miss = set(self.outs[stage]) if way != "queue" else set()
-        wrong = [out for out, digest in found.items() if digest not in (self.right[out], None)]
-        gone = [out for out, digest in found.items() if digest is None and out not in may_miss]
+        wrong = [out for out, value in found.items() if value not in (self.right[out], None)]
+        gone = [out for out, value in found.items() if value is None and out not in may_miss]
         live = LIVE if stage == "train" and way != "queue" else set()
         return [f"{out}: looks complete and is not" for out in wrong if out not in live] + [
             f"{out}: gone" for out in gone
@@ -167,7 +167,7 @@ class Site:
         lock = self.lock_of(name) if way == "queue" else (self.folder / "dvc.lock").read_text()
         if lock is None:
             return [f"the queue ended without the experiment: {self.output(name)}"]
-        wrong = [out for out, digest in _entries(lock)[stage].items() if digest != self.locked[stage][out]]
+        wrong = [out for out, value in _entries(lock)[stage].items() if value != self.locked[stage][out]]
         wrong += [out for out in self.right if digest(self.folder / out) != self.right[out]]
         return [f"{out}: other bytes than undisturbed: {self.output(name)}" for out in dict.fromkeys(wrong)]
 

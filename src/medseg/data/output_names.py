@@ -18,7 +18,7 @@ def output_names(files: Iterable[str]) -> dict[str, str]:
     """
     ordered = sorted(set(files))
     folders = {_folded(str(folder)) for file in ordered for folder in PurePosixPath(file).parents}
-    names = {file: PurePosixPath(file).with_suffix("").as_posix() for file in ordered}
+    names = {file: _without_suffix(PurePosixPath(file)) for file in ordered}
     while longer := {file: file for file in _clashing(names, folders) if names[file] != file}:
         names |= longer
     taken = Counter(_folded(name) for name in names.values())
@@ -30,6 +30,11 @@ def output_names(files: Iterable[str]) -> dict[str, str]:
             names[file] = f"{file}~{number}"
             taken[_folded(names[file])] += 1
     return names
+
+
+def _without_suffix(path: PurePosixPath) -> str:
+    """The path without suffix, unless nothing but dots would be left of its name, which would mean a folder."""
+    return str(path.with_suffix("") if path.stem.strip(".") else path)
 
 
 def _clashing(names: dict[str, str], folders: set[str]) -> list[str]:
